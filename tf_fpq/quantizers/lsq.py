@@ -1,0 +1,45 @@
+"""LSQ, learned step size quantization.
+
+S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha, *Learned Step Size Quantization*, ICLR 2020,
+arXiv 1902.08153. The paper's symbols: `s` is `step_size`, `-Q_N` and `Q_P` are `qmin` and `qmax` less the zero point.
+"""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tf_fpq import numerics
+from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers.base import GridQuantizer, Variables, elements_per_step
+
+
+@register
+class LsqQuantizer(GridQuantizer):
+    """Uniform quantizer with a learned step size.
+
+    Forward (eq. 1-2):
+
+        v_hat = s * clip(round(v / s), -Q_N, Q_P)
+
+    Gradients (eq. 3, 5), `N` = number of weights, or of features of one image, that share the step:
+
+        d v_hat / d v = 1 inside the range, else 0
+        d v_hat / d s = (round(v / s) - v / s) inside, -Q_N below, Q_P above, times 1 / sqrt(N * Q_P)
+
+    Note: activations have a zero point beside the step, set at calibration and frozen, as FPQ prints it (arXiv 2503.11159,
+    eq. 3-6); after a ReLU it is 0, which is the paper's unsigned grid. Weights leave out the lowest code, so that folding
+    a batch norm with negative gamma is exact.
+    """
+
+    def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
+        """Adds `step_size` (trainable) and `zero_point` (frozen) to `layer` and returns them by these names."""
+        self._is_weight = tuple(tensor_shape)[:1] != (None,)
+        return self._add_step_size(tensor_shape, name, layer)
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """Returns `inputs` on the grid; the same in training and at inference."""
+        step_size, zero_point = self.grid(weights)
+        elements = elements_per_step(self.spec, inputs, self._is_weight)
+        gradient_scale = 1.0 / tf.sqrt(tf.cast(elements, tf.float32) * math.fabs(self.spec.qmax))
+        return numerics.fake_quant(inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, gradient_scale)

@@ -1,0 +1,79 @@
+"""The tfmot `QuantizeScheme`: `quantize_apply(annotated, scheme=FpqQuantizeScheme())`."""
+
+from typing import Any
+
+import tensorflow_model_optimization as tfmot
+
+from tf_fpq import placement, roles
+from tf_fpq.keras_compat import keras
+from tf_fpq.quantize_config import GridQuantizeConfig, LsqQuantizeConfig
+
+
+class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
+    """Layout transform of the integer graph: Conv/Depthwise/Dense + batch norm + ReLU as one operator, one grid per tensor.
+
+    tfmot's transformer rewrites small patterns of layers again and again until none matches; this one reads each layer's role
+    (`roles.py`) once, in order.
+    """
+
+    def __init__(self, default: type[GridQuantizeConfig]):
+        self.default = default
+
+    def apply(self, model: keras.Model, layer_quantize_map: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
+        """Returns the model with all quantizers in place and an empty map, as nothing is left for tfmot to wrap.
+
+        Raises:
+          ValueError: If an annotated layer has a config that is no `GridQuantizeConfig`, or a layer has no integer form.
+        """
+        kernels = [layer.name for layer in model.layers if roles.role(layer) is roles.Role.KERNEL]
+        configs = {}
+        for name in kernels:
+            if name in layer_quantize_map:
+                configs[name] = layer_quantize_map[name].get("quantize_config") or self.default()
+        foreign = {n: type(c).__name__ for n, c in configs.items() if not isinstance(c, GridQuantizeConfig)}
+        if foreign:
+            raise ValueError(f"FpqQuantizeScheme places tf_fpq quantize configs only. Received: {foreign}.")
+        the_plan = placement.plan(model)
+        raise_problems(the_plan.problems)
+        return placement.place(model, configs, lambda bits: self.default(activation_bits=bits), the_plan), {}
+
+
+def raise_problems(problems: dict[str, str]) -> None:
+    """Raises one ValueError that lists every layer that cannot be quantized."""
+    if problems:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in problems.items())
+        raise ValueError(
+            f"{len(problems)} layer(s) have no integer form:\n{listed}\n"
+            "Replace them by supported layers (tf_fpq.roles.ROLES lists those) or keep them out of the quantized model."
+        )
+
+
+class NoRegistry(tfmot.quantization.keras.QuantizeRegistry):
+    """tfmot asks a registry for configs of layers that are still to be wrapped; after `PlaceQuantizers` there are none."""
+
+    def get_quantize_config(self, layer: keras.layers.Layer) -> None:
+        """No config."""
+
+    def supports(self, layer: keras.layers.Layer) -> bool:
+        """Whether the registry has a config for `layer`: never."""
+        return False
+
+
+class FpqQuantizeScheme(tfmot.quantization.keras.QuantizeScheme):
+    """Quantizes on the grid that `tflite_export` deploys."""
+
+    def __init__(self, default: type[GridQuantizeConfig] = LsqQuantizeConfig):
+        """Creates the scheme.
+
+        Args:
+          default: Class of the 8-bit config for layers annotated without one, and for tensors that no kernel reads.
+        """
+        self.default = default
+
+    def get_layout_transformer(self) -> PlaceQuantizers:
+        """The layout transform."""
+        return PlaceQuantizers(self.default)
+
+    def get_quantize_registry(self) -> NoRegistry:
+        """An empty registry."""
+        return NoRegistry()

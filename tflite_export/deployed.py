@@ -1,0 +1,65 @@
+"""The deployed model: a network as the phone sees it, in plain frozen records.
+
+Everything the exporter knows about a network is here: integer codes, scales, zero points and a list of operators in
+execution order. The records import neither TensorFlow nor Keras. One and the same `DeployedModel` is
+
+*   built from a trained student (`deploy.py`),
+*   executed as the integer twin (`twin.py`),
+*   written to a `.tflite` file (`writer.py`),
+*   read back out of a `.tflite` file (`parameters.py`),
+
+so that "trained integers are exported integers" is a comparison of two records.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """One tensor of a deployed model.
+
+    A quantized value is `scale * (code - zero_point)`.
+
+    Attributes:
+      name: Unique name in the model.
+      shape: Shape with the batch dimension written as 1. Weights in TFLite's layout: CONV_2D `[out, height, width, in]`,
+        DEPTHWISE_CONV_2D `[1, height, width, out]`, FULLY_CONNECTED `[out, in]`.
+      dtype: "int8", "uint8", "int4", "int32" or "float32".
+      scale: float32 array of shape `[]` (per-tensor) or `[channels]` (per-channel); None for a tensor that is not quantized.
+      zero_point: Zero point of all channels (0 for per-channel weights, as TFLite demands).
+      axis: Quantized dimension of a per-channel scale, else None.
+      data: Constant contents as an array (int8 for "int4"), or None for an activation.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: np.ndarray | None = None
+    zero_point: int = 0
+    axis: int | None = None
+    data: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operator:
+    """One operator: `kind` is TFLite's builtin operator name, e.g. "CONV_2D"; see `kernels.py` for each kind's options."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeployedModel:
+    """Tensors by name, operators in execution order, and the names of the graph's inputs and outputs."""
+
+    tensors: Mapping[str, Tensor]
+    operators: tuple[Operator, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    name: str = "main"
