@@ -72,3 +72,8 @@ def replay(
         values.update({id(tensor): value for tensor, value in zip(record.outputs, outputs, strict=True)})
     flat = [values[id(tensor)] for tensor in model.outputs]
     return tf.nest.pack_sequence_as(model._nested_outputs, flat)
+
+
+def call_name(call: Call) -> str:
+    """The layer's name; later calls of a shared layer are numbered."""
+    return f"{call.layer.name}_{call.index}" if call.index else call.layer.name

@@ -170,3 +170,22 @@ def observing(model: keras.Model) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.observing = False
+
+
+def quantizer_variables(model: keras.Model) -> list[tf.Variable]:
+    """The trainable variables of all quantizers of `model` (step sizes and the like), each once, in layer order."""
+    found: dict[int, tf.Variable] = {}
+    for layer in model.layers:
+        for variables in _variables_of_quantizers(layer):
+            for variable in variables.values():
+                if isinstance(variable, tf.Variable) and variable.trainable:
+                    found[id(variable)] = variable
+    return list(found.values())
+
+
+def _variables_of_quantizers(layer: keras.layers.Layer) -> list[Variables]:
+    if isinstance(layer, QuantizeActivation):
+        return [layer.variables_of_quantizer]
+    if isinstance(layer, QuantizedLayer):
+        return [variables for _, _, _, variables in layer.quantized_weights()]
+    return []
