@@ -77,3 +77,16 @@ def replay(
 def call_name(call: Call) -> str:
     """The layer's name; later calls of a shared layer are numbered."""
     return f"{call.layer.name}_{call.index}" if call.index else call.layer.name
+
+
+def producer(tensor: Any) -> keras.layers.Layer:
+    """The layer that a symbolic tensor comes out of."""
+    return tensor.node.layer
+
+
+def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Gives `target` the weights of `source`."""
+    if source.weights:
+        target.set_weights(source.get_weights())
+    if isinstance(target, keras.layers.Normalization):
+        target.finalize_state()  # what it computes with is derived from its weights

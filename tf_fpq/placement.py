@@ -1,22 +1,27 @@
 """Where a model's tensors are quantized: one grid per tensor that the deployed integer graph holds.
 
 A convolution, its batch norm and its ReLU are one integer operator, so only the ReLU's output is a tensor of the deployed
-graph. `place` rebuilds a model with a `QuantizeActivation` behind each such tensor and its kernels in `QuantizedLayer`s.
+graph. `plan` decides which tensors get a grid and which share one; `place` rebuilds the model with a `QuantizeActivation`
+behind each such tensor and its kernels in `QuantizedLayer`s.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
-from tf_fpq import graph
+from tf_fpq import graph, roles
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantize_config import GridQuantizeConfig
-from tf_fpq.roles import Role, activation_name, problem, role
+from tf_fpq.quantizers.fixed import FixedQuantizer
+from tf_fpq.roles import Role, problem, role
 
 # Width of tensors that no kernel reads.
 DEFAULT_BITS = 8
+
+_KEEPS_GRID = (Role.SAME_GRID, Role.AVERAGE)
+_READ_THROUGH = (*_KEEPS_GRID, Role.JOINT_GRID)
 
 
 @dataclasses.dataclass
@@ -26,149 +31,186 @@ class Plan:
     Attributes:
       readers: The calls that read a tensor.
       needs_grid: Tensors that get a `QuantizeActivation`.
-      joins: For a call that joins an operator: whether it does.
+      group: For each such tensor, and each whose grid it shares, the group of tensors on one grid.
+      fixed: Tensors whose grid TFLite prescribes, with the name of their function.
       problems: `layer name: reason` for every layer that cannot be quantized.
     """
 
-    readers: dict[int, list[Call]]
-    needs_grid: set[int]
-    problems: dict[str, str]
+    readers: dict[int, list[Call]] = dataclasses.field(default_factory=dict)
+    needs_grid: set[int] = dataclasses.field(default_factory=set)
+    group: dict[int, int] = dataclasses.field(default_factory=dict)
+    fixed: dict[int, str] = dataclasses.field(default_factory=dict)
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def find(self, tensor: int) -> int:
+        """The representative of a tensor's group."""
+        while self.group.setdefault(tensor, tensor) != tensor:
+            tensor = self.group[tensor]
+        return tensor
+
+    def unite(self, tensors: list[int]) -> None:
+        """Makes tensors share one grid."""
+        root = self.find(tensors[0])
+        for tensor in tensors[1:]:
+            self.group[self.find(tensor)] = root
 
 
 def plan(model: keras.Model) -> Plan:
     """Decides which tensors of `model` need a grid, and lists the layers that have no integer form."""
     calls = list(graph.calls(model))
-    readers: dict[int, list[Call]] = {}
+    result = Plan(needs_grid={id(tensor) for tensor in model.inputs})
     for call in calls:
         for tensor in call.inputs:
-            readers.setdefault(id(tensor), []).append(call)
+            result.readers.setdefault(id(tensor), []).append(call)
     outputs = {id(tensor) for tensor in model.outputs}
-
-    needs_grid = {id(tensor) for tensor in model.inputs}
-    problems: dict[str, str] = {}
     open_for: dict[int, frozenset[Role]] = {}  # tensor -> roles of layers that may join the operator it comes out of
     for call in calls:
-        reason = problem(call.layer)
-        joins = role(call.layer) in open_for.get(id(call.inputs[0]), ()) if call.inputs else False
-        if reason is None and role(call.layer) is Role.BATCH_NORM and not joins:
-            reason = "a batch normalization that does not directly follow a convolution or Dense layer"
-        if reason is not None:
-            problems[call.layer.name] = reason
+        if reason := problem(call.layer):
+            result.problems[call.layer.name] = reason
             continue
+        joined = open_for.get(id(call.inputs[0]), frozenset())
         output = id(call.outputs[0])
-        alone = len(readers.get(output, ())) == 1 and output not in outputs
-        joinable = _joinable(call, open_for.get(id(call.inputs[0]), frozenset()) if joins else None)
-        reader = readers[output][0] if alone else None
-        if reader is not None and role(reader.layer) in joinable and problem(reader.layer) is None:
+        joinable = _joinable(call, joined if role(call.layer) in joined else None)
+        readers = result.readers.get(output, [])
+        if len(readers) == 1 and output not in outputs and role(readers[0].layer) in joinable:
             open_for[output] = joinable
-        elif role(call.layer) is not Role.SAME_GRID:
-            needs_grid.add(output)
-    return Plan(readers, needs_grid, problems)
+        else:
+            _give_grid(result, call)
+    return result
 
 
 def _joinable(call: Call, joined: frozenset[Role] | None) -> frozenset[Role]:
-    """Roles of layers that may join the operator that ends, so far, with `call`; `joined` is what was open before it joined."""
+    """Roles that may join the operator that ends, so far, with `call`; `joined` is what was open to `call`, if it joined."""
     kind = role(call.layer)
-    linear = activation_name(call.layer) == "linear"
-    if kind is Role.KERNEL:
-        return frozenset({Role.BATCH_NORM, Role.ACTIVATION}) if linear else frozenset()
-    if kind is Role.BATCH_NORM:
-        return frozenset({Role.BATCH_NORM, Role.ACTIVATION})
+    bounds = roles.clamp(call.layer)
+    linear = bounds is not None and bounds[0] == -bounds[1]
+    if kind is Role.AFFINE or (kind is Role.KERNEL and linear):
+        return frozenset({Role.AFFINE, Role.CLAMP})
     if kind is Role.ARITHMETIC:
-        return frozenset({Role.ACTIVATION})
-    if kind is Role.ACTIVATION and linear:
+        return frozenset({Role.CLAMP})
+    if kind is Role.CLAMP and linear:
         return joined or frozenset()
     return frozenset()
 
 
-def _bits_read(tensor: Any, readers: Mapping[int, list[Call]], bits: Mapping[str, int]) -> int | None:
+def _give_grid(result: Plan, call: Call) -> None:
+    """Says on which grid the output of `call` lies."""
+    kind, output = role(call.layer), id(call.outputs[0])
+    if kind in _KEEPS_GRID:
+        result.unite([id(call.inputs[0]), output])
+    elif kind is Role.JOINT_GRID:
+        free = [id(tensor) for tensor in call.inputs if result.find(id(tensor)) not in result.fixed]
+        result.unite([*free, output])
+    else:
+        result.needs_grid.add(output)
+        if kind is Role.FIXED_GRID:
+            result.fixed[result.find(output)] = roles.activation_name(call.layer)
+
+
+def _width_read(result: Plan, tensor: Any, bits: Mapping[str, int], memo: dict[int, int | None]) -> int | None:
     """Widest width that a kernel asks of `tensor`, also through layers that keep the grid; None if no kernel reads it."""
-    asked = []
-    for call in readers.get(id(tensor), ()):
-        if call.layer.name in bits:
-            asked.append(bits[call.layer.name])
-        elif role(call.layer) in (Role.SAME_GRID, Role.AVERAGE):
-            asked.append(_bits_read(call.outputs[0], readers, bits))
-    return max((width for width in asked if width is not None), default=None)
+    if id(tensor) not in memo:
+        asked = []
+        for call in result.readers.get(id(tensor), ()):
+            if call.layer.name in bits:
+                asked.append(bits[call.layer.name])
+            elif role(call.layer) in _READ_THROUGH:
+                asked.append(_width_read(result, call.outputs[0], bits, memo))
+        memo[id(tensor)] = max((width for width in asked if width is not None), default=None)
+    return memo[id(tensor)]
+
+
+def group_widths(model: keras.Model, result: Plan, bits: Mapping[str, int]) -> dict[int, int]:
+    """Width of every group of tensors: the widest that any kernel reading one of them asks for, else 8."""
+    memo: dict[int, int | None] = {}
+    widths: dict[int, int] = {}
+    tensors = [*model.inputs, *(tensor for call in graph.calls(model) for tensor in call.outputs)]
+    for tensor in tensors:
+        width = _width_read(result, tensor, bits, memo)
+        if width is not None:
+            root = result.find(id(tensor))
+            widths[root] = max(width, widths.get(root, 0))
+    return widths
+
+
+class _Placer:
+    """Rebuilds one model with its quantizers."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        result: Plan,
+        configs: Mapping[str, GridQuantizeConfig],
+        make_config: Callable[[int], GridQuantizeConfig],
+    ):
+        self._model, self._plan, self._configs, self._make_config = model, result, configs, make_config
+        self._widths = group_widths(model, result, {name: config.activation_bits for name, config in configs.items()})
+        self._clones: dict[int, keras.layers.Layer] = {}
+        self._grids: dict[int, QuantizeActivation] = {}  # group -> its layer
+
+    def place(self) -> keras.Model:
+        model = self._model
+        names = model.input_names
+        inputs = [keras.Input(t.shape[1:], dtype=t.dtype, name=n) for t, n in zip(model.inputs, names, strict=True)]
+        on_grid = [self._quantize(v, t, n) for v, t, n in zip(inputs, model.inputs, names, strict=True)]
+        outputs = graph.replay(model, on_grid, self._call)
+        structure = inputs if len(inputs) > 1 else inputs[0]
+        placed = keras.Model(structure, outputs, name=model.name)
+        for layer in model.layers:
+            if id(layer) in self._clones:
+                graph.copy_weights(layer, roles.inner(self._clones[id(layer)]))
+        return placed
+
+    def _call(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kind, output = role(call.layer), call.outputs[0]
+        if kind is Role.JOINT_GRID:
+            args = ([self._onto(output, v, t) for v, t in zip(args[0], call.inputs, strict=True)], *args[1:])
+        value = self._clone(call.layer)(*args, **kwargs)
+        again = kind is Role.AVERAGE and id(output) not in self._plan.needs_grid
+        if again or id(output) in self._plan.needs_grid:
+            return self._quantize(value, output, graph.call_name(call))
+        return value
+
+    def _onto(self, output: Any, value: Any, tensor: Any) -> Any:
+        """`value` on the grid of `output`: quantized again if its own grid is a fixed one."""
+        same = self._plan.find(id(tensor)) == self._plan.find(id(output))
+        return value if same else self._quantize(value, output, f"{graph.producer(tensor).name}_again")
+
+    def _quantize(self, value: Any, tensor: Any, name: str) -> Any:
+        group = self._plan.find(id(tensor))
+        if group not in self._grids:
+            self._grids[group] = QuantizeActivation(self._quantizer(group), name=f"{name}_quantize")
+        return self._grids[group](value)
+
+    def _quantizer(self, group: int) -> Any:
+        function = self._plan.fixed.get(group)
+        if function is None:
+            return self._make_config(self._widths.get(group, DEFAULT_BITS)).activation_quantizer()
+        step_size, zero_point = roles.FIXED_GRIDS[function]
+        return FixedQuantizer(8, step_size=step_size, zero_point=zero_point, in_training=function != "softmax")
+
+    def _clone(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        if id(layer) not in self._clones:
+            clone = type(layer).from_config(layer.get_config())
+            config = self._configs.get(layer.name)
+            if type(layer) in roles.MINOR_KERNELS:
+                config = self._make_config(DEFAULT_BITS)
+            self._clones[id(layer)] = clone if config is None else QuantizedLayer(clone, config)
+        return self._clones[id(layer)]
 
 
 def place(
     model: keras.Model,
     configs: Mapping[str, GridQuantizeConfig],
-    make_default: Callable[[int], GridQuantizeConfig],
-    the_plan: Plan | None = None,
+    make_config: Callable[[int], GridQuantizeConfig],
+    result: Plan | None = None,
 ) -> keras.Model:
     """Returns a new model with quantizers in place and the weights of `model`.
 
     Args:
       model: A functional model without unsupported layers.
       configs: By layer name, the config of each layer whose kernel is quantized. Others keep float kernels.
-      make_default: `make_default(bits)` gives the config for tensors that no kernel reads.
-      the_plan: `plan(model)`, if it was made before.
+      make_config: `make_config(bits)` gives the config whose activation quantizer holds a tensor of that width.
+      result: `plan(model)`, if it was made before.
     """
-    the_plan = the_plan or plan(model)
-    bits = {name: config.activation_bits for name, config in configs.items()}
-    clones: dict[int, keras.layers.Layer] = {}
-    grids: dict[
-        int, QuantizeActivation
-    ] = {}  # id of a symbolic tensor of the new model -> the layer whose grid it is on
-
-    def on_grid(value: Any, original: Any, name: str) -> Any:
-        width = _bits_read(original, the_plan.readers, bits) or DEFAULT_BITS
-        config = _config_for(original, the_plan.readers, configs, width) or make_default(width)
-        layer = QuantizeActivation(config.activation_quantizer(), name=f"{name}_quantize")
-        return _tracked(layer(value), layer)
-
-    def _tracked(value: Any, layer: QuantizeActivation) -> Any:
-        grids[id(value)] = layer
-        return value
-
-    def make_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if id(call.layer) not in clones:
-            clones[id(call.layer)] = _clone(call.layer, configs.get(call.layer.name))
-        value = clones[id(call.layer)](*args, **kwargs)
-        kind, original = role(call.layer), call.outputs[0]
-        source = grids.get(id(args[0])) if kind in (Role.SAME_GRID, Role.AVERAGE) else None
-        if kind is Role.SAME_GRID and source is not None:
-            return _tracked(value, source)
-        if kind is Role.AVERAGE and source is not None:
-            return _tracked(source(value), source)
-        if id(original) not in the_plan.needs_grid:
-            return value
-        suffix = f"_{call.index}" if call.index else ""
-        return on_grid(value, original, call.layer.name + suffix)
-
-    inputs = [
-        keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
-        for tensor, name in zip(model.inputs, model.input_names)
-    ]
-    gridded = [on_grid(value, original, name) for value, original, name in zip(inputs, model.inputs, model.input_names)]
-    outputs = graph.replay(model, gridded, make_call)
-    placed = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
-    _copy_weights(model, clones)
-    return placed
-
-
-def _config_for(
-    original: Any, readers: Mapping[int, list[Call]], configs: Mapping[str, GridQuantizeConfig], width: int
-) -> GridQuantizeConfig | None:
-    """The config of a kernel that reads `original` and asks for `width`."""
-    for call in readers.get(id(original), ()):
-        config = configs.get(call.layer.name)
-        if config is None and role(call.layer) in (Role.SAME_GRID, Role.AVERAGE):
-            config = _config_for(call.outputs[0], readers, configs, width)
-        if config is not None and config.activation_bits == width:
-            return config
-    return None
-
-
-def _clone(layer: keras.layers.Layer, config: GridQuantizeConfig | None) -> keras.layers.Layer:
-    clone = type(layer).from_config(layer.get_config())
-    return clone if config is None else QuantizedLayer(clone, config)
-
-
-def _copy_weights(model: keras.Model, clones: Mapping[int, keras.layers.Layer]) -> None:
-    for layer in model.layers:
-        if id(layer) in clones and layer.weights:
-            clone = clones[id(layer)]
-            (clone.layer if isinstance(clone, QuantizedLayer) else clone).set_weights(layer.get_weights())
+    return _Placer(model, result or plan(model), configs, make_config).place()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tf_fpq import calibration, graph, placement, roles
+from tf_fpq.canonical import canonical
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantize_config import GridQuantizeConfig, LsqQuantizeConfig
 from tf_fpq.scheme import raise_problems
@@ -36,6 +37,7 @@ def quantize_model(model: keras.Model, rules: Sequence[QuantRule], quantizer: st
         raise ValueError(f"quantizer must be one of {', '.join(QUANTIZE_CONFIGS)}. Received: quantizer={quantizer!r}.")
     if not rules:
         return _float_copy(model)
+    model = canonical(model)
     config_class = QUANTIZE_CONFIGS[quantizer]
     the_plan = placement.plan(model)
     raise_problems(the_plan.problems)

@@ -4,9 +4,12 @@ Whether a tensor needs a grid of its own follows from the roles of the layers ar
 its ReLU are one integer operator with one output grid; a max pooling keeps its input's grid; a sum has a new one.
 """
 
+from collections.abc import Callable
 import dataclasses
 import enum
-from collections.abc import Callable
+import math
+
+import tensorflow_model_optimization as tfmot
 
 from tf_fpq.keras_compat import keras
 
@@ -16,53 +19,94 @@ layers = keras.layers
 class Role(enum.Enum):
     """What a layer does to the grid of the tensor that passes through it."""
 
-    KERNEL = "has a kernel: weights are quantized, starts an operator that a batch norm and an activation may join"
-    BATCH_NORM = "joins the kernel operator before it"
-    ACTIVATION = "joins the operator before it if it is a kernel or a sum, else an operator of its own"
-    ARITHMETIC = "an operator whose output has a new grid and which an activation may join"
-    REDUCTION = "an operator whose output has a new grid"
+    KERNEL = "has a kernel: its weights are quantized; affine layers and a clamp may join"
+    AFFINE = "multiplies and adds per channel: joins a kernel or affine operator before it, else is one of its own"
+    CLAMP = "ReLU and its like: joins a kernel, affine or arithmetic operator before it, else is an operator of its own"
+    ARITHMETIC = "adds or multiplies tensors: output on a new grid; a clamp may join"
+    FUNCTION = "any other operator whose output has a new grid"
+    FIXED_GRID = "output on the grid that TFLite prescribes (softmax, sigmoid, tanh)"
     SAME_GRID = "moves or selects values: output on the input's grid, exactly"
     AVERAGE = "averages and rounds: output on the input's grid, quantized again"
-    FIXED_GRID = "softmax: output on the grid that TFLite prescribes"
+    JOINT_GRID = "moves or selects values of several tensors, which share one grid with the output"
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The weights of a layer that are quantized: attribute name and channel axes."""
+    """The weights of a layer that are quantized: attribute name and channel axes (None: one grid for all)."""
 
     name: str
-    axis: tuple[int, ...]
+    axis: tuple[int, ...] | None
 
 
 KERNELS: dict[type, Kernel] = {
     layers.Conv2D: Kernel("kernel", (3,)),
     layers.DepthwiseConv2D: Kernel("depthwise_kernel", (2, 3)),
+    layers.Conv2DTranspose: Kernel("kernel", (2,)),
     layers.Dense: Kernel("kernel", (1,)),
 }
 
+# Weights that are quantized to 8 bits without a rule.
+MINOR_KERNELS: dict[type, Kernel] = {layers.PReLU: Kernel("alpha", None)}
+
 ROLES: dict[type, Role] = {
     **dict.fromkeys(KERNELS, Role.KERNEL),
-    layers.BatchNormalization: Role.BATCH_NORM,
-    layers.ReLU: Role.ACTIVATION,
-    layers.Activation: Role.ACTIVATION,
-    layers.Add: Role.ARITHMETIC,
-    layers.GlobalAveragePooling2D: Role.REDUCTION,
-    layers.AveragePooling2D: Role.AVERAGE,
-    layers.MaxPooling2D: Role.SAME_GRID,
-    layers.Flatten: Role.SAME_GRID,
-    layers.Reshape: Role.SAME_GRID,
-    layers.ZeroPadding2D: Role.SAME_GRID,
-    layers.Dropout: Role.SAME_GRID,
+    **dict.fromkeys((layers.BatchNormalization, layers.Rescaling, layers.Normalization), Role.AFFINE),
+    layers.ReLU: Role.CLAMP,
+    **dict.fromkeys((layers.Add, layers.Subtract, layers.Multiply), Role.ARITHMETIC),
+    **dict.fromkeys((layers.GlobalAveragePooling2D, layers.LeakyReLU, layers.PReLU), Role.FUNCTION),
     layers.Softmax: Role.FIXED_GRID,
+    layers.AveragePooling2D: Role.AVERAGE,
+    layers.Resizing: Role.AVERAGE,
+    **dict.fromkeys(
+        (
+            layers.MaxPooling2D,
+            layers.GlobalMaxPooling2D,
+            layers.Flatten,
+            layers.Reshape,
+            layers.Permute,
+            layers.ZeroPadding2D,
+            layers.Cropping2D,
+            layers.UpSampling2D,
+            layers.Dropout,
+            layers.SpatialDropout2D,
+            layers.GaussianNoise,
+            layers.GaussianDropout,
+            layers.ActivityRegularization,
+        ),
+        Role.SAME_GRID,
+    ),
+    **dict.fromkeys((layers.Concatenate, layers.Maximum, layers.Minimum), Role.JOINT_GRID),
+}
+
+# Layers outside Keras' public names, by class name: keras.applications' own.
+ROLES_BY_NAME: dict[str, Role] = {"LayerScale": Role.AFFINE}
+
+# Roles of `Activation` layers by the name of their function.
+ACTIVATION_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("linear", "relu", "relu6"), Role.CLAMP),
+    **dict.fromkeys(("softmax", "sigmoid", "tanh"), Role.FIXED_GRID),
+    "gelu": Role.FUNCTION,
+}
+
+# Step size and zero point (of codes 0..255) of the outputs whose grid TFLite prescribes.
+FIXED_GRIDS: dict[str, tuple[float, int]] = {
+    "softmax": (1 / 256, 0),
+    "sigmoid": (1 / 256, 0),
+    "tanh": (1 / 128, 128),
 }
 
 # Layers whose outputs are the features that FPQ perturbs and distills.
-CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
+CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Conv2DTranspose)
+
+
+def kernel(layer: keras.layers.Layer) -> Kernel | None:
+    """The weights of `layer` that are quantized, if it has any."""
+    return KERNELS.get(type(layer)) or MINOR_KERNELS.get(type(layer))
 
 
 def inner(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The layer itself, or the layer inside a quantization wrapper."""
-    return layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
+    return layer.layer if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper) else layer
 
 
 def is_convolution(layer: keras.layers.Layer) -> bool:
@@ -71,64 +115,82 @@ def is_convolution(layer: keras.layers.Layer) -> bool:
 
 
 def activation_name(layer: keras.layers.Layer) -> str:
-    """Name of the activation function that `layer` applies: "linear", "relu", "relu6", ..."""
+    """Name of the activation function that `layer` applies: "linear", "relu", "softmax", ..."""
     if isinstance(layer, layers.ReLU):
-        bounded = layer.max_value is not None
-        if layer.negative_slope or layer.threshold or (bounded and float(layer.max_value) != 6.0):
-            return "relu with arguments"
-        return "relu6" if bounded else "relu"
+        return "relu"
+    if isinstance(layer, layers.Softmax):
+        return "softmax"
     function = getattr(layer, "activation", None)
     return "linear" if function is None else getattr(function, "__name__", repr(function))
 
 
-FUSABLE_ACTIVATIONS = ("linear", "relu", "relu6")
+def clamp(layer: keras.layers.Layer) -> tuple[float, float] | None:
+    """Lowest and highest output of a clamping activation, or None if `layer` applies another function."""
+    if isinstance(layer, layers.ReLU):
+        if layer.negative_slope or layer.threshold:
+            return None
+        return 0.0, math.inf if layer.max_value is None else float(layer.max_value)
+    bounds = {"linear": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+    return bounds.get(activation_name(layer))
 
 
-def _activation_problem(layer: keras.layers.Layer) -> str | None:
-    name = activation_name(layer)
-    return None if name in FUSABLE_ACTIVATIONS else f"activation {name!r} has no integer form here"
+def role(layer: keras.layers.Layer) -> Role | None:
+    """The role of `layer`, or None if it has none."""
+    if type(layer) is layers.Activation:
+        return ACTIVATION_ROLES.get(activation_name(layer))
+    if type(layer) is layers.UpSampling2D and layer.interpolation != "nearest":
+        return Role.AVERAGE
+    return ROLES.get(type(layer)) or ROLES_BY_NAME.get(type(layer).__name__)
+
+
+def _channels_last(layer: keras.layers.Layer) -> str | None:
+    if getattr(layer, "data_format", "channels_last") == "channels_last":
+        return None
+    return "data_format='channels_first'; TFLite is channels_last"
 
 
 def _kernel_problem(layer: keras.layers.Layer) -> str | None:
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        return "data_format='channels_first'; TFLite is channels_last"
-    if getattr(layer, "groups", 1) != 1:
-        return f"groups={layer.groups} is not supported"
-    return _activation_problem(layer)
+    if clamp(layer) is None:
+        return f"activation {activation_name(layer)!r} has no integer form here"
+    return _channels_last(layer)
 
 
-def _pooling_problem(layer: keras.layers.Layer) -> str | None:
-    return None if layer.data_format == "channels_last" else "data_format='channels_first'; TFLite is channels_last"
+def _relu_problem(layer: keras.layers.Layer) -> str | None:
+    return "threshold and negative_slope have no integer form together" if clamp(layer) is None else None
 
 
-def _softmax_problem(layer: keras.layers.Layer) -> str | None:
-    return None if layer.axis in (-1,) else f"axis={layer.axis}; TFLite's softmax runs over the last axis"
+def _last_axis(layer: keras.layers.Layer) -> str | None:
+    axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
+    rank = len(layer.get_input_shape_at(0))
+    return (
+        None if all(axis % rank == rank - 1 for axis in axes) else f"axis={axes}; TFLite computes along the last axis"
+    )
+
+
+def _resizing_problem(layer: keras.layers.Layer) -> str | None:
+    if layer.interpolation not in ("bilinear", "nearest"):
+        return f"interpolation={layer.interpolation!r}; TFLite has bilinear and nearest"
+    if getattr(layer, "crop_to_aspect_ratio", False):
+        return "crop_to_aspect_ratio=True has no TFLite operator"
+    return _channels_last(layer)
 
 
 _PROBLEMS: dict[type, Callable[[keras.layers.Layer], str | None]] = {
     **dict.fromkeys(KERNELS, _kernel_problem),
-    layers.ReLU: _activation_problem,
-    layers.Activation: _activation_problem,
-    layers.AveragePooling2D: _pooling_problem,
-    layers.MaxPooling2D: _pooling_problem,
-    layers.GlobalAveragePooling2D: _pooling_problem,
-    layers.Softmax: _softmax_problem,
+    layers.ReLU: _relu_problem,
+    layers.Softmax: _last_axis,
+    layers.BatchNormalization: _last_axis,
+    layers.Resizing: _resizing_problem,
+    layers.UpSampling2D: _resizing_problem,
 }
-
-
-def role(layer: keras.layers.Layer) -> Role | None:
-    """The role of `layer`, or None if its class has none."""
-    if type(layer) is layers.Activation and activation_name(layer) == "softmax":
-        return Role.FIXED_GRID
-    return ROLES.get(type(layer))
 
 
 def problem(layer: keras.layers.Layer) -> str | None:
     """Why `layer` cannot become an integer operator, or None if it can."""
-    found = role(layer)
-    if found is None:
-        return f"layer class {type(layer).__name__} is not supported"
-    if found is Role.FIXED_GRID and type(layer) is layers.Activation:
-        return None
-    check = _PROBLEMS.get(type(layer))
-    return check(layer) if check else None
+    if role(layer) is None:
+        kind = type(layer).__name__
+        if type(layer) is layers.Activation:
+            return f"activation {activation_name(layer)!r} is not supported"
+        return f"layer class {kind} is not supported"
+    check = _PROBLEMS.get(type(layer), _channels_last)
+    return check(layer)

@@ -14,35 +14,42 @@ from tf_fpq.quantizers.base import GridQuantizer, Variables
 class FixedQuantizer(GridQuantizer):
     """Quantizes on a grid that is prescribed, as TFLite prescribes steps of 1/256 for a softmax.
 
-    Note: In training it passes values through. The logarithm in a cross entropy would meet probabilities rounded to 0.
+    Note: The probabilities of a softmax are not quantized in training (`in_training=False`): the logarithm in a cross entropy
+    would meet some that are rounded to 0.
     """
 
-    def __init__(self, num_bits: int = 8, *, step_size: float, zero_point: int = 0, **kwargs: Any):
+    def __init__(
+        self, num_bits: int = 8, *, step_size: float, zero_point: int = 0, in_training: bool = True, **kwargs: Any
+    ):
         """Creates the quantizer.
 
         Args:
           num_bits: Width, 2 to 8.
           step_size: The step.
           zero_point: The code of 0.
+          in_training: Whether to quantize in training too.
           **kwargs: Arguments of `GridQuantizer`.
         """
         super().__init__(num_bits, **kwargs)
         self.step_size = step_size
         self.zero_point = zero_point
+        self.in_training = in_training
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal quantizer."""
-        return {**super().get_config(), "step_size": self.step_size, "zero_point": self.zero_point}
+        own = {"step_size": self.step_size, "zero_point": self.zero_point, "in_training": self.in_training}
+        return {**super().get_config(), **own}
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
         """No variables."""
         return {}
 
     def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
-        """Returns `inputs` in training, and `inputs` on the grid otherwise."""
-        if training:
+        """Returns `inputs` on the grid, with a straight-through gradient; `inputs` as they are in training if so configured."""
+        if training and not self.in_training:
             return inputs
-        return tf.cast(numerics.dequantize(self.codes(inputs, weights), *self.grid(weights)), inputs.dtype)
+        step_size, zero_point = self.grid(weights)
+        return numerics.fake_quant(inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax)
 
     def grid(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """The step size and zero point the quantizer was made with."""

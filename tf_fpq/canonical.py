@@ -1,0 +1,267 @@
+"""The first step of quantization: a model in layers that are one integer operator each.
+
+A float layer may do several things: a Dense layer with a softmax, a separable convolution, a sum of three tensors. `canonical`
+writes them as the layers of `roles.py`, with the same weights and, up to float rounding, the same outputs. The layer that holds
+the kernel keeps its name, so rules and the teacher's features find it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_fpq import graph, roles
+from tf_fpq.keras_compat import keras
+from tf_fpq.roles import Role
+
+layers = keras.layers
+
+# Layers that compute each value by itself, in whatever shape.
+_ELEMENTWISE = (Role.AFFINE, Role.CLAMP, Role.FUNCTION, Role.FIXED_GRID)
+
+Rewrite = Callable[["Rewriter", keras.layers.Layer, str, Any], Any]
+
+
+class Rewriter:
+    """Makes each new layer once, however often the old one is called, and remembers the weights it starts with."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, keras.layers.Layer] = {}
+        self._weights: dict[str, Sequence[np.ndarray]] = {}
+        self._copied: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+        self._two_dimensional: dict[int, tuple[Any, Any]] = {}
+
+    def make(self, layer_class: type, name: str, weights: Sequence[np.ndarray] | None = None, **config: Any) -> Any:
+        """The layer `name`, made at the first call."""
+        if name not in self._made:
+            self._made[name] = layer_class(name=name, **config)
+            if weights is not None:
+                self._weights[name] = weights
+        return self._made[name]
+
+    def copy(self, layer: keras.layers.Layer, **changes: Any) -> Any:
+        """A copy of `layer` with its weights and some arguments changed."""
+        if layer.name not in self._made:
+            self._made[layer.name] = type(layer).from_config({**layer.get_config(), **changes})
+            self._copied.append((layer, self._made[layer.name]))
+        return self._made[layer.name]
+
+    def set_weights(self) -> None:
+        """Gives all made layers their weights; they are built by now."""
+        for source, target in self._copied:
+            graph.copy_weights(source, target)
+        for name, weights in self._weights.items():
+            self._made[name].set_weights(weights)
+
+    def in_two_dimensions(self, name: str, x: Any, apply: Callable[[Any], Any]) -> Any:
+        """Applies a 2D layer to a tensor of rank 2 or 3, whose last axes become width and channels.
+
+        The tensor that comes out is remembered in its 2D form too, so that a batch norm after a Conv1D follows the convolution
+        directly.
+        """
+        value = self.two_dimensional(x)
+        if value is None:
+            value = self.make(layers.Reshape, f"{name}_as_image", target_shape=(*[1] * (4 - x.shape.rank), *x.shape[1:]))(
+                x
+            )
+        value = apply(value)
+        if value.shape.rank != 4:
+            return value
+        shape = tuple(value.shape[2 if x.shape.rank == 3 else 3 :])
+        flat = self.make(layers.Reshape, f"{name}_from_image", target_shape=shape)(value)
+        self._two_dimensional[id(flat)] = (flat, value)
+        return flat
+
+    def two_dimensional(self, x: Any) -> Any | None:
+        """The 2D form of a tensor that `in_two_dimensions` returned."""
+        return self._two_dimensional.get(id(x), (None, None))[1]
+
+
+def canonical(model: keras.Model) -> keras.Model:
+    """Returns `model` in canonical layers: itself if it is canonical already, else a new model without shared variables.
+
+    Args:
+      model: A flat functional model.
+    """
+    if not any(_rewrite(call.layer, call.inputs) for call in graph.calls(model)):
+        return model
+    rewriter = Rewriter()
+
+    def make_call(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = graph.call_name(call)
+        rewrite = _rewrite(call.layer, call.inputs)
+        if rewrite is not None:
+            return rewrite(rewriter, call.layer, name, args[0])
+        copy = rewriter.copy(call.layer)
+        if roles.role(call.layer) in _ELEMENTWISE and rewriter.two_dimensional(args[0]) is not None:
+            return rewriter.in_two_dimensions(name, args[0], copy)
+        return copy(*args, **kwargs)
+
+    names = model.input_names
+    inputs = [keras.Input(t.shape[1:], dtype=t.dtype, name=n) for t, n in zip(model.inputs, names, strict=True)]
+    outputs = graph.replay(model, inputs, make_call)
+    result = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
+    rewriter.set_weights()
+    return result
+
+
+def _rewrite(layer: keras.layers.Layer, inputs: Sequence[Any]) -> Rewrite | None:
+    """How `layer`, called on those tensors, is written in canonical layers, or None if it is one."""
+    if type(layer) in roles.KERNELS and roles.clamp(layer) is None:
+        return _split_activation
+    if type(layer) is layers.Activation:
+        return _ACTIVATIONS.get(roles.activation_name(layer))
+    if type(layer) in _CHAINS and len(inputs) > 2:
+        return _chain
+    if type(layer) is layers.ReLU and layer.negative_slope and not layer.threshold and layer.max_value is None:
+        return _leaky_relu
+    if roles.role(layer) is Role.AFFINE and inputs[0].shape.rank < 4 and not _follows_kernel(inputs[0]):
+        return _affine
+    return _LAYERS.get(type(layer)) or _LAYERS_BY_NAME.get(type(layer).__name__)
+
+
+def _follows_kernel(x: Any) -> bool:
+    """Whether `x` comes, unclamped and for one reader only, out of a kernel that an affine layer can fold into."""
+    layer = graph.producer(x)
+    return roles.role(layer) is Role.KERNEL and roles.activation_name(layer) == "linear" and len(layer.outbound_nodes) == 1
+
+
+def _affine(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """An affine operator of its own is a depthwise convolution, which takes `[batch, height, width, channels]`."""
+    axis = {"axis": -1} if hasattr(layer, "axis") else {}
+    return rewriter.in_two_dimensions(name, x, rewriter.copy(layer, **axis))
+
+
+def _activate(rewriter: Rewriter, function: Any, name: str, x: Any) -> Any:
+    """Applies an activation function, itself in canonical layers."""
+    layer = layers.Activation(function, name=name)
+    rewrite = _rewrite(layer, [x])
+    return (
+        rewrite(rewriter, layer, name, x) if rewrite else rewriter.make(layers.Activation, name, activation=function)(x)
+    )
+
+
+def _split_activation(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    value = rewriter.copy(layer, activation="linear")(x)
+    return _activate(rewriter, layer.activation, f"{name}_{roles.activation_name(layer)}", value)
+
+
+def _swish(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    gate = rewriter.make(layers.Activation, f"{name}_sigmoid", activation="sigmoid")(x)
+    return rewriter.make(layers.Multiply, name)([x, gate])
+
+
+def _hard_sigmoid(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    line = rewriter.make(layers.Rescaling, f"{name}_line", scale=0.2, offset=0.5)(x)
+    return rewriter.make(layers.ReLU, name, max_value=1.0)(line)
+
+
+def _leaky_relu(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    return rewriter.make(layers.LeakyReLU, layer.name, alpha=float(layer.negative_slope))(x)
+
+
+def _chain(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
+    """A sum, product, maximum or minimum of many tensors as one of two, again and again."""
+    value = xs[0]
+    for index, x in enumerate(xs[1:]):
+        last = index == len(xs) - 2
+        value = rewriter.make(type(layer), name if last else f"{name}_{index}")([value, x])
+    return value
+
+
+def _average(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
+    total = _chain(rewriter, layers.Add(), f"{name}_sum", xs)
+    return rewriter.make(layers.Rescaling, name, scale=1.0 / len(xs))(total)
+
+
+def _separable(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """Depthwise, then a 1x1 convolution that has the layer's name."""
+    depthwise, pointwise, *bias = layer.get_weights()
+    kept = {
+        key: getattr(layer, key) for key in ("strides", "padding", "dilation_rate", "depth_multiplier", "data_format")
+    }
+    spread = rewriter.make(
+        layers.DepthwiseConv2D,
+        f"{layer.name}_depthwise",
+        [depthwise],
+        kernel_size=layer.kernel_size,
+        use_bias=False,
+        **kept,
+    )(x)
+    mixed = rewriter.make(
+        layers.Conv2D, layer.name, [pointwise, *bias], filters=layer.filters, kernel_size=1, use_bias=layer.use_bias
+    )(spread)
+    function = roles.activation_name(layer)
+    return mixed if function == "linear" else _activate(rewriter, layer.activation, f"{name}_{function}", mixed)
+
+
+def _conv1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    kernel, *bias = layer.get_weights()
+    config = {key: getattr(layer, key) for key in ("filters", "groups", "use_bias", "padding")}
+    config |= {f"{key}": (1, *getattr(layer, key)) for key in ("kernel_size", "strides", "dilation_rate")}
+    causal = layer.padding == "causal"
+    if causal:
+        config["padding"] = "valid"
+    function = roles.activation_name(layer)
+
+    def apply(value: Any) -> Any:
+        if causal:
+            before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+            value = rewriter.make(layers.ZeroPadding2D, f"{name}_causal", padding=((0, 0), (before, 0)))(value)
+        value = rewriter.make(layers.Conv2D, layer.name, [kernel[None], *bias], **config)(value)
+        return value if function == "linear" else _activate(rewriter, layer.activation, f"{name}_{function}", value)
+
+    return rewriter.in_two_dimensions(name, x, apply)
+
+
+def _pool1d(layer_class: type) -> Rewrite:
+    def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+        config = {"pool_size": (1, *layer.pool_size), "strides": (1, *layer.strides), "padding": layer.padding}
+        return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, **config))
+
+    return rewrite
+
+
+def _global_pool1d(layer_class: type) -> Rewrite:
+    def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+        return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, keepdims=layer.keepdims))
+
+    return rewrite
+
+
+def _sides1d(layer_class: type, argument: str) -> Rewrite:
+    def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+        sides = {argument: ((0, 0), tuple(getattr(layer, argument)))}
+        return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, **sides))
+
+    return rewrite
+
+
+def _upsampling1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    return rewriter.in_two_dimensions(name, x, rewriter.make(layers.UpSampling2D, layer.name, size=(1, layer.size)))
+
+
+def _custom_scale(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
+    """InceptionResNetV2's `CustomScaleLayer`: `x[0] + scale * x[1]`."""
+    scaled = rewriter.make(layers.Rescaling, f"{name}_scale", scale=layer.scale)(xs[1])
+    return rewriter.make(layers.Add, name)([xs[0], scaled])
+
+
+_ACTIVATIONS: dict[str, Rewrite] = {"swish": _swish, "silu": _swish, "hard_sigmoid": _hard_sigmoid}
+
+_CHAINS = (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)
+
+_LAYERS: dict[type, Rewrite] = {
+    layers.SeparableConv2D: _separable,
+    layers.Average: _average,
+    layers.Conv1D: _conv1d,
+    layers.MaxPooling1D: _pool1d(layers.MaxPooling2D),
+    layers.AveragePooling1D: _pool1d(layers.AveragePooling2D),
+    layers.GlobalMaxPooling1D: _global_pool1d(layers.GlobalMaxPooling2D),
+    layers.GlobalAveragePooling1D: _global_pool1d(layers.GlobalAveragePooling2D),
+    layers.ZeroPadding1D: _sides1d(layers.ZeroPadding2D, "padding"),
+    layers.Cropping1D: _sides1d(layers.Cropping2D, "cropping"),
+    layers.UpSampling1D: _upsampling1d,
+}
+
+_LAYERS_BY_NAME: dict[str, Rewrite] = {"CustomScaleLayer": _custom_scale}

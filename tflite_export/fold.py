@@ -1,0 +1,114 @@
+"""Integer kernels, and the affine layers that fold into them.
+
+With a channel's `factor` and `offset` (a batch norm: `f = gamma / sqrt(variance + epsilon)`, `beta - mean * f`), the channel keeps
+its codes (negated where `f < 0`), its scale becomes `step_size * |f|` and its bias `f * bias + offset`. Nothing is rounded.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tf_fpq.keras_compat import keras
+from tf_fpq.layers import QuantizedLayer
+
+layers = keras.layers
+
+# Code of the only weight of a channel that is scaled and shifted: with the scale `|factor| / 127` it is exact.
+UNIT_CODE = 127
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Integer weights in TFLite's layout with the scale (float64) and the float bias of each channel.
+
+    Attributes:
+      name: Name of the weights' tensor.
+      codes: int8 codes.
+      axis: Channel axis.
+      scale: `[channels]`.
+      bias: `[channels]`.
+    """
+
+    name: str
+    codes: np.ndarray
+    axis: int
+    scale: np.ndarray
+    bias: np.ndarray
+
+    def fold(self, factor: np.ndarray, offset: np.ndarray) -> "Kernel":
+        """The kernel whose output is `factor * output + offset`. A channel with factor 0 keeps its scale, all its codes are 0."""
+        scale = np.where(factor == 0, self.scale, self.scale * np.abs(factor))
+        shape = [1] * self.codes.ndim
+        shape[self.axis] = -1
+        sign = np.broadcast_to(np.sign(factor), scale.shape).astype(np.int8).reshape(shape)
+        return dataclasses.replace(self, codes=self.codes * sign, scale=scale, bias=self.bias * factor + offset)
+
+
+def quantized_kernel(layer: Any, transpose: Callable[[np.ndarray], np.ndarray], axis: int) -> Kernel:
+    """The trained codes of a quantized layer.
+
+    Args:
+      layer: The `QuantizedLayer`.
+      transpose: Brings the Keras kernel into TFLite's layout.
+      axis: Channel axis of that layout.
+
+    Raises:
+      ValueError: If the layer has a float kernel.
+    """
+    if not isinstance(layer, QuantizedLayer):
+        raise ValueError(
+            f"Layer {layer.name!r} has a float kernel: no rule matched it. Add a rule for it and quantize again."
+        )
+    ((_, weight, quantizer, variables),) = layer.quantized_weights()
+    codes = transpose(quantizer.codes(weight, variables).numpy()).astype(np.int8)
+    step_size = np.broadcast_to(quantizer.grid(variables)[0].numpy(), weight.shape)
+    channels = codes.shape[axis]
+    scale = np.moveaxis(transpose(step_size), axis, 0).reshape(channels, -1)[:, 0].astype(np.float64)
+    bias = layer.layer.bias.numpy().astype(np.float64) if layer.layer.use_bias else np.zeros(channels)
+    return Kernel(f"{layer.name}_kernel", codes, axis, scale, bias)
+
+
+def unit_kernel(name: str, channels: int) -> Kernel:
+    """A depthwise 1x1 kernel that does nothing, to fold an affine layer into that follows no kernel."""
+    codes = np.full((1, 1, 1, channels), UNIT_CODE, np.int8)
+    return Kernel(f"{name}_kernel", codes, 3, np.full(channels, 1.0 / UNIT_CODE), np.zeros(channels))
+
+
+def affine(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """`factor` and `offset` (float64) of an affine layer."""
+    return _AFFINE[type(layer).__name__](layer)
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.asarray(value, np.float64)
+
+
+def _batch_norm(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    gamma = _array(layer.gamma) if layer.scale else 1.0
+    beta = _array(layer.beta) if layer.center else 0.0
+    factor = gamma / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
+    return factor, beta - _array(layer.moving_mean) * factor
+
+
+def _rescaling(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    return _array(layer.scale), _array(layer.offset)
+
+
+def _normalization(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    deviation = np.maximum(np.sqrt(_array(layer.variance)), keras.backend.epsilon()).reshape(-1)
+    mean = _array(layer.mean).reshape(-1)
+    return (deviation, mean) if layer.invert else (1.0 / deviation, -mean / deviation)
+
+
+def _layer_scale(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    return _array(layer.gamma), np.zeros(())
+
+
+_AFFINE: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {
+    "BatchNormalization": _batch_norm,
+    "Rescaling": _rescaling,
+    "Normalization": _normalization,
+    "LayerScale": _layer_scale,
+}
