@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all they need on a machine with Python 3.11; a second run installs nothing.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+WORKDIR ?= runs/demo
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?= --numprocesses=2 --dist=loadfile
+
+RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## Create .venv and install everything, as pinned in constraints.txt.
+
+$(STAMP): setup.py constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[experiments,dev]'
+	touch $@
+
+demo: $(STAMP)  ## Digits, resnet8, W4A4, FPQ: train, export to int8, verify (about two minutes).
+	$(RUN) experiments.train --workdir=$(WORKDIR) $(DEMO_FLAGS)
+
+test: $(STAMP)  ## Run the tests, without the slow ones.
+	$(RUN) pytest $(PYTEST_FLAGS)
+
+test-slow: $(STAMP)  ## Run the slow tests only.
+	$(RUN) pytest -m slow $(PYTEST_FLAGS)
+
+lint: $(STAMP)  ## Check style, imports and docstrings.
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) tools.build_files --check
+
+format: $(STAMP)  ## Format the sources and write the BUILD files.
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) tools.build_files
+
+clean:  ## Remove what the other targets made, except runs/.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""Packaging of tf_fpq and tflite_export; the experiments stay in the source tree."""
+
+import pathlib
+
+import setuptools
+
+setuptools.setup(
+    name="tf_fpq",
+    version="0.1.0",
+    description="Quantization-aware training for tf_keras whose exported TFLite model is the trained one, code for code.",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["tf_fpq*", "tflite_export*"]),
+    # constraints.txt has the versions that were tested. tf_keras brings the TensorFlow of its own minor version.
+    install_requires=[
+        "absl-py>=1.4",
+        "ai-edge-litert>=2.0",
+        "flatbuffers>=24.3",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "tensorflow>=2.18",
+        "tensorflow-model-optimization>=0.8",
+        "tf_keras>=2.18",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "experiments": [
+            # tensorflow-datasets imports importlib_resources without asking for it.
+            "importlib_resources>=6.0",
+            "scikit-learn>=1.4",
+            "tensorflow-datasets>=4.9.6",
+        ],
+        "dev": [
+            "hypothesis>=6.100",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.9",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,166 @@
+"""Tests about the source itself, read with `ast` and never imported. Each failure says what to do instead."""
+
+import ast
+from collections.abc import Iterator
+import pathlib
+
+import pytest
+
+from tools import build_files
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What each package may import of the others; imports run downwards.
+MAY_IMPORT = {
+    "tf_fpq": {"tf_fpq"},
+    "tflite_export": {"tf_fpq", "tflite_export"},
+    "experiments": {"tf_fpq", "tflite_export", "experiments"},
+}
+KERAS = {"keras", "tf_keras", "tensorflow_model_optimization", "tf_fpq.keras_compat"}
+# Formulas that a front end for another Keras shall be able to use.
+FREE_OF = {
+    "tf_fpq/spec.py": KERAS | {"tensorflow"},
+    "tf_fpq/numerics.py": KERAS,
+}
+MAX_LINES = 400
+
+
+def sources(*packages: str) -> list[pathlib.Path]:
+    return [path for package in packages or MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that a file imports, `package.name` for `from package import name`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, (
+                f"{where(path, node.lineno)}: write the whole module name instead of a relative import."
+            )
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def where(path: pathlib.Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def starts_with(name: str, modules: set[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def test_there_are_sources():
+    assert all(len(sources(package)) > 5 for package in MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_downwards(package):
+    others = {"tf_fpq", "tflite_export", "experiments", "tests", "tools"} - MAY_IMPORT[package]
+    wrong = [
+        f"{where(path, line)}: {name}"
+        for path in sources(package)
+        for line, name in imports(path)
+        if starts_with(name, others)
+    ]
+    assert not wrong, (
+        f"{package} may import {', '.join(sorted(MAY_IMPORT[package]))} only. Move what is shared down, or pass it in as an "
+        f"argument: {wrong}"
+    )
+
+
+@pytest.mark.parametrize(("file", "forbidden"), FREE_OF.items())
+def test_formulas_do_not_import_keras(file, forbidden):
+    wrong = [
+        f"{where(ROOT / file, line)}: {name}" for line, name in imports(ROOT / file) if starts_with(name, forbidden)
+    ]
+    assert not wrong, (
+        f"{file} holds formulas for any front end; keep what needs Keras in the layer that calls them: {wrong}"
+    )
+
+
+def test_no_private_tensorflow_or_keras():
+    private = {"tensorflow.python", "tf_keras.src", "keras.src", "tensorflow_model_optimization.python"}
+    wrong = [
+        f"{where(path, line)}: {name}"
+        for path in sources()
+        for line, name in imports(path)
+        if starts_with(name, private)
+    ]
+    assert not wrong, f"Use the public names, private ones move without notice: {wrong}"
+
+
+def test_keras_comes_from_keras_compat():
+    named = [
+        f"{where(path, line)}: {name}"
+        for path in sources()
+        for line, name in imports(path)
+        if starts_with(name, {"tf_keras", "tensorflow.keras"}) and path != ROOT / "tf_fpq/keras_compat.py"
+    ]
+    used = [
+        f"{where(path, node.lineno)}: {node.value.id}.keras"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "keras" and isinstance(node.value, ast.Name)
+        and node.value.id in ("tf", "tensorflow")
+    ]  # fmt: skip
+    assert not named + used, (
+        f"Write `from tf_fpq.keras_compat import keras`; tf.keras may be Keras 2 or 3: {named + used}"
+    )
+
+
+def public_nodes(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.stmt]]:
+    """Public functions, classes and their public methods."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public_nodes(node.body, f"{node.name}.")
+
+
+def public_api() -> Iterator[tuple[str, ast.stmt]]:
+    for path in sources():
+        for name, node in public_nodes(ast.parse(path.read_text()).body):
+            yield f"{where(path, node.lineno)} {name}", node
+
+
+def test_public_api_is_documented():
+    bare = [name for name, node in public_api() if not ast.get_docstring(node)]
+    modules = [
+        where(path, 1)
+        for path in sources()
+        if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert not bare + modules, f"Write a docstring that says what it does, or prefix the name with _: {bare + modules}"
+
+
+def test_public_api_is_typed():
+    untyped = []
+    for name, node in public_api():
+        if isinstance(node, ast.ClassDef):
+            continue
+        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        arguments += [extra for extra in (node.args.vararg, node.args.kwarg) if extra]
+        missing = [arg.arg for arg in arguments if not arg.annotation and arg.arg not in ("self", "cls")]
+        missing += [] if node.returns else ["return"]
+        if missing:
+            untyped.append(f"{name} ({', '.join(missing)})")
+    assert not untyped, f"Annotate these arguments and results: {untyped}"
+
+
+def test_modules_are_short():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
+    long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
+    assert not long, f"Split these along what they are about; no module has more than {MAX_LINES} lines: {long}"
+
+
+def test_build_files_are_complete():
+    stale = build_files.out_of_date()
+    assert not stale, f"Run `make format`, which writes the BUILD files from the imports: {stale}"
+
+
+def test_every_source_file_is_in_its_build_file():
+    missing = [
+        str(path.relative_to(ROOT))
+        for path in sources(*build_files.PACKAGES)
+        if f'"{path.name}"' not in (path.parent / "BUILD").read_text()
+    ]
+    assert not missing, f"Run `make format`; these are in no BUILD file: {missing}"

@@ -1,0 +1,185 @@
+"""Writes the BUILD files: one per folder, a `py_library` per module and a `py_test` per test file, deps from the imports.
+
+python -m tools.build_files            writes them
+python -m tools.build_files --check    exits with 1 and names those that are out of date
+"""
+
+import ast
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("tf_fpq", "tflite_export", "experiments", "tools", "tests")
+RUNNER = pathlib.Path("tests/run_pytest.py")
+
+# The name on PyPI of what an import brings, where it is another one.
+PIP_NAMES = {
+    "absl": "absl-py",
+    "ai_edge_litert": "ai-edge-litert",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "tensorflow_model_optimization": "tensorflow-model-optimization",
+}
+
+ROOT_BUILD = """# Written by tools/build_files.py.
+
+package(default_visibility = ["//visibility:public"])
+
+exports_files([
+    "LICENSE",
+    "constraints.txt",
+    "pyproject.toml",
+])
+"""
+
+
+@dataclasses.dataclass
+class Module:
+    """What one file imports.
+
+    Attributes:
+      deps: Our own files that it imports when it loads.
+      late: Our own files that it imports later, in a function, or for type checking.
+      pip: Packages from PyPI.
+      data: Those of `late` that cannot be dependencies, because they depend on this file themselves.
+    """
+
+    deps: set[pathlib.Path] = dataclasses.field(default_factory=set)
+    late: set[pathlib.Path] = dataclasses.field(default_factory=set)
+    pip: set[str] = dataclasses.field(default_factory=set)
+    data: set[pathlib.Path] = dataclasses.field(default_factory=set)
+
+
+def build_files(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
+    """The text of each BUILD file, by path."""
+    files = [path.relative_to(root) for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    modules = {path: _module(root, path, set(files)) for path in files}
+    _place_late_imports(modules)
+    texts = {root / "BUILD": ROOT_BUILD}
+    for folder in sorted({path.parent for path in files}):
+        members = {path: module for path, module in modules.items() if path.parent == folder}
+        texts[root / folder / "BUILD"] = _build_text(members)
+    return texts
+
+
+def out_of_date(root: pathlib.Path = ROOT) -> list[str]:
+    """BUILD files that are missing or differ from what the sources ask for."""
+    texts = build_files(root)
+    return [
+        str(path.relative_to(root)) for path, text in texts.items() if not path.is_file() or path.read_text() != text
+    ]
+
+
+def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) -> Module:
+    module = Module()
+    tree = ast.parse((root / path).read_text(), str(path))
+    for node in ast.walk(tree):
+        for name in _imported_names(node):
+            parts = name.split(".")
+            if parts[0] not in PACKAGES:
+                module.pip |= set() if parts[0] in sys.stdlib_module_names else {PIP_NAMES.get(parts[0], parts[0])}
+                continue
+            target = _file_of(parts, files)
+            # An __init__ imports the modules of its package, so they do not depend on it.
+            if target != path and not (target.name == "__init__.py" and target.parent in path.parents):
+                (module.deps if node in tree.body else module.late).add(target)
+    module.late -= module.deps
+    return module
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    """Dotted names: modules, and `package.name` for `from package import name`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def _file_of(parts: list[str], files: set[pathlib.Path]) -> pathlib.Path:
+    """The file behind a dotted name, which may end in something defined there."""
+    for end in range(len(parts), 0, -1):
+        stem = pathlib.Path(*parts[:end])
+        for candidate in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if candidate in files:
+                return candidate
+    raise ValueError(f"Nothing in this repository is called {'.'.join(parts)}; correct the import.")
+
+
+def _place_late_imports(modules: Mapping[pathlib.Path, Module]) -> None:
+    """A late import becomes a dependency too, unless that would close a circle, which Bazel refuses: then it is data."""
+    for path, module in modules.items():
+        for target in sorted(module.late):
+            (module.data if _reaches(modules, target, path) else module.deps).add(target)
+
+
+def _reaches(modules: Mapping[pathlib.Path, Module], start: pathlib.Path, goal: pathlib.Path) -> bool:
+    seen, waiting = set(), [start]
+    while waiting:
+        path = waiting.pop()
+        if path == goal:
+            return True
+        if path not in seen:
+            seen.add(path)
+            waiting += modules[path].deps
+    return False
+
+
+def _build_text(members: Mapping[pathlib.Path, Module]) -> str:
+    rules = [_rule(path, module) for path, module in members.items()]
+    kinds = sorted({rule.partition("(")[0] for rule in rules})
+    loads = [f'load("@rules_python//python:{kind}.bzl", "{kind}")' for kind in kinds]
+    head = ['package(default_visibility = ["//visibility:public"])']
+    files = sorted({RUNNER.name} & {path.name for path in members})
+    head += [f'exports_files(["{name}"])' for name in files]
+    return "\n\n".join(["# Written by tools/build_files.py.", "\n".join(loads), *head, *rules]) + "\n"
+
+
+def _rule(path: pathlib.Path, module: Module) -> str:
+    kind, srcs, pip, lines = "py_library", [path.name], module.pip, []
+    if path.name.startswith("test_"):
+        runner = f"//{RUNNER.parent}:{RUNNER.name}"
+        kind, srcs, pip = "py_test", [path.name, runner], pip | {"pytest"}
+        lines = [f'    main = "{runner}",', f'    args = ["{path}"],']
+    data = [_file_label(target, path) for target in sorted(module.data)]
+    deps = sorted(f"//{target.parent}:{_target(target)}" for target in module.deps)
+    attributes = {
+        "srcs": [f'"{source}",' for source in srcs],
+        "data": [f'"{label}",' for label in data],
+        "deps": [*(f'"{label}",' for label in deps), *(f"# pip: {name}" for name in sorted(pip))],
+    }
+    for attribute, values in attributes.items():
+        if values:
+            lines += [f"    {attribute} = [", *(f"        {value}" for value in values), "    ],"]
+    return "\n".join([f"{kind}(", f'    name = "{_target(path)}",', *lines, ")"])
+
+
+def _file_label(target: pathlib.Path, path: pathlib.Path) -> str:
+    if target.parent != path.parent:
+        raise ValueError(f"{path} and {target} import each other across folders; let one of them go without the other.")
+    return target.name
+
+
+def _target(path: pathlib.Path) -> str:
+    return path.parent.name if path.name == "__init__.py" else path.stem
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks the BUILD files and returns the exit status."""
+    if arguments == ["--check"]:
+        stale = out_of_date()
+        if stale:
+            print(f"Out of date: {', '.join(stale)}. Run `make format`.")
+        return 1 if stale else 0
+    if arguments:
+        print(__doc__)
+        return 2
+    for path, text in build_files().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
