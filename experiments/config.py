@@ -1,0 +1,150 @@
+"""What one experiment is: a frozen record that checks itself, and that `result.json` repeats."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import pathlib
+
+from experiments import data
+from experiments import models
+from experiments.datasets import fashion_mnist_idx
+import tf_fpq
+
+METHODS = ("fpq", "sfp", "csd", "none")
+IO_TYPES = ("int8", "uint8", "float32")
+KERNELS = ("xnnpack", "builtin", "reference")
+
+# Layers that stay at 8 bits, as in the paper: the first convolution and the head.
+FIRST_AND_LAST = r"stem_conv|logits"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """An experiment: a float teacher, and a student trained from it.
+
+    Attributes:
+      dataset: One of `data.DATASETS`.
+      data_dir: TFDS data directory, or None for TFDS's default.
+      fashion_mnist_dir: Folder with the four IDX files of Fashion-MNIST.
+      train_examples: Number of training images to use, or None for all.
+      model: One of `models.BUILDERS`.
+      width: Channels of the network's first stage.
+      weight_bits: Width of the kernels, except in the first and the last layer (8).
+      activation_bits: Width of the tensors that these layers read.
+      quantizer: Base quantizer, as in `tf_fpq.quantize_model`.
+      methods: Names out of `METHODS`; "fpq" is "sfp" and "csd", "none" is the plain base quantizer.
+      noise_probability: Probability of the perturbation (SFP), per layer and step.
+      noise_position: "pre" or "post" the activation's quantizer (SFP).
+      csd_weight: Weight of the distillation loss (CSD).
+      epochs: Epochs of quantization-aware training.
+      float_epochs: Epochs of the float teacher.
+      batch_size: Images per step.
+      learning_rate: First learning rate of quantization-aware training; a cosine takes it to 0.
+      float_learning_rate: First learning rate of the float teacher, likewise.
+      step_size_learning_rate_factor: Step sizes learn at this fraction of the learning rate.
+      weight_decay: Decoupled weight decay of SGD with momentum 0.9, `w <- w - learning_rate * weight_decay * w`.
+      augment: Whether training images are shifted and flipped.
+      calibration_examples: Training images that the step sizes start from.
+      seed: Of the initial weights, the data order, the augmentation and the noise.
+      workdir: Folder for everything the experiment writes.
+      teacher: A saved float model to load instead of training one, or None.
+      input_type: Type of the exported model's input.
+      output_type: Type of the exported model's output.
+      kernels: Kernel sets of the interpreter that verification runs over the test set, "xnnpack" among them.
+      min_top1_agreement: Share of test images on which student and exported model must choose the same class. A hardly trained
+        network has near ties and misses the default.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    fashion_mnist_dir: str = str(fashion_mnist_idx.DEBIAN_DIR)
+    train_examples: int | None = None
+    model: str = "resnet8"
+    width: int = 16
+    weight_bits: int = 4
+    activation_bits: int = 4
+    quantizer: str = "lsq"
+    methods: tuple[str, ...] = ("fpq",)
+    noise_probability: float = 0.1
+    noise_position: str = "pre"
+    csd_weight: float = 1.0
+    epochs: int = 20
+    float_epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    float_learning_rate: float = 0.1
+    step_size_learning_rate_factor: float = 0.1
+    weight_decay: float = 5e-3
+    augment: bool = True
+    calibration_examples: int = 100
+    seed: int = 0
+    workdir: str = "runs/train"
+    teacher: str | None = None
+    input_type: str = "int8"
+    output_type: str = "int8"
+    kernels: tuple[str, ...] = KERNELS
+    min_top1_agreement: float = 0.995
+
+    def __post_init__(self) -> None:
+        """Checks everything that can be checked before hours of training.
+
+        Raises:
+          ValueError: If an argument is out of range or unknown.
+          FileNotFoundError: If `teacher` is not a file.
+        """
+        object.__setattr__(self, "methods", tuple(self.methods))
+        object.__setattr__(self, "kernels", tuple(self.kernels))
+        _check_choice("dataset", self.dataset, data.DATASETS)
+        _check_choice("model", self.model, models.BUILDERS)
+        _check_choice("input_type", self.input_type, IO_TYPES)
+        _check_choice("output_type", self.output_type, IO_TYPES)
+        for method in self.methods:
+            _check_choice("methods", method, METHODS)
+        if not self.methods or ("none" in self.methods and len(self.methods) > 1):
+            raise ValueError(f"methods must be 'none' alone, or some of the others. Received: methods={self.methods}.")
+        for kernels in self.kernels:
+            _check_choice("kernels", kernels, KERNELS)
+        if "xnnpack" not in self.kernels:
+            raise ValueError(f"kernels must contain xnnpack, what phones run. Received: kernels={self.kernels}.")
+        self._check_numbers()
+        self.rules()
+        self.make_methods()
+        if self.teacher is not None and not pathlib.Path(self.teacher).is_file():
+            raise FileNotFoundError(f"teacher must be a saved Keras 2 model. Received: teacher={self.teacher!r}.")
+
+    def _check_numbers(self) -> None:
+        for name in ("width", "batch_size", "calibration_examples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1. Received: {name}={getattr(self, name)}.")
+        for name in ("epochs", "float_epochs", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative. Received: {name}={getattr(self, name)}.")
+        for name in ("learning_rate", "float_learning_rate", "step_size_learning_rate_factor"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be positive and finite. Received: {name}={value}.")
+        if not 0 <= self.min_top1_agreement <= 1:
+            raise ValueError(
+                f"min_top1_agreement must be between 0 and 1. Received: min_top1_agreement={self.min_top1_agreement}."
+            )
+
+    def rules(self) -> list[tf_fpq.QuantRule]:
+        """Bit widths per layer: 8 in the first and the last, the chosen ones between."""
+        return [
+            tf_fpq.QuantRule(FIRST_AND_LAST, weight_bits=8, activation_bits=8),
+            tf_fpq.QuantRule(r".*", weight_bits=self.weight_bits, activation_bits=self.activation_bits),
+        ]
+
+    def make_methods(self) -> list[tf_fpq.FeaturePerturbation | tf_fpq.ChannelStandardizedDistillation]:
+        """New method objects for `tf_fpq.QatModel`."""
+        chosen: list[tf_fpq.FeaturePerturbation | tf_fpq.ChannelStandardizedDistillation] = []
+        if {"fpq", "sfp"} & set(self.methods):
+            chosen.append(tf_fpq.FeaturePerturbation(probability=self.noise_probability, position=self.noise_position))
+        if {"fpq", "csd"} & set(self.methods):
+            chosen.append(tf_fpq.ChannelStandardizedDistillation(weight=self.csd_weight))
+        return chosen
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {name}={value!r}.")

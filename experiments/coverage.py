@@ -1,0 +1,204 @@
+"""Takes every model of keras.applications through quantize, one FPQ step, export and verify, and asks tfmot for its answer.
+
+Each model runs in a process of its own under a memory and a time limit, so that a crash loses one row. Rows are appended to --json,
+one JSON object a line; models that are in the file already are skipped, so an interrupted run goes on where it stopped. A
+later row of a model replaces an earlier one in the table.
+
+Examples:
+
+  All 71 models of tf_keras and the 40 of Keras 3 (hours), and the table.
+    python -m experiments.coverage --json=experiments/results/coverage.jsonl --markdown=docs/coverage.md
+
+  Two models of Keras 3.
+    python -m experiments.coverage --json=/tmp/coverage.jsonl --source=keras --names=MobileNetV2,ResNet50
+
+  The table again, without running anything.
+    python -m experiments.coverage --json=experiments/results/coverage.jsonl --markdown=docs/coverage.md --names=
+"""
+
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+
+SOURCES = ("tf_keras", "keras")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("json", None, "File that the rows are appended to.")
+flags.DEFINE_string("markdown", None, "File that the table is written to.")
+flags.DEFINE_list("names", None, "Models, as in MobileNetV2,ResNet50; all by default, none for an empty list.")
+flags.DEFINE_list("source", ",".join(SOURCES), "Where the builders come from: tf_keras, keras (Keras 3) or both.")
+flags.DEFINE_bool("again", False, "Run models that are in --json already, too.")
+flags.DEFINE_float("memory_gib", 12.0, "A model that takes more is stopped.")
+flags.DEFINE_float("timeout_s", 3600.0, "A model that takes longer is stopped.")
+flags.DEFINE_string("one", None, "Internal: run SOURCE:NAME in this process and print its row after each stage.")
+
+_POLL_S = 0.5
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs what the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
+    if FLAGS.one:
+        _print_rows(*reversed(FLAGS.one.split(":")))
+        return
+    if not FLAGS.json:
+        raise app.UsageError("--json=FILE is needed: the file that the rows are appended to.")
+    unknown = sorted(set(FLAGS.source) - set(SOURCES))
+    if unknown:
+        raise app.UsageError(f"--source must be of {', '.join(SOURCES)}. Received: {', '.join(unknown)}.")
+    path = pathlib.Path(FLAGS.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cases = _cases(path)
+    for number, (name, source) in enumerate(cases):
+        row = isolated(name, source, FLAGS.memory_gib, FLAGS.timeout_s)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{number + 1}/{len(cases)} {summary(row)}", flush=True)
+    rows = read(path)
+    if FLAGS.markdown:
+        _write_table(pathlib.Path(FLAGS.markdown), rows)
+    counts = {
+        status: sum(row["status"] == status for row in rows) for status in sorted({row["status"] for row in rows})
+    }
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def _cases(path: pathlib.Path) -> list[tuple[str, str]]:
+    """What is to run: (name, source)."""
+    done = set() if FLAGS.again else {(row["name"], row["source"]) for row in read(path)}
+    if FLAGS.names is not None and not [name for name in FLAGS.names if name]:
+        return []
+    from experiments import coverage_case
+
+    cases = []
+    for source in FLAGS.source:
+        known = list(coverage_case.builders(source))
+        unknown = sorted(set(FLAGS.names or ()) - set(known))
+        if unknown:
+            raise app.UsageError(f"--names must be of {', '.join(known)}. Received: {', '.join(unknown)}.")
+        cases += [(name, source) for name in FLAGS.names or known if (name, source) not in done]
+    return cases
+
+
+def isolated(name: str, source: str, memory_gib: float, timeout_s: float) -> dict[str, Any]:
+    """Runs one model in a process of its own and returns its row.
+
+    Args:
+      name: Builder.
+      source: "tf_keras" or "keras".
+      memory_gib: Limit of the process' resident memory.
+      timeout_s: Limit of its time.
+    """
+    command = [sys.executable, "-m", "experiments.coverage", f"--one={source}:{name}"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    start, stopped = time.monotonic(), ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        reader = _Reader(process)
+        while process.poll() is None:
+            if time.monotonic() - start > timeout_s:
+                stopped = f"took longer than {timeout_s:g} s"
+            elif _resident(process.pid) > memory_gib * 2**30:
+                stopped = f"took more than {memory_gib:g} GiB"
+            if stopped:
+                process.kill()
+                break
+            time.sleep(_POLL_S)
+        output, errors = reader.texts()
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    row = (
+        rows[-1] if rows else {"name": name, "source": source, "status": "unfinished", "stage": "start", "seconds": {}}
+    )
+    row = {"reason": "", "tfmot": "not asked", **row}
+    if stopped and row["status"] == "unfinished":
+        row |= {"status": "stopped", "reason": stopped}
+    elif stopped:
+        row["tfmot"] = f"no answer: {stopped}"
+    elif row["status"] == "unfinished":
+        row |= {"status": "crashed", "reason": f"exit status {process.returncode}: {' '.join(errors.split())[-300:]}"}
+    return {**row, "wall_seconds": round(time.monotonic() - start, 1)}
+
+
+class _Reader:
+    """Drains a process' pipes while it runs."""
+
+    def __init__(self, process: subprocess.Popen):
+        import threading
+
+        self._texts = ["", ""]
+
+        def drain(index: int, pipe: Any) -> None:
+            self._texts[index] = pipe.read()
+
+        pipes = (process.stdout, process.stderr)
+        self._threads = [threading.Thread(target=drain, args=item, daemon=True) for item in enumerate(pipes)]
+        for thread in self._threads:
+            thread.start()
+
+    def texts(self) -> list[str]:
+        """What was written, when both pipes are closed."""
+        for thread in self._threads:
+            thread.join()
+        return self._texts
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory the process holds; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def summary(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    stages = " ".join(f"{stage}={seconds:.1f}" for stage, seconds in row["seconds"].items())
+    reason = f" ({row['stage']}) {row['reason'][:300]}" if row["reason"] else ""
+    return f"{row['name']} [{row['source']}] {row['status']}{reason}; {stages}; tfmot: {row['tfmot'][:60]}"
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The last row of every model in the file."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return list({(row["name"], row["source"]): row for row in rows}.values())
+
+
+def _write_table(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    from experiments import coverage_case, records
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = f"{_HEADING}\n{coverage_case.table(rows)}\n"
+    records.write_whole(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+
+
+_HEADING = """# Which models of keras.applications work
+
+Random weights, 10 classes, the smallest input each builder allows. Every model is quantized to W4A4 (first and last layer W8A8),
+calibrated on 16 random images, trained for one FPQ step with the float model as teacher, exported and verified: all output codes
+of the file equal those of the integer twin, on XNNPACK and on the reference kernels. Beside it what
+`tfmot.quantization.keras.quantize_model` (0.8.1) says. Regenerate with `python -m experiments.coverage`.
+"""
+
+
+def _print_rows(name: str, source: str) -> None:
+    from experiments import coverage_case
+
+    for row in coverage_case.run(name, source):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

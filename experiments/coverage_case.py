@@ -1,0 +1,230 @@
+"""One application model through the whole path: quantize, calibrate, one FPQ step, export, verify; and tfmot's answer.
+
+The weights are random, so the accuracies mean nothing; what is proven is that the path takes the model and that the file computes
+what its integer twin computes, on every output code, on XNNPACK and on the reference kernels.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import os
+import re
+import resource
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+import tf_fpq
+from tf_fpq.keras_compat import keras
+import tflite_export
+
+SOURCES = ("tf_keras", "keras")
+CLASSES = 10
+# Tried in order: the smallest input that a builder allows.
+SIZES = (32, 71, 75, 96, 224, 331)
+IMAGES = 16
+BATCH = 8
+SEED = 0
+STAGES = ("build", "quantize", "calibrate", "train", "export", "verify", "tfmot")
+
+Row = dict[str, Any]
+
+
+def builders(source: str) -> dict[str, Callable[..., Any]]:
+    """The builders of `keras.applications` by name.
+
+    Args:
+      source: "tf_keras" or "keras" (Keras 3).
+    """
+    if source == "tf_keras":
+        applications = keras.applications
+    else:
+        from keras import applications
+    return {name: getattr(applications, name) for name in sorted(dir(applications)) if name[0].isupper()}
+
+
+def run(name: str, source: str) -> Iterator[Row]:
+    """Takes one model through the stages; yields the row as it stands before and after each.
+
+    A row says in `status` "passed", "failed" or, until all is done, "unfinished"; `stage` is where it is or stopped, `reason` why,
+    `seconds` the time of each stage.
+    """
+    row: Row = {
+        "name": name,
+        "source": source,
+        "status": "unfinished",
+        "reason": "",
+        "stage": "",
+        "tfmot": "",
+        "seconds": {},
+    }
+    case = Case(name, source)
+    for stage in STAGES[:-1]:
+        row |= {"stage": stage}
+        yield row
+        start = time.perf_counter()
+        try:
+            getattr(case, stage)()
+        except Exception as error:
+            row |= {"status": "failed", "reason": f"{type(error).__name__}: {_one_line(error)}"}
+        row["seconds"][stage] = round(time.perf_counter() - start, 2)
+        row |= case.facts | {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+        if row["status"] == "failed":
+            break
+    else:
+        row["status"] = "passed"
+    row["tfmot"] = "no answer"
+    yield row
+    start = time.perf_counter()
+    row["tfmot"] = case.tfmot()
+    row["seconds"]["tfmot"] = round(time.perf_counter() - start, 2)
+    yield row
+
+
+class Case:
+    """The stages of one model; each leaves what the next needs.
+
+    Attributes:
+      facts: What the stages found out, for the row.
+    """
+
+    def __init__(self, name: str, source: str):
+        self._builder, self._source = builders(source)[name], source
+        self.facts: Row = {}
+        self._model: Any = None
+
+    def build(self) -> None:
+        """The float model with random weights, its batch norms settled on random images."""
+        keras.utils.set_random_seed(SEED)
+        self._model = smallest(self._builder)
+        self.facts |= {"input": self._model.input_shape[1], "parameters": int(self._model.count_params())}
+        self._images = random_images(self._model)
+        settle(self._model, self._images)
+
+    def quantize(self) -> None:
+        """W4A4, the first and the last layer W8A8."""
+        report = tf_fpq.check(self._model)
+        kernels = [row.layer for row in report.rows if row.weight_bits]
+        ends = "|".join(re.escape(name) for name in (kernels[0], kernels[-1]))
+        rules = [
+            tf_fpq.QuantRule(ends, weight_bits=8, activation_bits=8),
+            tf_fpq.QuantRule(".*", weight_bits=4, activation_bits=4),
+        ]
+        self._student = tf_fpq.quantize_model(self._model, rules if len(kernels) > 2 else rules[:1])
+
+    def calibrate(self) -> None:
+        """Step sizes from all images."""
+        tf_fpq.calibrate(self._student, self._images, verbose=0)
+
+    def train(self) -> None:
+        """One step of FPQ: noise at the convolutions' inputs, distillation of their outputs."""
+        methods = [tf_fpq.FeaturePerturbation(probability=0.5), tf_fpq.ChannelStandardizedDistillation(weight=0.1)]
+        trainer = tf_fpq.QatModel(self._student, teacher=self._model, methods=methods)
+        trainer.compile(optimizer=keras.optimizers.SGD(1e-3), loss="sparse_categorical_crossentropy")
+        before = [weight.numpy() for weight in self._student.trainable_weights]
+        labels = np.arange(BATCH) % CLASSES
+        logs = trainer.train_on_batch(self._images[:BATCH], labels, return_dict=True)
+        after = self._student.trainable_weights
+        if not np.isfinite(list(logs.values())).all():
+            raise ValueError(f"the training step's losses are not finite: {logs}")
+        if all(np.array_equal(old, new.numpy()) for old, new in zip(before, after, strict=True)):
+            raise ValueError("the training step changed no weight")
+
+    def export(self) -> None:
+        """The `.tflite` file."""
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            self._exported = tflite_export.export(self._student, os.path.join(folder, "model.tflite"))
+            self._folder = stack.pop_all()
+        self.facts |= {"bytes": self._exported.bytes, "operators": len(self._exported.deployed.operators)}
+
+    def verify(self) -> None:
+        """Twin against XNNPACK and the reference kernels, all output codes and the tensors of two images."""
+        with self._folder:
+            report = tflite_export.verify(
+                self._student,
+                self._exported,
+                self._images,
+                kernels=("xnnpack", "reference"),
+                tensor_images=2,
+                batch_size=BATCH,
+                min_top1_agreement=0.0,  # random weights: the classes are as good as tied
+                verbose=0,
+            )
+        self.facts["output_codes"] = sum(comparison.codes for comparison in report.outputs)
+
+    def tfmot(self) -> str:
+        """What `tfmot.quantization.keras.quantize_model` says to the same model: "ok" or its message."""
+        import tensorflow_model_optimization as tfmot
+
+        if self._model is None:
+            return "not asked"
+        try:
+            tfmot.quantization.keras.quantize_model(self._model)
+        except Exception as error:
+            return f"{type(error).__name__}: {_one_line(error, 200)}"
+        return "ok"
+
+
+def smallest(builder: Callable[..., Any]) -> Any:
+    """The builder's model with the smallest input it allows, random weights and 10 classes.
+
+    Raises:
+      ValueError: The builder's own, if it allows none of `SIZES`.
+    """
+    for size in SIZES:
+        try:
+            return builder(weights=None, classes=CLASSES, input_shape=(size, size, 3))
+        except ValueError:
+            if size == SIZES[-1]:
+                raise
+    raise AssertionError("unreachable: the last size returns or raises")
+
+
+def random_images(model: Any) -> np.ndarray:
+    """Random images in the range the model takes: pixels if it preprocesses them itself, else -1..1."""
+    own = any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in model.layers)
+    size = model.input_shape[1]
+    noise = np.random.default_rng(SEED).uniform(0, 1, (IMAGES, size, size, 3))
+    return ((noise * 255) if own else (noise * 2 - 1)).astype(np.float32)
+
+
+def settle(model: Any, images: np.ndarray) -> None:
+    """Sets the batch norms' moving statistics to those of `images`, so that signals neither die nor explode."""
+    norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _one_line(error: Exception, limit: int = 1000) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, with the counts before it."""
+    lines = []
+    for source in SOURCES:
+        mine = [row for row in rows if row["source"] == source]
+        passed = sum(row["status"] == "passed" for row in mine)
+        ok = sum(row["tfmot"] == "ok" for row in mine)
+        lines.append(f"- {source}: {passed} of {len(mine)} pass; tfmot quantizes {ok}.")
+    lines += ["", "| model | source | status | seconds | MiB | tfmot | reason |", "|---|---|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: (SOURCES.index(row["source"]), row["name"])):
+        seconds = sum(value for stage, value in row["seconds"].items() if stage != "tfmot")
+        cells = (
+            row["name"], row["source"], row["status"], f"{seconds:.0f}", str(row.get("memory_mib", "")),
+            _cell(row["tfmot"]), _cell(f"{row['stage']}: {row['reason']}" if row["reason"] else ""),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str, limit: int = 160) -> str:
+    text = text.replace("|", "\\|")
+    return text if len(text) <= limit else f"{text[:limit]} ..."

@@ -1,0 +1,207 @@
+"""The whole path on real data: float teacher, quantized student, int8 TFLite model, proof; one function per step."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from experiments import data
+from experiments import models
+from experiments import records
+from experiments.config import Config
+import tf_fpq
+from tf_fpq.keras_compat import keras
+import tflite_export
+
+Result = dict[str, Any]
+
+
+def run(config: Config) -> Result:
+    """Trains, exports, verifies; writes `float.keras`, `student.keras`, `model.tflite`, `report.*`, `result.json`.
+
+    The same configuration on the same machine gives the same figures: every random draw follows from `config.seed`.
+
+    Args:
+      config: What to do.
+
+    Returns:
+      What `result.json` holds: configuration, versions, commit, metrics, seconds, and the training history.
+
+    Raises:
+      ValueError: If `config.teacher` does not fit the dataset.
+      OSError: If the work directory cannot be written to.
+      data.DatasetMissingError: If the dataset is not there.
+      tflite_export.VerificationError: If the exported model is not the trained one.
+    """
+    workdir = records.prepare_workdir(config.workdir)
+    keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        fashion_mnist_dir=config.fashion_mnist_dir,
+        train_examples=config.train_examples,
+    )
+    seconds: dict[str, float] = {}
+    with _timed("float teacher", seconds):
+        teacher, float_history = float_teacher(config, dataset)
+    records.write_whole(workdir / "float.keras", teacher.save)
+    with _timed("quantize and calibrate", seconds):
+        student = quantized_student(config, teacher, dataset)
+        start_accuracy = accuracy(student, dataset)
+    with _timed("quantization-aware training", seconds):
+        history = train_student(config, student, teacher, dataset)
+    records.write_whole(workdir / "student.keras", student.save)
+    with _timed("export", seconds):
+        exported = tflite_export.export(
+            student, workdir / "model.tflite", input_type=config.input_type, output_type=config.output_type
+        )
+    with _timed("verify", seconds):
+        report = tflite_export.verify(
+            student,
+            exported,
+            dataset.test,
+            teacher=teacher,
+            kernels=config.kernels,
+            min_top1_agreement=config.min_top1_agreement,
+            verbose=_bar(),
+        )
+    report.save(workdir / "report.json")
+    report.save(workdir / "report.html")
+    metrics = {
+        "float_accuracy": accuracy(teacher, dataset),
+        "calibrated_accuracy": start_accuracy,
+        **deployed_metrics(report),
+    }
+    result = {
+        "config": dataclasses.asdict(config),
+        "commit": records.commit(),
+        "versions": records.versions(),
+        "metrics": metrics,
+        "seconds": seconds,
+        "history": {"float": float_history, "student": history},
+    }
+    records.write_json(workdir / "result.json", result)
+    return result
+
+
+def float_teacher(config: Config, dataset: data.Dataset) -> tuple[keras.Model, dict[str, list[float]]]:
+    """Loads `config.teacher`, or trains a float network by SGD with a cosine schedule.
+
+    Returns:
+      The model and its history by epoch (empty if it was loaded).
+
+    Raises:
+      ValueError: If the loaded model does not read the dataset's images or has another number of classes.
+    """
+    if config.teacher is not None:
+        teacher = keras.models.load_model(config.teacher, compile=False)
+        expected = ((None, *dataset.image_shape), (None, dataset.num_classes))
+        if (teacher.input_shape, teacher.output_shape) != expected:
+            raise ValueError(
+                f"teacher must map {expected[0]} to {expected[1]} for {dataset.name}. "
+                f"Received: {teacher.input_shape} to {teacher.output_shape}, teacher={config.teacher!r}."
+            )
+        return teacher, {}
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes, config.width)
+    history = _fit(model, config, dataset, config.float_learning_rate, config.float_epochs)
+    return model, history
+
+
+def quantized_student(config: Config, teacher: keras.Model, dataset: data.Dataset) -> keras.Model:
+    """Quantizes the teacher by `config.rules()` and calibrates the result on training images."""
+    student = tf_fpq.quantize_model(teacher, rules=config.rules(), quantizer=config.quantizer)
+    tf_fpq.calibrate(student, dataset.calibration_images(config.calibration_examples, config.seed), verbose=0)
+    return student
+
+
+def train_student(
+    config: Config, student: keras.Model, teacher: keras.Model, dataset: data.Dataset
+) -> dict[str, list[float]]:
+    """Trains the student in place with the configured methods and returns the history by epoch."""
+    model = tf_fpq.QatModel(
+        student,
+        teacher=teacher,
+        methods=config.make_methods(),
+        step_size_learning_rate_factor=config.step_size_learning_rate_factor,
+    )
+    return _fit(model, config, dataset, config.learning_rate, config.epochs)
+
+
+def _fit(
+    model: keras.Model, config: Config, dataset: data.Dataset, learning_rate: float, epochs: int
+) -> dict[str, list[float]]:
+    """SGD with momentum and a cosine to 0; the test accuracy is watched, nothing is chosen by it."""
+    batches = dataset.train_batches(config.batch_size, config.seed, config.augment)
+    if not epochs:
+        return {}
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+    model.compile(
+        optimizer=keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=config.weight_decay),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    fitted = model.fit(batches, validation_data=dataset.test_batches(), epochs=epochs, verbose=1 if _bar() else 2)
+    return {name: [float(value) for value in values] for name, values in fitted.history.items()}
+
+
+def accuracy(model: keras.Model, dataset: data.Dataset) -> float:
+    """Share of test images whose largest output is the label's."""
+    classes = np.argmax(model.predict(dataset.test[0], batch_size=256, verbose=0), axis=-1)
+    return float(np.mean(classes == dataset.test_labels))
+
+
+def deployed_metrics(report: tflite_export.Report) -> Result:
+    """What the verification over the test set says about student, twin and the `.tflite` file on XNNPACK."""
+    codes = report.output("twin", "xnnpack")
+    return {
+        "student_accuracy": report.accuracy["student"],
+        "twin_accuracy": report.accuracy["twin"],
+        "tflite_accuracy": report.accuracy["xnnpack"],
+        "codes_differing": codes.differing,
+        "codes_compared": codes.codes,
+        "student_agreement": report.output("student", "xnnpack").top1,
+        "bytes": report.bytes,
+    }
+
+
+def table(result: Result) -> str:
+    """The result as a few lines of text."""
+    config, metrics, seconds = result["config"], result["metrics"], result["seconds"]
+    title = (
+        f"{config['dataset']}, {config['model']}, W{config['weight_bits']}A{config['activation_bits']}, "
+        f"{'+'.join(config['methods'])}, seed {config['seed']}"
+    )
+    rows = [
+        ("test accuracy, float teacher", f"{metrics['float_accuracy']:.2%}"),
+        ("  calibrated, not trained", f"{metrics['calibrated_accuracy']:.2%}"),
+        ("  student", f"{metrics['student_accuracy']:.2%}"),
+        ("  integer twin", f"{metrics['twin_accuracy']:.2%}"),
+        ("  TFLite (XNNPACK)", f"{metrics['tflite_accuracy']:.2%}"),
+        ("output codes differing, twin and TFLite", f"{metrics['codes_differing']} of {metrics['codes_compared']}"),
+        ("top-1 agreement, student and TFLite", f"{metrics['student_agreement']:.2%}"),
+        ("bytes of model.tflite", f"{metrics['bytes']:,}"),
+        *[(f"seconds, {name}", f"{value:.1f}") for name, value in seconds.items()],
+    ]
+    left = max(len(name) for name, _ in rows)
+    right = max(len(value) for _, value in rows)
+    rule = "-" * max(left + right + 2, len(title))
+    return "\n".join([title, rule, *(f"{name:<{left}}  {value:>{right}}" for name, value in rows), rule])
+
+
+def _bar() -> bool:
+    """Whether somebody watches, so that progress bars are welcome; a log gets one line per epoch."""
+    return sys.stdout.isatty()
+
+
+@contextlib.contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

@@ -1,0 +1,82 @@
+"""What an experiment leaves behind: files that are whole or absent, and what is needed to run it again."""
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+_PACKAGES = (
+    "tensorflow",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "ai-edge-litert",
+    "tensorflow-datasets",
+    "numpy",
+)
+
+
+def prepare_workdir(path: str) -> pathlib.Path:
+    """Creates a folder and checks that it can be written to, before anything is computed.
+
+    Raises:
+      OSError: If it cannot be created or written to.
+    """
+    workdir = pathlib.Path(path)
+    probe = workdir / ".writable"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"workdir cannot be written to ({error.strerror}); choose another", path
+        ) from error
+    return workdir
+
+
+def write_whole(path: pathlib.Path, write: Callable[[str], None]) -> None:
+    """Lets `write` fill a temporary file beside `path` and moves it there when it is complete.
+
+    Args:
+      path: Where the file goes; the temporary name keeps its suffix.
+      write: Called with the temporary name.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all."""
+    text = json.dumps(content, indent=2, sort_keys=False, allow_nan=True) + "\n"
+    write_whole(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that decide about the figures, and the machine's architecture."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        found[package] = metadata.version(package)
+    return found
+
+
+def commit() -> str | None:
+    """The commit of this source tree, with "+changes" if files differ from it; None outside a git checkout."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return revision + ("+changes" if _git(root, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
