@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import graph, roles
+from tf_fpq import graph
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
 from tflite_export import lowering
@@ -35,6 +35,29 @@ def deploy(student: keras.Model) -> DeployedModel:
     return Builder(student).build()
 
 
+def round_biases(student: keras.Model) -> float:
+    """Moves the student's biases onto the int32 grid of the deployed model, in place.
+
+    The file rounds every folded bias to a multiple of `input scale * weight scale`, up to 0.05 output steps at W4A4, and a
+    value that this tips over makes other values tip behind it. Training cannot avoid it, as the grid moves with every step.
+    After training, this adds the difference to the variable that the bias comes from (a layer's bias, or the beta of its batch
+    norm), by at most half a bias step. The deployed model is the same before and after; the student then computes what it does.
+
+    Args:
+      student: A trained model from `tf_fpq.quantize_model`.
+
+    Returns:
+      The largest move.
+    """
+    builder = Builder(student)
+    builder.build()
+    variables = [variable for variable, _ in builder.bias_moves]
+    moves = [(v, move) for v, move in builder.bias_moves if sum(v is other for other in variables) == 1]
+    for variable, move in moves:
+        variable.assign(variable.numpy().astype(np.float64) + move)
+    return max((float(np.abs(move).max()) for _, move in moves), default=0.0)
+
+
 class Builder:
     """Collects tensors and operators along a student."""
 
@@ -44,6 +67,8 @@ class Builder:
         self._operators: list[Operator] = []
         self._values: dict[int, Codes | Pending | None] = {id(tensor): None for tensor in student.inputs}
         self._inputs: list[str] = []
+        self._names = {call.name for call in graph.calls(student)}
+        self.bias_moves: list[tuple[tf.Variable, np.ndarray]] = []
 
     def build(self) -> DeployedModel:
         """Walks the student."""
@@ -62,7 +87,7 @@ class Builder:
         return value.name
 
     def _visit(self, call: graph.Call, sources: list[Any]) -> Codes | Pending:
-        name, output = graph.call_name(call), call.outputs[0]
+        name, output = call.name, call.outputs[0]
         if isinstance(call.layer, QuantizeActivation):
             return self._quantize(call.layer, name, sources[0], output)
         if any(source is None for source in sources):
@@ -79,32 +104,42 @@ class Builder:
         tensor = Tensor(name, static_shape(output), "int8", np.asarray(step_size, np.float32), grid_zero)
         lowest = INT8_MAX - (spec.qmax - spec.qmin)
         if value is None:
-            self._inputs.append(name)
-            self.tensors[name] = tensor
-            return self._bounded(f"{name}_clipped", tensor, lowest, INT8_MAX, Codes(name))
+            return self._model_input(tensor, lowest)
         pending = Pending("QUANTIZE", (value,), monotone=True) if isinstance(value, Codes) else value
         low = INT8_MIN if pending.nonnegative else lowest
         high = INT8_MAX if "RELU6" in (pending.fused, pending.kind) else _code(pending.clamp[1], tensor)
-        bounded = low > INT8_MIN or high < INT8_MAX
-        written = dataclasses.replace(tensor, name=f"{name}_unbounded") if bounded else tensor
-        self.tensors[written.name] = written
+        written = self._before_clips(tensor, low, high)
         self._emit(pending, written)
-        codes = Codes(written.name, pending.nonnegative)
-        return self._bounded(name, tensor, low, high, codes)
+        return self._clip(tensor, low, high, Codes(written.name, pending.nonnegative))
 
-    def _bounded(self, name: str, grid: Tensor, low: int, high: int, codes: Codes) -> Codes:
-        """Adds the clips that an int8 container and fused activations do not give."""
+    def _model_input(self, tensor: Tensor, lowest: int) -> Codes:
+        written = self._before_clips(tensor, lowest, INT8_MAX)
+        self._inputs.append(written.name)
+        return self._clip(tensor, lowest, INT8_MAX, Codes(written.name))
+
+    def _before_clips(self, tensor: Tensor, low: int, high: int) -> Tensor:
+        """Adds the tensor that an operator writes: `tensor` itself where the container clips it."""
+        clipped = low > INT8_MIN or high < INT8_MAX
+        written = dataclasses.replace(tensor, name=self._new_name(f"{tensor.name}_unbounded")) if clipped else tensor
+        self.tensors[written.name] = written
+        return written
+
+    def _clip(self, tensor: Tensor, low: int, high: int, codes: Codes) -> Codes:
+        """Adds the clips that an int8 container and fused activations do not give; the last one writes `tensor`."""
         bounds = [("MAXIMUM", low)] * (low > INT8_MIN) + [("MINIMUM", high)] * (high < INT8_MAX)
         for index, (kind, bound) in enumerate(bounds):
-            target = name if index == len(bounds) - 1 else f"{name}_{kind.lower()}"
-            constant = f"{target}_bound"
-            self.tensors[constant] = dataclasses.replace(
-                grid, name=constant, shape=(1,), data=np.array([bound], np.int8)
-            )
-            self.tensors[target] = dataclasses.replace(grid, name=target)
+            last = index == len(bounds) - 1
+            target = tensor.name if last else self._new_name(f"{tensor.name}_{kind.lower()}")
+            data = np.array([bound], np.int8)
+            (constant,) = self.add_constants(target, (dataclasses.replace(tensor, shape=(1,), data=data),))
+            self.tensors[target] = dataclasses.replace(tensor, name=target)
             self._operators.append(Operator(kind, (codes.name, constant), (target,)))
             codes = Codes(target, codes.nonnegative)
         return codes
+
+    def _new_name(self, name: str) -> str:
+        """A name for a tensor that is no call's output."""
+        return graph.unique_name(name, self._names)
 
     def _emit(self, pending: Pending, output: Tensor) -> None:
         before = self.add_constants(f"{output.name}_leading", pending.leading)
@@ -123,7 +158,10 @@ class Builder:
         """Adds the constant tensors of weights and bias and returns their names."""
         scale = kernel.scale.astype(np.float32)
         bias_scale = (source.scale * scale).astype(np.float32)
-        bias = np.rint(kernel.bias / (np.float64(source.scale) * scale.astype(np.float64)))
+        step = np.float64(source.scale) * scale.astype(np.float64)
+        bias = np.rint(kernel.bias / step)
+        if kernel.offset is not None:
+            self.bias_moves.append((kernel.offset, bias * step - kernel.bias))
         if np.abs(bias).max(initial=0) > INT32_MAX:
             channel = int(np.abs(bias).argmax())
             raise ValueError(
@@ -131,14 +169,14 @@ class Builder:
                 f"{kernel.bias[channel]:.3g} in steps of {bias_scale[channel]:.3g}. Its weights are next to nothing beside the "
                 "bias: train with a larger batch norm epsilon, or prune the channel."
             )
-        bias_name = f"{kernel.name}_bias"
-        self.tensors[kernel.name] = Tensor(kernel.name, kernel.codes.shape, "int8", scale, 0, kernel.axis, kernel.codes)
+        name, bias_name = self._new_name(kernel.name), self._new_name(f"{kernel.name}_bias")
+        self.tensors[name] = Tensor(name, kernel.codes.shape, "int8", scale, 0, kernel.axis, kernel.codes)
         self.tensors[bias_name] = Tensor(bias_name, bias.shape, "int32", bias_scale, 0, 0, bias.astype(np.int32))
-        return kernel.name, bias_name
+        return name, bias_name
 
     def add_constants(self, name: str, constants: tuple[np.ndarray | Tensor, ...]) -> tuple[str, ...]:
         """Adds constant tensors (arrays become int32) and returns their names."""
-        names = tuple(f"{name}_constant_{index}" for index in range(len(constants)))
+        names = tuple(self._new_name(f"{name}_constant_{index}") for index in range(len(constants)))
         for constant_name, data in zip(names, constants, strict=True):
             if isinstance(data, Tensor):
                 self.tensors[constant_name] = dataclasses.replace(data, name=constant_name)
@@ -183,7 +221,7 @@ def static_shape(tensor: Any) -> tuple[int, ...]:
 def student_codes(student: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
     """A function of images that returns the student's own codes of its deployed activation tensors, int8 values by tensor name."""
     quantized = {
-        graph.call_name(call): (call.layer, call.outputs[0])
+        call.name: (call.layer, call.outputs[0])
         for call in graph.calls(student)
         if isinstance(call.layer, QuantizeActivation)
     }

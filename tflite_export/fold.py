@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizedLayer
@@ -29,6 +30,7 @@ class Kernel:
       axis: Channel axis.
       scale: `[channels]`.
       bias: `[channels]`.
+      offset: The student's variable that shifts the output as it is (the layer's bias, or the batch norm's beta), or None.
     """
 
     name: str
@@ -36,21 +38,25 @@ class Kernel:
     axis: int
     scale: np.ndarray
     bias: np.ndarray
+    offset: tf.Variable | None = None
 
-    def fold(self, factor: np.ndarray, offset: np.ndarray) -> "Kernel":
+    def fold(self, factor: np.ndarray, offset: np.ndarray, variable: tf.Variable | None = None) -> "Kernel":
         """The kernel whose output is `factor * output + offset`. A channel with factor 0 keeps its scale, all its codes are 0."""
         scale = np.where(factor == 0, self.scale, self.scale * np.abs(factor))
         shape = [1] * self.codes.ndim
         shape[self.axis] = -1
         sign = np.broadcast_to(np.sign(factor), scale.shape).astype(np.int8).reshape(shape)
-        return dataclasses.replace(self, codes=self.codes * sign, scale=scale, bias=self.bias * factor + offset)
+        return dataclasses.replace(
+            self, codes=self.codes * sign, scale=scale, bias=self.bias * factor + offset, offset=variable
+        )
 
 
-def quantized_kernel(layer: Any, transpose: Callable[[np.ndarray], np.ndarray], axis: int) -> Kernel:
+def quantized_kernel(layer: Any, name: str, transpose: Callable[[np.ndarray], np.ndarray], axis: int) -> Kernel:
     """The trained codes of a quantized layer.
 
     Args:
       layer: The `QuantizedLayer`.
+      name: Name of the call: each call of a shared layer has a kernel of its own, with its batch norm and its bias' grid.
       transpose: Brings the Keras kernel into TFLite's layout.
       axis: Channel axis of that layout.
 
@@ -66,8 +72,9 @@ def quantized_kernel(layer: Any, transpose: Callable[[np.ndarray], np.ndarray], 
     step_size = np.broadcast_to(quantizer.grid(variables)[0].numpy(), weight.shape)
     channels = codes.shape[axis]
     scale = np.moveaxis(transpose(step_size), axis, 0).reshape(channels, -1)[:, 0].astype(np.float64)
-    bias = layer.layer.bias.numpy().astype(np.float64) if layer.layer.use_bias else np.zeros(channels)
-    return Kernel(f"{layer.name}_kernel", codes, axis, scale, bias)
+    variable = layer.layer.bias if layer.layer.use_bias else None
+    bias = np.zeros(channels) if variable is None else variable.numpy().astype(np.float64)
+    return Kernel(f"{name}_kernel", codes, axis, scale, bias, variable)
 
 
 def unit_kernel(name: str, channels: int) -> Kernel:
@@ -79,6 +86,11 @@ def unit_kernel(name: str, channels: int) -> Kernel:
 def affine(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
     """`factor` and `offset` (float64) of an affine layer."""
     return _AFFINE[type(layer).__name__](layer)
+
+
+def offset_variable(layer: keras.layers.Layer) -> tf.Variable | None:
+    """The variable that is added to an affine layer's output: a batch norm's beta."""
+    return layer.beta if isinstance(layer, layers.BatchNormalization) and layer.center else None
 
 
 def _array(value: Any) -> np.ndarray:

@@ -76,7 +76,9 @@ class Pending:
 def join(layer: keras.layers.Layer, pending: Pending) -> Pending:
     """Adds an affine layer or a clamp to the operator before it."""
     if roles.role(layer) is roles.Role.AFFINE and pending.kernel is not None:
-        return dataclasses.replace(pending, kernel=pending.kernel.fold(*fold.affine(layer)))
+        return dataclasses.replace(
+            pending, kernel=pending.kernel.fold(*fold.affine(layer), fold.offset_variable(layer))
+        )
     bounds = roles.clamp(layer)
     if roles.role(layer) is not roles.Role.CLAMP or bounds is None:
         raise ValueError(
@@ -111,6 +113,11 @@ def _shape(output: Any) -> tuple[int, ...]:
     return (1, *output.shape[1:])
 
 
+def _any_batch(output: Any) -> np.ndarray:
+    """The shape as an operator's argument: -1 is however many images there are."""
+    return np.array([-1, *output.shape[1:]])
+
+
 def _window(layer: Any) -> dict[str, Any]:
     return {"strides": tuple(layer.strides), "padding": layer.padding.upper()}
 
@@ -125,26 +132,26 @@ def _clamp(layer: Any) -> tuple[float, float]:
 
 def _conv(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
     inner = roles.inner(layer)
-    kernel = fold.quantized_kernel(layer, lambda codes: codes.transpose(3, 0, 1, 2), 0)
+    kernel = fold.quantized_kernel(layer, name, lambda codes: codes.transpose(3, 0, 1, 2), 0)
     options = {**_window(inner), "dilations": tuple(inner.dilation_rate)}
     return Pending("CONV_2D", sources, options, _clamp(layer), kernel)
 
 
 def _depthwise(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
     inner = roles.inner(layer)
-    kernel = fold.quantized_kernel(layer, lambda codes: codes.reshape(1, *codes.shape[:2], -1), 3)
+    kernel = fold.quantized_kernel(layer, name, lambda codes: codes.reshape(1, *codes.shape[:2], -1), 3)
     options = {**_window(inner), "dilations": tuple(inner.dilation_rate), "depth_multiplier": inner.depth_multiplier}
     return Pending("DEPTHWISE_CONV_2D", sources, options, _clamp(layer), kernel)
 
 
 def _transpose_conv(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
-    kernel = fold.quantized_kernel(layer, lambda codes: codes.transpose(2, 0, 1, 3), 0)
+    kernel = fold.quantized_kernel(layer, name, lambda codes: codes.transpose(2, 0, 1, 3), 0)
     leading = (np.array(_shape(output)),)
     return Pending("TRANSPOSE_CONV", sources, _window(roles.inner(layer)), _clamp(layer), kernel, leading=leading)
 
 
 def _dense(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
-    kernel = fold.quantized_kernel(layer, np.transpose, 0)
+    kernel = fold.quantized_kernel(layer, name, np.transpose, 0)
     return Pending("FULLY_CONNECTED", sources, {"keep_num_dims": len(output.shape) > 2}, _clamp(layer), kernel)
 
 
@@ -215,7 +222,7 @@ def _global_max(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...],
 
 
 def _reshape(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
-    return builder.add_moved("RESHAPE", name, sources, _shape(output), constants=(np.array(_shape(output)),))
+    return builder.add_moved("RESHAPE", name, sources, _shape(output), constants=(_any_batch(output),))
 
 
 def _permute(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
@@ -229,7 +236,7 @@ def _pad(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output
 
 def _crop(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
     begin = np.array([0, layer.cropping[0][0], layer.cropping[1][0], 0])
-    return builder.add_moved("SLICE", name, sources, _shape(output), constants=(begin, np.array(_shape(output))))
+    return builder.add_moved("SLICE", name, sources, _shape(output), constants=(begin, _any_batch(output)))
 
 
 def _joint(kind: str) -> Callable[..., Codes]:

@@ -1,0 +1,66 @@
+"""Writes a trained student as a .tflite file.
+
+  python -m tflite_export.export STUDENT.keras OUTPUT.tflite [--weights=int4] [--input_type=float32] [--json]
+
+STUDENT is what `tf_fpq.quantize_model` made and training left, saved with `student.save("x.keras")`. Its integers become the
+file's integers; batch norms are folded. Prove it afterwards with `python -m tflite_export.verify`.
+
+Exit code: 0 written, 2 the student cannot be loaded or exported, or the path cannot be written (nothing is left behind).
+
+This is a program; the function is `tflite_export.export`.
+"""
+
+from absl import app
+from absl import flags
+
+from tflite_export import command_line
+
+if __name__ not in ("__main__", "__mp_main__"):
+    # Imported, it would hide the function `tflite_export.export`.
+    raise ImportError(
+        "tflite_export.export is a program (python -m tflite_export.export) and a function, not a module to import."
+    )
+
+_INPUT_TYPE = flags.DEFINE_enum("input_type", "int8", ["int8", "uint8", "float32"], "Type of the file's input.")
+_OUTPUT_TYPE = flags.DEFINE_enum("output_type", "int8", ["int8", "uint8", "float32"], "Type of the file's output.")
+_WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    "int8",
+    ["int8", "int4"],
+    "int8: containers at every bit width, equal on every phone. int4: packed where codes fit, half the bytes, but convolutions "
+    "then round differently across processors.",
+)
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
+
+
+def main(arguments: list[str]) -> int:
+    """Exports."""
+    source, target = command_line.positional(arguments, ["student.keras", "output.tflite"])
+    student = command_line.load_keras(source)
+    from tflite_export import exporting
+
+    exported = exporting.export(
+        student, target, input_type=_INPUT_TYPE.value, output_type=_OUTPUT_TYPE.value, weights=_WEIGHTS.value
+    )
+    stays = exporting.unpacked_weights(exported.deployed) if _WEIGHTS.value == "int4" else []
+    if _JSON.value:
+        command_line.print_json(
+            {
+                "path": exported.path,
+                "bytes": exported.bytes,
+                "model": exported.name,
+                "weights": exported.weights,
+                "input_type": exported.input_type,
+                "output_type": exported.output_type,
+                "int8_weights": stays,
+            }
+        )
+        return 0
+    print(f"{exported.path}: {exported.bytes:,} bytes, {len(exported.file_model.operators)} operators")
+    if stays:
+        print(f"weights that stay int8: {', '.join(stays)}")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(command_line.run(main))

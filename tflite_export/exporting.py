@@ -1,0 +1,200 @@
+"""`export`: a trained student in, a `.tflite` file and its integer twin out."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tflite_export import borders
+from tflite_export import deployed as deployed_lib
+from tflite_export import parameters
+from tflite_export import writer
+
+if TYPE_CHECKING:
+    from tflite_export.twin import IntegerTwin
+
+IoType = Literal["int8", "uint8", "float32"]
+WeightType = Literal["int8", "int4"]
+
+# Operators whose weights LiteRT runs as packed INT4, and the codes that fit (narrow range).
+INT4_KINDS = ("CONV_2D", "FULLY_CONNECTED")
+INT4_LIMIT = 7
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """An exported network.
+
+    Attributes:
+      path: The `.tflite` file.
+      deployed: The network inside the borders: int8 in, int8 out.
+      input_type: Type of the file's input: "int8", "uint8" or "float32".
+      output_type: Type of the file's output.
+      weights: "int8", or "int4" for packed INT4 weights where they fit.
+      bytes: Size of the file.
+    """
+
+    path: str
+    deployed: deployed_lib.DeployedModel
+    input_type: IoType
+    output_type: IoType
+    weights: WeightType
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """Name of the network."""
+        return self.deployed.name
+
+    @functools.cached_property
+    def file_model(self) -> deployed_lib.DeployedModel:
+        """The records the file holds: `deployed` with the file's types at its borders."""
+        return borders.with_io(self.deployed, self.input_type, self.output_type)
+
+    @functools.cached_property
+    def twin(self) -> "IntegerTwin":
+        """The integer twin, a Keras model from float images to float outputs: what XNNPACK computes on the phone."""
+        from tflite_export import twin
+
+        return twin.IntegerTwin(self.deployed)
+
+
+def export(
+    student: Any,
+    path: str | os.PathLike[str],
+    *,
+    input_type: IoType = "int8",
+    output_type: IoType = "int8",
+    weights: WeightType = "int8",
+    round_biases: bool = True,
+) -> ExportedModel:
+    """Writes a student as a `.tflite` file whose integers are the trained ones.
+
+    The deployed model holds biases as int32 multiples of `input scale * weight scale`. With `round_biases` the student's own
+    biases move onto that grid too, by at most half a step, so that from then on the student computes what the file does: at
+    low widths nearly every code is equal (see `deploy.round_biases`). The file is the same either way.
+
+    Args:
+      student: A model from `tf_fpq.quantize_model` (of a `QatModel`, its `student`).
+      path: File to write, whole or not at all.
+      input_type: Type of the file's input. "int8" takes codes, `clip(round(x / scale) + zero_point)`; "uint8" the same codes
+        128 higher; "float32" the preprocessed images themselves.
+      output_type: Type of the file's output, likewise.
+      weights: "int8" containers at every bit width: equal on every phone. "int4" packs the weights of convolutions and Dense
+        layers whose codes fit 4 bits: half the bytes, but convolutions then run on kernels that round differently across
+        processors.
+      round_biases: Move the student's biases onto their deployed grid, in place. False leaves the student as it is, and then
+        its outputs differ from the file's by what the rounding tips over.
+
+    Returns:
+      The exported model; `tflite_export.verify` proves it equal to its twin.
+
+    Raises:
+      TypeError: If `student` is no Keras 2 model.
+      ValueError: If it is no quantized student, or an argument is unknown.
+      OSError: If the path cannot be written.
+    """
+    from tflite_export import deploy
+
+    _check_arguments(input_type, output_type, weights)
+    deployed = deployed_model(student, weights)
+    size = writer.write(borders.with_io(deployed, input_type, output_type), path)
+    if round_biases:
+        deploy.round_biases(student)
+    return ExportedModel(os.fspath(path), deployed, input_type, output_type, weights, size)
+
+
+def deployed_model(student: Any, weights: WeightType = "int8") -> deployed_lib.DeployedModel:
+    """The deployed model of a student, with packed weights where asked; see `export`."""
+    from tf_fpq.keras_compat import keras
+    from tflite_export import deploy
+
+    if not isinstance(student, keras.Model):
+        raise TypeError(
+            "student must be a model from tf_fpq.quantize_model (Keras 2, tf_keras). "
+            f"Received: student of type {type(student).__module__}.{type(student).__name__}."
+        )
+    if isinstance(getattr(student, "student", None), keras.Model):
+        raise ValueError(f"student is a {type(student).__name__}; export its `.student` instead.")
+    if not getattr(student, "_is_graph_network", False):
+        raise ValueError(
+            "student must be a functional model from tf_fpq.quantize_model. "
+            f"Received: a subclassed or unbuilt {type(student).__name__} {student.name!r}."
+        )
+    deployed = deploy.deploy(student)
+    return pack_int4(deployed) if weights == "int4" else deployed
+
+
+def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
+    """The `ExportedModel` of a student and a file that was exported from it earlier.
+
+    Nothing is compared here; that is what `verify` does.
+
+    Raises:
+      ValueError: If the file is no whole `.tflite` file or has border types that no export has.
+      OSError: If it cannot be read.
+    """
+    found = parameters.read(path)
+    types = [{found.tensors[name].dtype for name in names} for names in (found.inputs, found.outputs)]
+    for names in types:
+        if len(names) != 1 or not names <= set(borders.IO_TYPES):
+            raise ValueError(
+                f"{os.fspath(path)!r} was not exported by tflite_export: its borders are {sorted(names)}; expected one of "
+                f"{borders.IO_TYPES}."
+            )
+    (input_type,), (output_type,) = types
+    weights = "int4" if any(tensor.dtype == "int4" for tensor in found.tensors.values()) else "int8"
+    size = pathlib.Path(path).stat().st_size
+    return ExportedModel(os.fspath(path), deployed_model(student, weights), input_type, output_type, weights, size)
+
+
+def pack_int4(deployed: deployed_lib.DeployedModel) -> deployed_lib.DeployedModel:
+    """The same network with INT4 tensors for the weights that LiteRT runs so and whose codes fit.
+
+    Raises:
+      ValueError: If no weight fits.
+    """
+    packed = {}
+    for operator in deployed.operators:
+        if operator.kind in INT4_KINDS:
+            weight = deployed.tensors[operator.inputs[1]]
+            if np.abs(weight.data.astype(np.int16)).max(initial=0) <= INT4_LIMIT:
+                packed[weight.name] = dataclasses.replace(weight, dtype="int4")
+    if not packed:
+        raise ValueError(
+            f"No weight of {deployed.name!r} fits INT4: it needs a convolution or Dense layer with weight_bits of 4 or less. "
+            "Received: weights='int4'."
+        )
+    return dataclasses.replace(deployed, tensors={**deployed.tensors, **packed})
+
+
+def unpacked_weights(deployed: deployed_lib.DeployedModel) -> list[str]:
+    """Names of weights that are int8 in a model exported with `weights="int4"`."""
+    kinds = (*INT4_KINDS, "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+    names = [operator.inputs[1] for operator in deployed.operators if operator.kind in kinds]
+    return [
+        name for name in names if deployed.tensors[name].data is not None and deployed.tensors[name].dtype == "int8"
+    ]
+
+
+def quant_params(path: str | os.PathLike[str]) -> dict[str, deployed_lib.Tensor]:
+    """Shape, type, scale, zero point, axis and codes of every tensor of a `.tflite` file, by name.
+
+    Raises:
+      ValueError: If the file is no whole `.tflite` file.
+      OSError: If it cannot be read.
+    """
+    return dict(parameters.read(path).tensors)
+
+
+def _check_arguments(input_type: str, output_type: str, weights: str) -> None:
+    for argument, value in (("input_type", input_type), ("output_type", output_type)):
+        if value not in borders.IO_TYPES:
+            raise ValueError(
+                f"{argument} must be one of {', '.join(borders.IO_TYPES)}. Received: {argument}={value!r}."
+            )
+    if weights not in ("int8", "int4"):
+        raise ValueError(f"weights must be 'int8' or 'int4'. Received: weights={weights!r}.")

@@ -1,0 +1,96 @@
+"""RSQRT and GELU on codes: functions of one int8 code, so tables of 256 codes. XNNPACK takes neither for int8: all kernel sets agree."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export import deployed
+from tflite_export.kernels import base
+from tflite_export.kernels import fixed_point
+from tflite_export.kernels import lookup
+from tflite_export.kernels import rounding as rounding_lib
+
+# Bits that RSQRT keeps below the binary point before the final multiplier.
+RSQRT_SHIFT = 20
+_HALF_SQRT_2 = 1518500250  # Q_0
+_ONE_AND_A_HALF = (1 << 28) + (1 << 27)  # Q_3
+_NEWTON_STEPS = 5
+
+
+def rsqrt(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
+    """RSQRT, `1 / sqrt(x)`: inputs `(x,)`, no code below its zero point (the runtime refuses the image). No options.
+
+    `x = q - z_in` goes through a fixed-point Newton iteration to `1 / sqrt(x)` with 20 fractional bits, then through the fixed-point
+    multiplier of `1 / (sqrt(s_in) s_out)`. `x = 0` gives the highest code.
+    """
+    del rounding
+    x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
+    s_in, s_out = base.scalar_scale(operator, x), base.scalar_scale(operator, output)
+    # float32 under the root, then float64: the order of types is the result.
+    real = np.float64(1) / np.float64(np.sqrt(s_in) * s_out)
+    multiplier, shift = rounding_lib.quantize_multiplier(real)
+    low, high = rounding_lib.RANGES[output.dtype]
+
+    def table(codes: tf.Tensor) -> tf.Tensor:
+        offsets = np.asarray(codes, np.int64) - x.zero_point
+        scaled = rounding_lib.multiply_by_quantized_multiplier(
+            tf.ones_like(offsets), *_inverse_root(np.maximum(offsets, 1), RSQRT_SHIFT)
+        )
+        levels = rounding_lib.multiply_by_quantized_multiplier(scaled, multiplier, shift - RSQRT_SHIFT)
+        return tf.where(offsets > 0, tf.clip_by_value(levels + output.zero_point, low, high), high)
+
+    return lookup.from_table(x, table)
+
+
+def gelu(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
+    """GELU: inputs `(x,)`, free grids. Options: approximate=False.
+
+    The table is computed in float32, `x (1 + erf(x / sqrt 2)) / 2` or with `approximate` its tanh form, and rounded with ties away
+    from zero.
+    """
+    del rounding
+    x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
+    s_in, s_out = base.scalar_scale(operator, x), base.scalar_scale(operator, output)
+    function = _tanh_gelu if base.options(operator)["approximate"] else _erf_gelu
+    low, high = rounding_lib.RANGES[output.dtype]
+
+    def table(codes: tf.Tensor) -> np.ndarray:
+        values = s_in * (np.asarray(codes) - x.zero_point).astype(np.float32)
+        inverse = np.float32(1) / s_out
+        levels = rounding_lib.round_half_away(function(values) * inverse).astype(np.int64)
+        return np.clip(levels + output.zero_point, low, high).astype(np.int32)
+
+    return lookup.from_table(x, table)
+
+
+def _erf_gelu(x: np.ndarray) -> np.ndarray:
+    erf = np.vectorize(math.erf, otypes=[np.float64])(x * np.float32(math.sqrt(0.5))).astype(np.float32)
+    return np.float32(0.5) * x * (np.float32(1) + erf)
+
+
+def _tanh_gelu(x: np.ndarray) -> np.ndarray:
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
+    return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
+
+
+def _inverse_root(values: np.ndarray, extra: int) -> tuple[np.ndarray, np.ndarray]:
+    """TFLite's `GetInvSqrtQuantizedMultiplierExp`: `(m, shift)` with `m * 2^(shift - 31) ~ 2^extra / sqrt(value)`, values 1 .. 2^29 - 1."""
+    bits = np.frexp(values.astype(np.float64))[1]
+    pairs = (31 - bits) // 2 - 1
+    raw = values << (2 * pairs)  # in [2^27, 2^29)
+    half = fixed_point.divide_by_power(raw >> 1, 1)
+    root = np.full_like(values, 1 << 28)  # 1 as Q_3
+    multiply = fixed_point.high_multiply
+    for _ in range(_NEWTON_STEPS):
+        cube = _saturated_shift(multiply(multiply(root, root), root), 6)
+        root = _saturated_shift(multiply(root, _ONE_AND_A_HALF) - multiply(half, cube), 3)
+    root = multiply(root, _HALF_SQRT_2)
+    right = 11 - pairs
+    root = root << np.maximum(-right, 0)
+    one = values <= 1  # handled apart by the kernel
+    return np.where(one, 2**31 - 1, root), np.where(one, 0, -np.maximum(right, 0)) + extra
+
+
+def _saturated_shift(raw: np.ndarray, bits: int) -> np.ndarray:
+    return np.clip(raw << bits, -(2**31), 2**31 - 1)

@@ -1,0 +1,112 @@
+"""A report as aligned text."""
+
+from collections.abc import Sequence
+
+from tflite_export import report as report_lib
+
+# Rows of the per-tensor table; the rest is in the JSON and HTML reports.
+MAX_FAILURES = 10
+
+
+def render(report: report_lib.Report) -> str:
+    """Verdict, accuracies, who agrees with whom, the per-tensor table, failures and notes."""
+    sections = [
+        _heading(report),
+        _failures(report),
+        _accuracy(report),
+        _outputs(report),
+        _tensors(report),
+        _float_errors(report),
+        "\n".join(f"Note: {note}" for note in report.notes),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell: the first one to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    numeric = [bool(rows) and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
+
+
+def decibels(value: float | None) -> str:
+    """A SQNR, or "exact"."""
+    return "exact" if value is None else f"{value:.1f}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, never rounded to 0 or 100 when it is not."""
+    if 0 < share < 5e-6:
+        return "<0.001%"
+    if 1 - 5e-6 < share < 1:
+        return ">99.999%"
+    return f"{100 * share:.3f}%"
+
+
+def _is_number(cell: str) -> bool:
+    return cell in ("exact", "-", "") or cell.lstrip("<>-+")[:1].isdigit()
+
+
+def _heading(report: report_lib.Report) -> str:
+    verdict = "PASSED" if report.passed else f"FAILED ({len(report.failures)} conditions not met)"
+    return (
+        f"{report.model}: {verdict}\n{report.path}, {report.bytes:,} bytes; {report.parameters} constant tensors compared, "
+        f"outputs on {report.images:,} images, intermediate tensors on {report.tensor_images:,}"
+    )
+
+
+def _failures(report: report_lib.Report) -> str:
+    lines = [f"  {f.check}: {f.tensor}: {f.message}" for f in report.failures[:MAX_FAILURES]]
+    hidden = len(report.failures) - len(lines)
+    if hidden > 0:
+        lines.append(f"  ... and {hidden} more")
+    return "\n".join(["Not met:", *lines]) if lines else ""
+
+
+def _accuracy(report: report_lib.Report) -> str:
+    if not report.accuracy:
+        return ""
+    return table(("runtime", "top-1"), [(name, f"{100 * value:.2f}%") for name, value in report.accuracy.items()])
+
+
+def _outputs(report: report_lib.Report) -> str:
+    rows = [
+        (
+            f"{c.left} = {c.right}" if not c.differing else f"{c.left} : {c.right}",
+            c.tensor,
+            f"{c.codes}",
+            f"{c.differing}",
+            f"{c.max_lsb}",
+            decibels(c.sqnr_db),
+            "-" if c.top1 is None else percent(c.top1),
+        )
+        for c in report.outputs
+    ]
+    header = ("output codes (= equal)", "tensor", "codes", "differing", "max LSB", "SQNR dB", "same top-1")
+    return table(header, rows) if rows else ""
+
+
+def _tensors(report: report_lib.Report) -> str:
+    sections = []
+    for left, right in dict.fromkeys((c.left, c.right) for c in report.tensors):
+        chosen = [c for c in report.tensors if (c.left, c.right) == (left, right)]
+        first = report.first_diverging(left, right)
+        if first is None:
+            sections.append(f"{left} = {right} on all {sum(c.codes for c in chosen):,} codes of {len(chosen)} tensors")
+            continue
+        rows = [(c.tensor, c.kind, percent(c.share), f"{c.max_lsb}", decibels(c.sqnr_db)) for c in chosen]
+        header = (f"{left} against {right}", "operator", "differing", "max LSB", "SQNR dB")
+        sections.append(f"{table(header, rows)}\nfirst diverging tensor: {first}")
+    return "\n\n".join(sections)
+
+
+def _float_errors(report: report_lib.Report) -> str:
+    if not report.float_errors:
+        return ""
+    rows = [(e.tensor, e.layer, decibels(e.sqnr_db)) for e in report.float_errors]
+    return table(("quantized against float", "layer", "SQNR dB"), rows)
