@@ -5,10 +5,11 @@ writes them as the layers of `roles.py`, with the same weights and, up to float 
 the kernel keeps its name, so rules and the teacher's features find it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras
@@ -16,7 +17,9 @@ from tf_fpq.roles import Role
 
 layers = keras.layers
 
-# Layers that compute each value by itself, in whatever shape.
+# What a rewritten convolution keeps for training.
+_TRAINING = ("use_bias", "bias_regularizer", "bias_constraint", "activity_regularizer", "trainable")
+
 _ELEMENTWISE = (Role.AFFINE, Role.CLAMP, Role.FUNCTION, Role.FIXED_GRID)
 
 Rewrite = Callable[["Rewriter", keras.layers.Layer, str, Any], Any]
@@ -25,16 +28,24 @@ Rewrite = Callable[["Rewriter", keras.layers.Layer, str, Any], Any]
 class Rewriter:
     """Makes each new layer once, however often the old one is called, and remembers the weights it starts with."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: keras.Model) -> None:
         self._made: dict[str, keras.layers.Layer] = {}
         self._weights: dict[str, Sequence[np.ndarray]] = {}
         self._copied: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
         self._two_dimensional: dict[int, tuple[Any, Any]] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self._taken = {layer.name for layer in model.layers} | {call.name for call in graph.calls(model)}
+
+    def name(self, name: str, part: str) -> str:
+        """Name of a new layer that does `part` of what the layer or call `name` did; no other layer has it."""
+        if (name, part) not in self._names:
+            self._names[name, part] = graph.unique_name(f"{name}_{part}", self._taken)
+        return self._names[name, part]
 
     def make(self, layer_class: type, name: str, weights: Sequence[np.ndarray] | None = None, **config: Any) -> Any:
         """The layer `name`, made at the first call."""
         if name not in self._made:
-            self._made[name] = layer_class(name=name, **config)
+            self._made[name] = layer_class(name=name, dtype="float32", **config)
             if weights is not None:
                 self._weights[name] = weights
         return self._made[name]
@@ -42,7 +53,7 @@ class Rewriter:
     def copy(self, layer: keras.layers.Layer, **changes: Any) -> Any:
         """A copy of `layer` with its weights and some arguments changed."""
         if layer.name not in self._made:
-            self._made[layer.name] = type(layer).from_config({**layer.get_config(), **changes})
+            self._made[layer.name] = graph.copy_layer(layer, **changes)
             self._copied.append((layer, self._made[layer.name]))
         return self._made[layer.name]
 
@@ -61,14 +72,13 @@ class Rewriter:
         """
         value = self.two_dimensional(x)
         if value is None:
-            value = self.make(layers.Reshape, f"{name}_as_image", target_shape=(*[1] * (4 - x.shape.rank), *x.shape[1:]))(
-                x
-            )
+            shape = (*[1] * (4 - x.shape.rank), *x.shape[1:])
+            value = self.make(layers.Reshape, self.name(name, "as_image"), target_shape=shape)(x)
         value = apply(value)
         if value.shape.rank != 4:
             return value
         shape = tuple(value.shape[2 if x.shape.rank == 3 else 3 :])
-        flat = self.make(layers.Reshape, f"{name}_from_image", target_shape=shape)(value)
+        flat = self.make(layers.Reshape, self.name(name, "from_image"), target_shape=shape)(value)
         self._two_dimensional[id(flat)] = (flat, value)
         return flat
 
@@ -83,29 +93,29 @@ def canonical(model: keras.Model) -> keras.Model:
     Args:
       model: A flat functional model.
     """
-    if not any(_rewrite(call.layer, call.inputs) for call in graph.calls(model)):
+    reads = {key: len(readers) for key, readers in graph.readers(model).items()}
+    reads.update((id(tensor), 2) for tensor in model.outputs)  # a tensor that must exist is none to fold into
+    rewrites = {call.name: _rewrite(call.layer, call.inputs, reads) for call in graph.calls(model)}
+    if not any(rewrites.values()):
         return model
-    rewriter = Rewriter()
+    rewriter = Rewriter(model)
 
     def make_call(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = graph.call_name(call)
-        rewrite = _rewrite(call.layer, call.inputs)
+        rewrite = rewrites[call.name]
         if rewrite is not None:
-            return rewrite(rewriter, call.layer, name, args[0])
+            return rewrite(rewriter, call.layer, call.name, args[0])
         copy = rewriter.copy(call.layer)
-        if roles.role(call.layer) in _ELEMENTWISE and rewriter.two_dimensional(args[0]) is not None:
-            return rewriter.in_two_dimensions(name, args[0], copy)
+        if _is_elementwise(call.layer) and rewriter.two_dimensional(args[0]) is not None:
+            return rewriter.in_two_dimensions(call.name, args[0], copy)
         return copy(*args, **kwargs)
 
-    names = model.input_names
-    inputs = [keras.Input(t.shape[1:], dtype=t.dtype, name=n) for t, n in zip(model.inputs, names, strict=True)]
-    outputs = graph.replay(model, inputs, make_call)
-    result = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
+    inputs = graph.new_inputs(model)
+    result = keras.Model(inputs, graph.replay(model, tf.nest.flatten(inputs), make_call), name=model.name)
     rewriter.set_weights()
     return result
 
 
-def _rewrite(layer: keras.layers.Layer, inputs: Sequence[Any]) -> Rewrite | None:
+def _rewrite(layer: keras.layers.Layer, inputs: Sequence[Any], reads: Mapping[int, int]) -> Rewrite | None:
     """How `layer`, called on those tensors, is written in canonical layers, or None if it is one."""
     if type(layer) in roles.KERNELS and roles.clamp(layer) is None:
         return _split_activation
@@ -115,44 +125,60 @@ def _rewrite(layer: keras.layers.Layer, inputs: Sequence[Any]) -> Rewrite | None
         return _chain
     if type(layer) is layers.ReLU and layer.negative_slope and not layer.threshold and layer.max_value is None:
         return _leaky_relu
-    if roles.role(layer) is Role.AFFINE and inputs[0].shape.rank < 4 and not _follows_kernel(inputs[0]):
-        return _affine
+    if roles.role(layer) is Role.AFFINE and inputs[0].shape.rank < 4 and roles.problem(layer) is None:
+        return None if _follows_kernel(inputs[0], reads) else _affine
     return _LAYERS.get(type(layer)) or _LAYERS_BY_NAME.get(type(layer).__name__)
 
 
-def _follows_kernel(x: Any) -> bool:
+def _follows_kernel(x: Any, reads: Mapping[int, int]) -> bool:
     """Whether `x` comes, unclamped and for one reader only, out of a kernel that an affine layer can fold into."""
     layer = graph.producer(x)
-    return roles.role(layer) is Role.KERNEL and roles.activation_name(layer) == "linear" and len(layer.outbound_nodes) == 1
+    return roles.role(layer) is Role.KERNEL and roles.activation_name(layer) == "linear" and reads[id(x)] == 1
+
+
+def _is_elementwise(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` computes each value by itself, in whatever shape."""
+    return roles.role(layer) in _ELEMENTWISE and type(layer) not in (layers.PReLU, layers.Softmax)
 
 
 def _affine(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     """An affine operator of its own is a depthwise convolution, which takes `[batch, height, width, channels]`."""
-    axis = {"axis": -1} if hasattr(layer, "axis") else {}
+    axis = {"axis": -1} if getattr(layer, "axis", ()) else {}
     return rewriter.in_two_dimensions(name, x, rewriter.copy(layer, **axis))
+
+
+def _identity(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """`Activation("linear")` would put its input on a new grid for nothing."""
+    return x
 
 
 def _activate(rewriter: Rewriter, function: Any, name: str, x: Any) -> Any:
     """Applies an activation function, itself in canonical layers."""
     layer = layers.Activation(function, name=name)
-    rewrite = _rewrite(layer, [x])
-    return (
-        rewrite(rewriter, layer, name, x) if rewrite else rewriter.make(layers.Activation, name, activation=function)(x)
-    )
+    rewrite = _ACTIVATIONS.get(roles.activation_name(layer))
+    if rewrite is not None:
+        return rewrite(rewriter, layer, name, x)
+    return rewriter.make(layers.Activation, name, activation=function)(x)
 
 
 def _split_activation(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     value = rewriter.copy(layer, activation="linear")(x)
-    return _activate(rewriter, layer.activation, f"{name}_{roles.activation_name(layer)}", value)
+    return _activation_of(rewriter, layer, name, value)
+
+
+def _activation_of(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """The activation function of `layer` as a layer of its own."""
+    function = roles.activation_name(layer)
+    return x if function == "linear" else _activate(rewriter, layer.activation, rewriter.name(name, function), x)
 
 
 def _swish(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-    gate = rewriter.make(layers.Activation, f"{name}_sigmoid", activation="sigmoid")(x)
+    gate = rewriter.make(layers.Activation, rewriter.name(name, "sigmoid"), activation="sigmoid")(x)
     return rewriter.make(layers.Multiply, name)([x, gate])
 
 
 def _hard_sigmoid(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-    line = rewriter.make(layers.Rescaling, f"{name}_line", scale=0.2, offset=0.5)(x)
+    line = rewriter.make(layers.Rescaling, rewriter.name(name, "line"), scale=0.2, offset=0.5)(x)
     return rewriter.make(layers.ReLU, name, max_value=1.0)(line)
 
 
@@ -165,51 +191,47 @@ def _chain(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
     value = xs[0]
     for index, x in enumerate(xs[1:]):
         last = index == len(xs) - 2
-        value = rewriter.make(type(layer), name if last else f"{name}_{index}")([value, x])
+        value = rewriter.make(type(layer), name if last else rewriter.name(name, str(index)))([value, x])
     return value
 
 
 def _average(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
-    total = _chain(rewriter, layers.Add(), f"{name}_sum", xs)
+    total = _chain(rewriter, layers.Add(), rewriter.name(name, "sum"), xs)
     return rewriter.make(layers.Rescaling, name, scale=1.0 / len(xs))(total)
 
 
 def _separable(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     """Depthwise, then a 1x1 convolution that has the layer's name."""
     depthwise, pointwise, *bias = layer.get_weights()
-    kept = {
-        key: getattr(layer, key) for key in ("strides", "padding", "dilation_rate", "depth_multiplier", "data_format")
-    }
-    spread = rewriter.make(
-        layers.DepthwiseConv2D,
-        f"{layer.name}_depthwise",
-        [depthwise],
-        kernel_size=layer.kernel_size,
-        use_bias=False,
-        **kept,
-    )(x)
-    mixed = rewriter.make(
-        layers.Conv2D, layer.name, [pointwise, *bias], filters=layer.filters, kernel_size=1, use_bias=layer.use_bias
-    )(spread)
-    function = roles.activation_name(layer)
-    return mixed if function == "linear" else _activate(rewriter, layer.activation, f"{name}_{function}", mixed)
+    kept = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier", "data_format", "trainable")
+    config = {key: getattr(layer, key) for key in (*kept, "depthwise_regularizer", "depthwise_constraint")}
+    spread_name = rewriter.name(layer.name, "depthwise")
+    spread = rewriter.make(layers.DepthwiseConv2D, spread_name, [depthwise], use_bias=False, **config)(x)
+    config = {key: getattr(layer, key) for key in ("filters", "data_format", *_TRAINING)}
+    config |= {f"kernel_{key}": getattr(layer, f"pointwise_{key}") for key in ("regularizer", "constraint")}
+    mixed = rewriter.make(layers.Conv2D, layer.name, [pointwise, *bias], kernel_size=1, **config)(spread)
+    return _activation_of(rewriter, layer, name, mixed)
 
 
 def _conv1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    if layer.kernel_constraint is not None:
+        raise ValueError(
+            f"Layer {layer.name!r} has a kernel_constraint along axes that its form as an integer operator, a 2D convolution, does "
+            "not have; remove it."
+        )
     kernel, *bias = layer.get_weights()
-    config = {key: getattr(layer, key) for key in ("filters", "groups", "use_bias", "padding")}
-    config |= {f"{key}": (1, *getattr(layer, key)) for key in ("kernel_size", "strides", "dilation_rate")}
+    config = {key: getattr(layer, key) for key in ("filters", "groups", "padding", "kernel_regularizer", *_TRAINING)}
+    config |= {key: (1, *getattr(layer, key)) for key in ("kernel_size", "strides", "dilation_rate")}
     causal = layer.padding == "causal"
     if causal:
         config["padding"] = "valid"
-    function = roles.activation_name(layer)
 
     def apply(value: Any) -> Any:
         if causal:
-            before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-            value = rewriter.make(layers.ZeroPadding2D, f"{name}_causal", padding=((0, 0), (before, 0)))(value)
+            sides = ((0, 0), (layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0))
+            value = rewriter.make(layers.ZeroPadding2D, rewriter.name(layer.name, "causal"), padding=sides)(value)
         value = rewriter.make(layers.Conv2D, layer.name, [kernel[None], *bias], **config)(value)
-        return value if function == "linear" else _activate(rewriter, layer.activation, f"{name}_{function}", value)
+        return _activation_of(rewriter, layer, name, value)
 
     return rewriter.in_two_dimensions(name, x, apply)
 
@@ -243,11 +265,11 @@ def _upsampling1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
 
 def _custom_scale(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
     """InceptionResNetV2's `CustomScaleLayer`: `x[0] + scale * x[1]`."""
-    scaled = rewriter.make(layers.Rescaling, f"{name}_scale", scale=layer.scale)(xs[1])
+    scaled = rewriter.make(layers.Rescaling, rewriter.name(name, "scale"), scale=layer.scale)(xs[1])
     return rewriter.make(layers.Add, name)([xs[0], scaled])
 
 
-_ACTIVATIONS: dict[str, Rewrite] = {"swish": _swish, "silu": _swish, "hard_sigmoid": _hard_sigmoid}
+_ACTIVATIONS: dict[str, Rewrite] = {"linear": _identity, "swish": _swish, "silu": _swish, "hard_sigmoid": _hard_sigmoid}
 
 _CHAINS = (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)
 

@@ -5,7 +5,9 @@ J. Pang, T. Cai, *Stabilizing Quantization-Aware Training by Implicit-Regulariza
 (Prop. 1), hence a draw per layer.
 """
 
+from collections.abc import Collection
 from typing import Any
+import zlib
 
 import tensorflow as tf
 
@@ -29,8 +31,10 @@ class FeaturePerturbation(Method):
 
     Note: The paper leaves open where the noise enters. `position="pre"` adds it before the activation's quantizer, where it
     acts as stochastic rounding inside the clipping range; "post" adds it to the quantized tensor. There is no gradient to `s`
-    through the noise, and one draw decides for the whole batch of a layer.
+    through the noise, and one draw decides for the whole batch of a layer (under `tf.distribute`, of a replica).
     """
+
+    coefficients = ("probability",)
 
     def __init__(
         self, probability: float = 0.1, position: str = "pre", seed: int | None = None, name: str = "sfp", **kwargs: Any
@@ -56,26 +60,31 @@ class FeaturePerturbation(Method):
         self.position = position
         self.seed = seed
 
-    def perturb(self, raw: tf.Tensor, quantized: tf.Tensor, quantize: QuantizeActivation) -> tf.Tensor:
-        """The perturbed quantized tensor, or `quantized` itself where the draw says no.
+    def perturb(self, tensor: tf.Tensor, quantize: QuantizeActivation, name: str) -> tf.Tensor:
+        """`tensor` plus noise, or `tensor` itself where the draw says no; the gradient is the identity.
 
         Args:
-          raw: The tensor before its quantizer.
-          quantized: `quantize(raw)`.
-          quantize: The quantizing layer, for the step size and for the "pre" position.
+          tensor: What the noise is added to.
+          quantize: The quantizing layer, for the step size.
+          name: Name of the place, which makes its draws independent of those elsewhere.
         """
-        draw = tf.random.uniform([], seed=self.seed)
-        return tf.cond(draw < self.probability, lambda: self._noisy(raw, quantized, quantize), lambda: quantized)
+        step_size = quantize.quantizer.grid(quantize.variables_of_quantizer)[0]
+        probability = self.coefficient("probability")
 
-    def _noisy(self, raw: tf.Tensor, quantized: tf.Tensor, quantize: QuantizeActivation) -> tf.Tensor:
-        step_size = tf.stop_gradient(quantize.quantizer.grid(quantize.variables_of_quantizer)[0])
-        noise = tf.random.uniform(tf.shape(quantized), -0.5, 0.5, seed=self.seed) * step_size
-        noise = tf.cast(noise, quantized.dtype)
-        return (
-            quantize.quantizer(raw + noise, True, quantize.variables_of_quantizer)
-            if self.position == "pre"
-            else quantized + noise
-        )
+        @tf.custom_gradient
+        def add_noise(x: tf.Tensor):
+            drawn = tf.random.uniform([], seed=self._seed_of(name, 0)) < probability
+            return tf.cond(drawn, lambda: x + self._noise(x, step_size, name), lambda: x), lambda upstream: upstream
+
+        return add_noise(tensor)
+
+    def _noise(self, x: tf.Tensor, step_size: tf.Tensor, name: str) -> tf.Tensor:
+        noise = tf.random.uniform(tf.shape(x), -0.5, 0.5, seed=self._seed_of(name, 1))
+        return tf.cast(noise * tf.stop_gradient(step_size), x.dtype)
+
+    def _seed_of(self, name: str, use: int) -> int | None:
+        """Operations that are given the same seed would draw the same numbers."""
+        return None if self.seed is None else (zlib.crc32(f"{name}/{use}".encode()) + self.seed) % 2**31
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""
@@ -88,18 +97,26 @@ class FeaturePerturbation(Method):
 
 
 class PerturbedInput(keras.layers.Layer):
-    """A convolution's own view of a quantized tensor: `[raw, quantized]` in, perturbed in training, `quantized` at inference."""
+    """A convolution's own view of a quantized tensor: perturbed in training, the quantized tensor at inference.
+
+    The noise is gated where the tensor is, before or after its quantizer, so that a step whose draw says no does no work for it:
+    for "pre" this layer quantizes in place of the tensor's own quantizer, which then remains only for other readers.
+    """
 
     def __init__(self, perturbation: FeaturePerturbation, quantize: QuantizeActivation, **kwargs: Any):
         """Creates the layer; see `FeaturePerturbation.perturb`."""
         super().__init__(**kwargs)
-        self.perturbation = perturbation
-        self.quantize = quantize
+        # Past Keras' tracking: both belong to other models.
+        vars(self)["perturbation"] = perturbation
+        vars(self)["quantize"] = quantize
 
-    def call(self, inputs: list[tf.Tensor], training: Any = None) -> tf.Tensor:
-        """The perturbed tensor in training, the quantized one otherwise."""
-        raw, quantized = inputs
-        return self.perturbation.perturb(raw, quantized, self.quantize) if training else quantized
+    def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
+        """The perturbed tensor of the unquantized one ("pre"), or of the quantized one ("post")."""
+        if training:
+            inputs = self.perturbation.perturb(inputs, self.quantize, self.name)
+        if self.perturbation.position == "post":
+            return inputs
+        return self.quantize.quantizer(inputs, training, self.quantize.variables_of_quantizer)
 
 
 class NoiseInserter:
@@ -124,34 +141,38 @@ class NoiseInserter:
             return value
         layer, source, _ = self._sources[id(value)]
         if isinstance(layer, QuantizeActivation):
-            return PerturbedInput(self._perturbation, layer, name=f"{name}_{self._perturbation.name}")([source, value])
+            view = PerturbedInput(self._perturbation, layer, name=f"{name}_{self._perturbation.name}")
+            return view(source if self._perturbation.position == "pre" else value)
         return layer(self.perturbed(source, name))
 
 
-def training_graph(student: keras.Model, perturbation: FeaturePerturbation | None) -> keras.Model:
-    """The student with noise at its convolutions' inputs and its features in view; it shares the student's layers.
+def training_graph(
+    student: keras.Model, perturbation: FeaturePerturbation | None = None, shown: Collection[str] = ()
+) -> keras.Model:
+    """The student with noise at its convolutions' inputs and features in view; it shares the student's layers.
+
+    Args:
+      student: The student.
+      perturbation: The noise, or None.
+      shown: Names of the calls (see `graph.call_name`) whose outputs are features.
 
     Returns:
-      A model with outputs `{"predictions": ..., "features": {convolution: output}}`.
+      A model with outputs `{"predictions": ..., "features": {name: output}}`.
     """
     inserter = NoiseInserter(perturbation) if perturbation is not None and perturbation.probability > 0 else None
     features: dict[str, Any] = {}
 
     def make_call(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        convolution = roles.is_convolution(call.layer)
         name = graph.call_name(call)
-        if convolution and inserter:
+        if inserter and roles.is_convolution(call.layer):
             args = (inserter.perturbed(args[0], name), *args[1:])
         value = call.layer(*args, **kwargs)
-        if convolution:
+        if name in shown:
             features[name] = value
         if inserter:
             inserter.record(call.layer, args[0], value)
         return value
 
-    inputs = [
-        keras.Input(tensor=None, shape=t.shape[1:], dtype=t.dtype, name=n)
-        for t, n in zip(student.inputs, student.input_names)
-    ]
+    inputs = [keras.Input(t.shape[1:], dtype=t.dtype, name=n) for t, n in zip(student.inputs, student.input_names)]
     predictions = graph.replay(student, inputs, make_call)
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], {"predictions": predictions, "features": features})

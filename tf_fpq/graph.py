@@ -5,6 +5,7 @@ model's layers in order, on new symbolic tensors, and do something at some of th
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,14 +20,14 @@ class Call:
 
     Attributes:
       layer: The layer that was called.
-      index: Which call of the layer this is, from 0 on.
+      name: The layer's name; later calls of a shared layer are numbered. No other layer or call of the model has it.
       inputs: Symbolic tensors of the original model that went in, flat.
       outputs: Symbolic tensors of the original model that came out, flat.
       node: Keras' node, opaque outside this module.
     """
 
     layer: keras.layers.Layer
-    index: int
+    name: str
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
     node: Any
@@ -38,15 +39,55 @@ def is_functional(model: object) -> bool:
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
-    """Yields the calls of `model` in execution order, without its input layers."""
-    counts: dict[int, int] = {}
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if node.is_input:
-                continue
-            index = counts.setdefault(id(node.layer), 0)
-            counts[id(node.layer)] += 1
-            yield Call(node.layer, index, tuple(node.keras_inputs), tuple(tf.nest.flatten(node.outputs)), node)
+    """Yields the calls of `model` in execution order, without its input layers.
+
+    Calls of a shared layer come in the order in which they were made, so that a model that `replay` made numbers them as the
+    original does, whatever layers were put in between.
+    """
+    taken = {layer.name for layer in model.layers}
+    called: set[int] = set()
+    for node in _ordered_nodes(model):
+        name = unique_name(node.layer.name, taken) if id(node.layer) in called else node.layer.name
+        called.add(id(node.layer))
+        yield Call(node.layer, name, tuple(node.keras_inputs), tuple(tf.nest.flatten(node.outputs)), node)
+
+
+def _ordered_nodes(model: keras.Model) -> Iterator[Any]:
+    """The nodes of `model` by depth, but each after those made before it of the same layer."""
+    depths = model._nodes_by_depth
+    nodes = [node for depth in sorted(depths, reverse=True) for node in depths[depth] if not node.is_input]
+    left = {id(node) for node in nodes}  # a layer may have nodes in other models too
+    earlier: dict[int, Any] = {}
+    for layer in {id(node.layer): node.layer for node in nodes}.values():
+        made = [node for node in layer._inbound_nodes if id(node) in left]
+        earlier.update((id(node), before) for before, node in zip(made, made[1:]))
+
+    def visit(node: Any) -> Iterator[Any]:
+        if id(node) in left:
+            left.remove(id(node))
+            for before in (*node.parent_nodes, earlier.get(id(node))):
+                yield from visit(before)
+            yield node
+
+    for node in nodes:
+        yield from visit(node)
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """`name`, numbered if it is taken; it is then taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    free = next(candidate for candidate in itertools.chain([name], numbered) if candidate not in taken)
+    taken.add(free)
+    return free
+
+
+def readers(model: keras.Model) -> dict[int, list[Call]]:
+    """By `id` of a symbolic tensor, the calls of `model` that read it, once for each time they do."""
+    found: dict[int, list[Call]] = {}
+    for call in calls(model):
+        for tensor in call.inputs:
+            found.setdefault(id(tensor), []).append(call)
+    return found
 
 
 def replay(
@@ -75,13 +116,42 @@ def replay(
 
 
 def call_name(call: Call) -> str:
-    """The layer's name; later calls of a shared layer are numbered."""
-    return f"{call.layer.name}_{call.index}" if call.index else call.layer.name
+    """The layer's name; later calls of a shared layer are numbered. Unique in the model."""
+    return call.name
 
 
 def producer(tensor: Any) -> keras.layers.Layer:
     """The layer that a symbolic tensor comes out of."""
     return tensor.node.layer
+
+
+def new_inputs(model: keras.Model) -> Any:
+    """Inputs like `model`'s, under the same names and in the same structure, for float tensors.
+
+    An integer input (uint8 images) becomes a float one, as its values go on a grid; Keras casts what it is fed.
+    """
+    inputs = [keras.Input(t.shape[1:], dtype="float32", name=n) for t, n in zip(model.inputs, model.input_names)]
+    structure = model._nested_inputs
+    return (
+        inputs[0]
+        if len(inputs) == 1 and not isinstance(structure, dict)
+        else tf.nest.pack_sequence_as(structure, inputs)
+    )
+
+
+def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+    """A new layer like `layer`, with some arguments changed, for `copy_weights` to fill. It computes in float32.
+
+    Grids are exact in float32 only, so a student computes in it, whatever the policy of the model it is made from. An initializer
+    that is not Keras' own may be unknown where the student is loaded, and no weight is left for it to make: zeros take its place.
+    """
+    config = layer.get_config()
+    own = [key for key, value in config.items() if key.endswith("_initializer") and not _is_keras_object(value)]
+    return type(layer).from_config({**config, **dict.fromkeys(own, "zeros"), "dtype": "float32", **changes})
+
+
+def _is_keras_object(serialized: Any) -> bool:
+    return isinstance(serialized, dict) and (serialized.get("module") or "").startswith("keras.")
 
 
 def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:

@@ -25,13 +25,26 @@ def deserialize(config: dict[str, Any]) -> Any:
     Raises:
       ValueError: If the class is neither registered nor in a `custom_object_scope`.
     """
-    found = keras.utils.get_registered_object(config["class_name"])
+    return deserialize_class(config["class_name"]).from_config(config["config"])
+
+
+def registered_name(cls: type) -> str:
+    """The name that `deserialize_class` finds `cls` under."""
+    return keras.utils.get_registered_name(cls)
+
+
+def deserialize_class(name: str) -> type:
+    """The class registered under `name`.
+
+    Raises:
+      ValueError: If no class is, nor is there one in a `custom_object_scope`.
+    """
+    found = keras.utils.get_registered_object(name)
     if found is None:
         raise ValueError(
-            f"Unknown class {config['class_name']!r}: import the module that registers it, or load within "
-            "keras.utils.custom_object_scope."
+            f"Unknown class {name!r}: import the module that registers it, or load within keras.utils.custom_object_scope."
         )
-    return found.from_config(config["config"])
+    return found
 
 
-__all__ = ["deserialize", "keras", "register", "serialize"]
+__all__ = ["deserialize", "deserialize_class", "keras", "register", "registered_name", "serialize"]

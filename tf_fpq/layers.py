@@ -36,7 +36,9 @@ class QuantizeActivation(keras.layers.Layer):
           quantizer: What quantizes; tfmot `Quantizer`s that have no integer grid are refused.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
-        super().__init__(**kwargs)
+        super().__init__(
+            **{"dtype": "float32", **kwargs}
+        )  # whatever the global policy: grids are exact in float32 only
         if not isinstance(quantizer, GridQuantizer):
             raise TypeError(f"quantizer must be a tf_fpq.quantizers.GridQuantizer. Received: quantizer={quantizer!r}.")
         self.quantizer = quantizer
@@ -44,7 +46,8 @@ class QuantizeActivation(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Adds the quantizer's variables."""
-        self.variables_of_quantizer = self.quantizer.build(input_shape, "activation", self)
+        # A fixed batch size would make the shape look like a weight's.
+        self.variables_of_quantizer = self.quantizer.build((None, *input_shape[1:]), "activation", self)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
@@ -85,8 +88,10 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):
     """
 
     def __init__(self, layer: keras.layers.Layer, quantize_config: Any, **kwargs: Any):
-        """Wraps `layer`; see the class."""
+        """Wraps `layer`; see the class. A frozen layer's step sizes are frozen too."""
+        kwargs = {"dtype": "float32", "trainable": layer.trainable, **kwargs}
         super().__init__(layer, quantize_config, name_prefix="", **kwargs)
+        self._activity_regularizer = layer.activity_regularizer  # only a layer's own __call__ applies it
         self.observing = False
 
     def build(self, input_shape: Any) -> None:

@@ -1,4 +1,15 @@
-"""What a training method is: something that adds noise to the student, losses to its step, or both."""
+"""What a training method is, and the protocol by which several of them share one training step.
+
+A step of `QatModel` asks its methods, in this order:
+
+    attach(student, teacher)      once: checks, and what the method keeps
+    targets(batch)                outside the gradient tape: what the student is to be compared with
+    add_step_losses(step)         under the tape: `add_loss`
+    after_update()                when the optimizer has changed the weights
+
+`FeaturePerturbation` changes the student's graph and `SharpnessAwareMinimization` where the gradient is taken; a method that
+does neither is one class with the four calls above, of which it needs to define only those that it uses.
+"""
 
 from collections.abc import Mapping
 import dataclasses
@@ -10,35 +21,108 @@ from tf_fpq.keras_compat import keras
 
 
 @dataclasses.dataclass(frozen=True)
+class Batch:
+    """The images of one training step (a tensor each, or a structure of them for a model of several inputs).
+
+    Attributes:
+      images: What the student reads: the labeled images, then the unlabeled ones; strongly augmented if there are two views.
+      weak_images: The weakly augmented view of the same images in the same order; `images` itself if there is one view.
+      labeled: How many of the images have a label; None if all have.
+    """
+
+    images: Any
+    weak_images: Any
+    labeled: tf.Tensor | int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
-    """What methods can see of one training step.
+    """What methods can see of one training step. Outputs are of all images, labeled and unlabeled.
 
     Attributes:
       predictions: The student's outputs.
-      features: The student's convolution outputs, by layer name; empty unless a method `needs_features`.
+      features: The student's features, by layer name: those that the methods' `student_features` name.
       teacher_predictions: The teacher's outputs; None unless a method needs the teacher.
-      teacher_features: The teacher's convolution outputs, by layer name.
+      teacher_features: The teacher's features, by layer name.
+      targets: What each method's `targets` returned, by the method's name.
     """
 
     predictions: Any
     features: Mapping[str, tf.Tensor]
     teacher_predictions: Any
     teacher_features: Mapping[str, tf.Tensor]
+    targets: Mapping[str, Any]
 
 
 class Method(keras.layers.Layer):
     """Base class. A method contributes to the loss by `add_loss` in its `call`, and is logged under its own name.
 
     Attributes:
-      needs_teacher: The method compares with a float teacher's predictions.
-      needs_features: The method compares convolution outputs with the teacher's (so needs the teacher as well).
+      needs_teacher: The method compares with the float teacher.
       has_loss: The method adds a loss, which is logged as `<name>_loss`.
+      coefficients: Names of the attributes that `callbacks.Schedule` may change during training.
+      student_features: Names of the student's layers whose outputs `Step.features` must hold.
+      teacher_features: Names of the teacher's layers whose outputs `Step.teacher_features` must hold.
     """
 
     needs_teacher = False
-    needs_features = False
     has_loss = False
+    coefficients: tuple[str, ...] = ()
+    student_features: tuple[str, ...] = ()
+    teacher_features: tuple[str, ...] = ()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes a variable of each coefficient, so that changing one does not trace the step again."""
+        self._variables = {
+            name: self.add_weight(
+                name=name,
+                shape=(),
+                dtype="float32",
+                trainable=False,
+                experimental_autocast=False,
+                initializer=keras.initializers.Constant(getattr(self, name)),
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            for name in self.coefficients
+        }
+        super().build(input_shape)
+
+    def coefficient(self, name: str) -> tf.Tensor:
+        """The present value of a coefficient."""
+        if not self.built:
+            self.build()
+        return tf.convert_to_tensor(self._variables[name])
+
+    def set_coefficient(self, name: str, value: float) -> None:
+        """Changes a coefficient from the next step on.
+
+        Raises:
+          ValueError: If the method has no coefficient of that name.
+        """
+        if name not in self.coefficients:
+            known = ", ".join(self.coefficients) or "(none)"
+            raise ValueError(f"{type(self).__name__} has the coefficients {known}. Received: name={name!r}.")
+        if not self.built:
+            self.build()
+        self._variables[name].assign(value)
+
+    def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
+        """Prepares the method for a student and its teacher. Called once, when a `QatModel` is made."""
+        if not self.built:
+            self.build()
+
+    def targets(self, batch: Batch) -> Any:
+        """What the method compares the student with, besides the teacher's outputs. Called outside the gradient tape."""
+        return None
 
     def add_step_losses(self, step: Step) -> None:
-        """Calls the layer on what it compares. Called once in every training step, under the gradient tape."""
+        """Calls the layer on what it compares. Called once in every forward pass, under the gradient tape."""
+        return
+
+    def after_update(self) -> None:
+        """Called in every step, after the optimizer's update of the student."""
+        return
+
+    def set_total_steps(self, steps: int | None) -> None:
+        """Told by `QatModel.fit` how many steps the training has, from its first epoch; None if that is unknown."""
         return

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
+import tensorflow as tf
+
 from tf_fpq import graph, roles
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
@@ -19,6 +21,8 @@ from tf_fpq.roles import Role, problem, role
 
 # Width of tensors that no kernel reads.
 DEFAULT_BITS = 8
+# Width of tensors that stay float: the kernels that read them ask for no width.
+FLOAT = 0
 
 _KEEPS_GRID = (Role.SAME_GRID, Role.AVERAGE)
 _READ_THROUGH = (*_KEEPS_GRID, Role.JOINT_GRID)
@@ -57,15 +61,14 @@ class Plan:
 
 def plan(model: keras.Model) -> Plan:
     """Decides which tensors of `model` need a grid, and lists the layers that have no integer form."""
-    calls = list(graph.calls(model))
-    result = Plan(needs_grid={id(tensor) for tensor in model.inputs})
-    for call in calls:
-        for tensor in call.inputs:
-            result.readers.setdefault(id(tensor), []).append(call)
+    result = Plan(needs_grid={id(tensor) for tensor in model.inputs}, readers=graph.readers(model))
     outputs = {id(tensor) for tensor in model.outputs}
     open_for: dict[int, frozenset[Role]] = {}  # tensor -> roles of layers that may join the operator it comes out of
-    for call in calls:
-        if reason := problem(call.layer):
+    for tensor, name in zip(model.inputs, model.input_names, strict=True):
+        if id(tensor) not in result.readers and id(tensor) not in outputs:
+            result.problems[name] = "no layer reads this input"
+    for call in graph.calls(model):
+        if reason := _call_problem(call) or problem(call.layer):
             result.problems[call.layer.name] = reason
             continue
         joined = open_for.get(id(call.inputs[0]), frozenset())
@@ -77,6 +80,14 @@ def plan(model: keras.Model) -> Plan:
         else:
             _give_grid(result, call)
     return result
+
+
+def _call_problem(call: Call) -> str | None:
+    if call.node.call_kwargs.get("training") is True:
+        return (
+            "it is called with training=True, so that it draws numbers or uses the batch's statistics at inference too"
+        )
+    return None
 
 
 def _joinable(call: Call, joined: frozenset[Role] | None) -> frozenset[Role]:
@@ -144,18 +155,19 @@ class _Placer:
         make_config: Callable[[int], GridQuantizeConfig],
     ):
         self._model, self._plan, self._configs, self._make_config = model, result, configs, make_config
-        self._widths = group_widths(model, result, {name: config.activation_bits for name, config in configs.items()})
+        bits = {name: config.activation_bits or FLOAT for name, config in configs.items()}
+        self._widths = group_widths(model, result, bits)
+        self._default_bits = FLOAT if bits and not any(bits.values()) else DEFAULT_BITS
         self._clones: dict[int, keras.layers.Layer] = {}
+        self._names = {layer.name for layer in model.layers} | {call.name for call in graph.calls(model)}
         self._grids: dict[int, QuantizeActivation] = {}  # group -> its layer
 
     def place(self) -> keras.Model:
         model = self._model
-        names = model.input_names
-        inputs = [keras.Input(t.shape[1:], dtype=t.dtype, name=n) for t, n in zip(model.inputs, names, strict=True)]
-        on_grid = [self._quantize(v, t, n) for v, t, n in zip(inputs, model.inputs, names, strict=True)]
-        outputs = graph.replay(model, on_grid, self._call)
-        structure = inputs if len(inputs) > 1 else inputs[0]
-        placed = keras.Model(structure, outputs, name=model.name)
+        inputs = graph.new_inputs(model)
+        tensors = zip(tf.nest.flatten(inputs), model.inputs, model.input_names, strict=True)
+        on_grid = [self._quantize(value, tensor, name) for value, tensor, name in tensors]
+        placed = keras.Model(inputs, graph.replay(model, on_grid, self._call), name=model.name)
         for layer in model.layers:
             if id(layer) in self._clones:
                 graph.copy_weights(layer, roles.inner(self._clones[id(layer)]))
@@ -168,7 +180,7 @@ class _Placer:
         value = self._clone(call.layer)(*args, **kwargs)
         again = kind is Role.AVERAGE and id(output) not in self._plan.needs_grid
         if again or id(output) in self._plan.needs_grid:
-            return self._quantize(value, output, graph.call_name(call))
+            return self._quantize(value, output, call.name)
         return value
 
     def _onto(self, output: Any, value: Any, tensor: Any) -> Any:
@@ -178,24 +190,29 @@ class _Placer:
 
     def _quantize(self, value: Any, tensor: Any, name: str) -> Any:
         group = self._plan.find(id(tensor))
+        if self._widths.get(group, self._default_bits) == FLOAT:
+            return value
         if group not in self._grids:
-            self._grids[group] = QuantizeActivation(self._quantizer(group), name=f"{name}_quantize")
+            name = graph.unique_name(f"{name}_quantize", self._names)
+            self._grids[group] = QuantizeActivation(self._quantizer(group), name=name)
         return self._grids[group](value)
 
     def _quantizer(self, group: int) -> Any:
         function = self._plan.fixed.get(group)
         if function is None:
-            return self._make_config(self._widths.get(group, DEFAULT_BITS)).activation_quantizer()
+            return self._make_config(self._widths.get(group, self._default_bits)).activation_quantizer()
         step_size, zero_point = roles.FIXED_GRIDS[function]
         return FixedQuantizer(8, step_size=step_size, zero_point=zero_point, in_training=function != "softmax")
 
     def _clone(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         if id(layer) not in self._clones:
-            clone = type(layer).from_config(layer.get_config())
+            clone = graph.copy_layer(layer)
             config = self._configs.get(layer.name)
             if type(layer) in roles.MINOR_KERNELS:
                 config = self._make_config(DEFAULT_BITS)
-            self._clones[id(layer)] = clone if config is None else QuantizedLayer(clone, config)
+            self._clones[id(layer)] = (
+                clone if config is None or config.weight_bits is None else QuantizedLayer(clone, config)
+            )
         return self._clones[id(layer)]
 
 

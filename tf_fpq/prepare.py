@@ -1,39 +1,46 @@
-"""What every model goes through before anything else: checked, Keras 2, flat and canonical."""
+"""What every model goes through before anything else: Keras 2, flat and canonical.
 
-from tf_fpq import graph
+    Keras 3 model -> tf_keras (`keras3.py`) -> nested models and operators dissolved (`flatten.py`)
+      -> one integer operator a layer (`canonical.py`)
+
+The student is made from what `prepare` returns, and a teacher's features are taken from it, so both have the same layers under
+the same names.
+"""
+
+from typing import Any
+
+from tf_fpq import flatten, graph, keras3, operator_layers
 from tf_fpq.canonical import canonical
 from tf_fpq.keras_compat import keras
 
 
-def prepare(model: keras.Model) -> keras.Model:
-    """Returns `model` as one flat functional model in canonical layers; itself if it is one.
+def prepare(model: Any) -> keras.Model:
+    """Returns `model` as one flat functional model in canonical layers.
 
-    The student is made from what this returns, and a teacher's features are taken from it, so that both have the same layers.
+    Args:
+      model: A built Sequential or Functional model of Keras 2 (tf_keras) or Keras 3, nested to any depth.
+
+    Returns:
+      `model` itself if it is Keras 2, flat and canonical; else a new model with the same weights and, up to float rounding, the
+      same outputs that shares no variable with `model`. The same model gives the same layer names every time.
 
     Raises:
-      TypeError: If `model` is a Keras 3 model or no Keras model.
-      ValueError: If `model` is subclassed, nested or not built.
+      TypeError: If `model` is no Keras model, or is or contains a subclassed model, whose graph cannot be read.
+      ValueError: If `model` is not built, or parts of it cannot be copied; all are named.
     """
-    check_model(model)
-    return canonical(model)
+    return canonical(flat(model))
 
 
-def check_model(model: object) -> None:
-    """Raises an error that says the way out if `model` is not a flat, functional Keras 2 model."""
+def flat(model: Any) -> keras.Model:
+    """Returns `model` as one flat functional Keras 2 model, in its own layers. As `prepare` otherwise."""
+    if keras3.is_keras3_model(model):
+        model = keras3.from_keras3(model)
     if not isinstance(model, keras.Model):
-        if any(base.__module__.split(".")[0] == "keras" for base in type(model).__mro__):
-            raise TypeError(
-                "model is a Keras 3 model; tfmot and tf_fpq work on Keras 2. Build it with `import tf_keras as keras`. "
-                f"Received: model={model!r}."
-            )
-        raise TypeError(f"model must be a tf_keras Model. Received: model={model!r}.")
-    if not graph.is_functional(model):
-        raise ValueError(
-            f"model {model.name!r} is subclassed or not built, so its graph cannot be read. Write it with the functional API, "
-            f"or call it on a keras.Input and wrap that in keras.Model. Received: {type(model).__name__}."
-        )
-    nested = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
-    if nested:
-        raise ValueError(
-            f"model {model.name!r} contains nested models: {', '.join(nested)}. Call their layers in one functional model."
-        )
+        raise TypeError(f"model must be a Keras model (tf_keras or Keras 3). Received: model={model!r}.")
+    if graph.is_functional(model) and not any(_is_dissolved(layer) for layer in model.layers):
+        return model
+    return flatten.flatten(model)
+
+
+def _is_dissolved(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.Model) or operator_layers.is_operator(layer)

@@ -120,13 +120,17 @@ class GridQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
             "activation_bits": self.activation_bits,
             "options": self.options,
             "per_channel": self.per_channel,
-            "quantizer": registered_name(self.quantizer),
+            "quantizer": None if self.quantizer is type(self).quantizer else registered_name(self.quantizer),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "GridQuantizeConfig":
         """Makes a config from `get_config()`."""
         return cls(**config)
+
+    def with_bits(self, weight_bits: int | None, activation_bits: int | None) -> "GridQuantizeConfig":
+        """An equal config with other widths."""
+        return self.from_config({**self.get_config(), "weight_bits": weight_bits, "activation_bits": activation_bits})
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.get_config() == other.get_config()

@@ -159,12 +159,18 @@ def _relu_problem(layer: keras.layers.Layer) -> str | None:
     return "threshold and negative_slope have no integer form together" if clamp(layer) is None else None
 
 
+def _transposed_problem(layer: keras.layers.Layer) -> str | None:
+    if tuple(layer.dilation_rate) != (1, 1):
+        return f"dilation_rate={tuple(layer.dilation_rate)} of a transposed convolution has no TFLite operator"
+    return _kernel_problem(layer)
+
+
 def _last_axis(layer: keras.layers.Layer) -> str | None:
     axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
     rank = len(layer.get_input_shape_at(0))
-    return (
-        None if all(axis % rank == rank - 1 for axis in axes) else f"axis={axes}; TFLite computes along the last axis"
-    )
+    if all(axis % rank == rank - 1 for axis in axes):
+        return None
+    return f"axis={axes}; TFLite computes along the last axis"
 
 
 def _resizing_problem(layer: keras.layers.Layer) -> str | None:
@@ -177,9 +183,9 @@ def _resizing_problem(layer: keras.layers.Layer) -> str | None:
 
 _PROBLEMS: dict[type, Callable[[keras.layers.Layer], str | None]] = {
     **dict.fromkeys(KERNELS, _kernel_problem),
+    layers.Conv2DTranspose: _transposed_problem,
     layers.ReLU: _relu_problem,
-    layers.Softmax: _last_axis,
-    layers.BatchNormalization: _last_axis,
+    **dict.fromkeys((layers.Softmax, layers.BatchNormalization, layers.Normalization), _last_axis),
     layers.Resizing: _resizing_problem,
     layers.UpSampling2D: _resizing_problem,
 }

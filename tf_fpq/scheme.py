@@ -4,7 +4,8 @@ from typing import Any
 
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq import placement, roles
+from tf_fpq import calibration, placement, roles
+from tf_fpq.canonical import canonical
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantize_config import GridQuantizeConfig, LsqQuantizeConfig
 
@@ -16,7 +17,7 @@ class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
     (`roles.py`) once, in order.
     """
 
-    def __init__(self, default: type[GridQuantizeConfig]):
+    def __init__(self, default: type[GridQuantizeConfig] | None):
         self.default = default
 
     def apply(self, model: keras.Model, layer_quantize_map: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
@@ -25,17 +26,23 @@ class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
         Raises:
           ValueError: If an annotated layer has a config that is no `GridQuantizeConfig`, or a layer has no integer form.
         """
+        model = canonical(model)
         kernels = [layer.name for layer in model.layers if roles.role(layer) is roles.Role.KERNEL]
         configs = {}
         for name in kernels:
             if name in layer_quantize_map:
-                configs[name] = layer_quantize_map[name].get("quantize_config") or self.default()
-        foreign = {n: type(c).__name__ for n, c in configs.items() if not isinstance(c, GridQuantizeConfig)}
+                configs[name] = layer_quantize_map[name].get("quantize_config")
+        given = [config for config in configs.values() if config is not None]
+        foreign = [type(config).__name__ for config in given if not isinstance(config, GridQuantizeConfig)]
         if foreign:
-            raise ValueError(f"FpqQuantizeScheme places tf_fpq quantize configs only. Received: {foreign}.")
+            raise ValueError(f"FpqQuantizeScheme places tf_fpq quantize configs only. Received: {', '.join(foreign)}.")
+        default = self.default() if self.default else next(iter(given), LsqQuantizeConfig()).with_bits(8, 8)
+        configs = {name: config or default for name, config in configs.items()}
         the_plan = placement.plan(model)
         raise_problems(the_plan.problems)
-        return placement.place(model, configs, lambda bits: self.default(activation_bits=bits), the_plan), {}
+        student = placement.place(model, configs, lambda bits: default.with_bits(8, bits), the_plan)
+        calibration.start_weights(student)
+        return student, {}
 
 
 def raise_problems(problems: dict[str, str]) -> None:
@@ -62,11 +69,12 @@ class NoRegistry(tfmot.quantization.keras.QuantizeRegistry):
 class FpqQuantizeScheme(tfmot.quantization.keras.QuantizeScheme):
     """Quantizes on the grid that `tflite_export` deploys."""
 
-    def __init__(self, default: type[GridQuantizeConfig] = LsqQuantizeConfig):
+    def __init__(self, default: type[GridQuantizeConfig] | None = None):
         """Creates the scheme.
 
         Args:
-          default: Class of the 8-bit config for layers annotated without one, and for tensors that no kernel reads.
+          default: Class of the config for activations, and for layers annotated without a config (8 bits). None is the first
+            annotated config's class with its options, or `LsqQuantizeConfig` where no layer has one.
         """
         self.default = default
 

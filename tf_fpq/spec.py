@@ -5,7 +5,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 MIN_BITS, MAX_BITS = 2, 8
 
@@ -58,28 +58,45 @@ class QuantSpec:
         kept = {axis % len(tensor_shape) for axis in self.axis}
         return tuple(size if axis in kept else 1 for axis, size in enumerate(tensor_shape))
 
+    def shared_axes(self, rank: int) -> tuple[int, ...]:
+        """Axes of a tensor of `rank` along which all elements share a step size."""
+        kept = {axis % rank for axis in self.axis or ()}
+        return tuple(axis for axis in range(rank) if axis not in kept)
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantRule:
     """Bit widths for the layers whose whole name matches a regular expression. Of several rules the first match wins.
 
     Rules choose among layers with a kernel (convolutions, Dense). `activation_bits` is the width of the tensor such a layer
-    *reads*, as in the papers; tensors that no such layer reads (both inputs of a residual addition, the logits) have 8 bits.
+    *reads*, as in the papers: the widest that any of its readers asks for. Tensors that no such layer reads (both inputs of a
+    residual addition, the logits) have 8 bits, or stay float if every rule that matched leaves activations float.
 
     Attributes:
       pattern: Regular expression for `re.fullmatch`.
-      weight_bits: Width of the kernel, 2 to 8.
-      activation_bits: Width of the layer's input, 2 to 8.
+      layer_type: Class of the layer or its name ("DepthwiseConv2D"); None matches every class.
+      weight_bits: Width of the kernel, 2 to 8, or None: it stays float, and so cannot be exported.
+      activation_bits: Width of the layer's input, 2 to 8, or None: it stays float, and so cannot be exported.
+      per_channel: One step size per channel of the kernel, or one for all; None is the quantizer's own (see its config).
     """
 
-    pattern: str
+    pattern: str = ".*"
     _: dataclasses.KW_ONLY
-    weight_bits: int = 8
-    activation_bits: int = 8
+    layer_type: type | str | None = None
+    weight_bits: int | None = 8
+    activation_bits: int | None = 8
+    per_channel: bool | None = None
 
     def __post_init__(self) -> None:
-        check_bits("weight_bits", self.weight_bits)
-        check_bits("activation_bits", self.activation_bits)
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) is not None:
+                check_bits(name, getattr(self, name))
+        if isinstance(self.layer_type, type):
+            object.__setattr__(self, "layer_type", self.layer_type.__name__)
+        if not isinstance(self.layer_type, str | None):
+            raise ValueError(f"layer_type must be a class, its name or None. Received: layer_type={self.layer_type!r}.")
+        if self.per_channel not in (True, False, None):
+            raise ValueError(f"per_channel must be True, False or None. Received: per_channel={self.per_channel!r}.")
         try:
             re.compile(self.pattern)
         except (re.error, TypeError) as error:
@@ -87,23 +104,48 @@ class QuantRule:
                 f"pattern must be a regular expression ({error}). Received: pattern={self.pattern!r}."
             ) from error
 
-    def matches(self, name: str) -> bool:
-        """Whether the rule's pattern matches the whole of a layer's `name`."""
-        return re.fullmatch(self.pattern, name) is not None
+    @property
+    def scheme(self) -> str:
+        """The widths, as in "W4A4"; "W32" and "A32" are float."""
+        return f"W{self.weight_bits or 32}A{self.activation_bits or 32}"
+
+    def matches(self, name: str, layer_type: str | None = None) -> bool:
+        """Whether the rule matches a layer of this name and class."""
+        return re.fullmatch(self.pattern, name) is not None and self.layer_type in (None, layer_type)
+
+    def __str__(self) -> str:
+        kind = f", layer_type={self.layer_type}" if self.layer_type else ""
+        return f"{self.pattern!r}{kind} -> {self.scheme}"
 
 
-def match_rules(rules: Iterable[QuantRule], names: Sequence[str]) -> dict[str, QuantRule]:
-    """Returns the first matching rule of each name that has one.
+def match_rules(rules: Iterable[QuantRule], layers: Mapping[str, str]) -> dict[str, QuantRule]:
+    """Returns the first matching rule of each layer that has one.
+
+    Args:
+      rules: The rules.
+      layers: Class by name of the layers with a kernel.
 
     Raises:
-      ValueError: If a rule's pattern matches none of `names`: most likely a typing error, and it would do nothing.
+      ValueError: If a rule matches none of `layers`: most likely a typing error, and it would do nothing.
     """
     rules = list(rules)
-    idle = [rule.pattern for rule in rules if not any(rule.matches(name) for name in names)]
+    idle = [str(rule) for rule in rules if not any(rule.matches(*layer) for layer in layers.items())]
     if idle:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in layers.items())
         raise ValueError(
-            f"These rules match no layer with a kernel: {', '.join(map(repr, idle))}. A pattern must match the whole name. "
-            f"Received: layers {', '.join(names) or '(none)'}."
+            f"These rules match no layer with a kernel: {'; '.join(idle)}. A pattern must match the whole name. "
+            f"Received: layers {listed or '(none)'}."
         )
-    chosen = {name: next((rule for rule in rules if rule.matches(name)), None) for name in names}
+    chosen = {name: next((rule for rule in rules if rule.matches(name, kind)), None) for name, kind in layers.items()}
     return {name: rule for name, rule in chosen.items() if rule is not None}
+
+
+def describe_rules(rules: Iterable[QuantRule], layers: Mapping[str, str]) -> str:
+    """What each rule decides, one line a rule, and the layers that no rule decides."""
+    chosen = match_rules(rules, layers)
+    lines = []
+    for rule in rules:
+        names = [name for name, winner in chosen.items() if winner is rule]
+        lines.append(f"{rule}: {', '.join(names) or 'nothing, earlier rules match first'}")
+    rest = [name for name in layers if name not in chosen]
+    return "\n".join([*lines, *([f"no rule, float kernel: {', '.join(rest)}"] if rest else [])])

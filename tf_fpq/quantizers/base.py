@@ -1,13 +1,13 @@
 """What all quantizers share: the grid, its variables, and what the exporter asks of them."""
 
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq import numerics
+from tf_fpq import estimators, numerics
+from tf_fpq.estimators import Estimator, Grids, Samples
 from tf_fpq.keras_compat import keras
 from tf_fpq.spec import QuantSpec
 
@@ -76,30 +76,62 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     def __hash__(self) -> int:
         return hash((type(self), self.spec))
 
-    def _add_step_size(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
-        """Adds the trainable `step_size` and the frozen `zero_point` to `layer`."""
-        shape = self.spec.step_shape(tuple(tensor_shape))
-        spread = (1 if self.spec.symmetric else 2) * UNCALIBRATED_RANGE
-        step_size = spread / self.spec.qmax
-        zero_point = 0 if self.spec.symmetric else round(self.spec.qmax / 2)
+    def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
+        """Adds the quantizer's variables to `layer` and returns them by name.
+
+        Args:
+          tensor_shape: Shape of the tensor; an activation's first axis is None.
+          name: Prefix of the variables' names.
+          layer: The layer that owns them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement build.")
+
+    def _add_step_size(
+        self, tensor_shape: Any, name: str, layer: keras.layers.Layer, trainable: bool = True
+    ) -> Variables:
+        """Adds `step_size` and the frozen `zero_point` to `layer`."""
+        step_size, zero_point = self._uncalibrated_grid()
         return {
-            "step_size": layer.add_weight(
-                name=f"{name}_step_size",
-                shape=shape,
-                initializer=keras.initializers.Constant(step_size),
-                trainable=True,
-                dtype="float32",
-                experimental_autocast=False,
-            ),
-            "zero_point": layer.add_weight(
-                name=f"{name}_zero_point",
-                shape=shape,
-                initializer=keras.initializers.Constant(zero_point),
-                trainable=False,
-                dtype="float32",
-                experimental_autocast=False,
-            ),
+            "step_size": self._add_variable(tensor_shape, f"{name}_step_size", layer, step_size, trainable),
+            "zero_point": self._add_variable(tensor_shape, f"{name}_zero_point", layer, zero_point, False),
         }
+
+    def _add_variable(
+        self,
+        tensor_shape: Any,
+        name: str,
+        layer: keras.layers.Layer,
+        value: float,
+        trainable: bool,
+        regularizer: keras.regularizers.Regularizer | None = None,
+    ) -> tf.Variable:
+        """Adds a variable with one element per grid."""
+        return layer.add_weight(
+            name=name,
+            shape=self.spec.step_shape(tuple(tensor_shape)),
+            initializer=keras.initializers.Constant(value),
+            regularizer=regularizer,
+            trainable=trainable,
+            dtype="float32",
+            experimental_autocast=False,
+            aggregation=tf.VariableAggregation.MEAN,
+        )
+
+    def _uncalibrated_grid(self) -> tuple[float, int]:
+        """Step size and zero point that cover `UNCALIBRATED_RANGE` on both sides of 0."""
+        spread = (1 if self.spec.symmetric else 2) * UNCALIBRATED_RANGE
+        return spread / self.spec.qmax, 0 if self.spec.symmetric else round(self.spec.qmax / 2)
+
+    def uncalibrated(self, variables: Variables) -> bool:
+        """Whether the grid is still the one that `build` made."""
+        start = self._uncalibrated_grid()
+        return bool(
+            variables
+            and all(
+                np.allclose(now, then, rtol=1e-6, atol=0.0)
+                for now, then in zip(self.grid(variables), start, strict=True)
+            )
+        )
 
     def grid(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """Step size (positive) and zero point of the deployed grid.
@@ -119,11 +151,33 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         variables["step_size"].assign(np.broadcast_to(step_size, variables["step_size"].shape))
         variables["zero_point"].assign(np.broadcast_to(zero_point, variables["zero_point"].shape))
 
+    def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
+        """Step sizes and zero points for `samples`, one per grid, by the named estimator."""
+        if callable(estimator):
+            return estimator(samples, self.spec)
+        if estimator == estimators.PAPER:
+            return self.paper_start(samples)
+        return estimators.ESTIMATORS[estimator](samples, self.spec)
 
-def elements_per_step(spec: QuantSpec, inputs: tf.Tensor, is_weight: bool) -> tf.Tensor | float:
+    def paper_start(self, samples: Samples) -> Grids:
+        """The start that the quantizer's paper prescribes; least squared error where it prescribes none."""
+        return estimators.mse(samples, self.spec)
+
+
+def is_weight(tensor_shape: Any) -> bool:
+    """Whether `build` was given the shape of a weight: an activation's first axis is the batch, which is None."""
+    return tuple(tensor_shape)[:1] != (None,)
+
+
+def elements_per_step(inputs: tf.Tensor, step_size: tf.Tensor, of_weight: bool) -> tf.Tensor | float:
     """LSQ's N: how many elements of a weight, or of one image's activation, share a step size (arXiv 1902.08153, 2.2)."""
-    shape = inputs.shape if is_weight else inputs.shape[1:]
-    if not shape.is_fully_defined():
-        return tf.cast(tf.size(inputs) // tf.shape(inputs)[0], tf.float32)
-    channels = 1 if spec.axis is None else math.prod(inputs.shape[axis] for axis in spec.axis)
-    return max(shape.num_elements() / channels, 1.0)
+    shape = inputs.shape if of_weight else inputs.shape[1:]
+    if shape.is_fully_defined():
+        return shape.num_elements() / step_size.shape.num_elements()
+    elements = tf.size(inputs) / tf.shape(inputs)[0] / step_size.shape.num_elements()
+    return tf.cast(elements, tf.float32)
+
+
+def lsq_gradient_scale(inputs: tf.Tensor, step_size: tf.Tensor, qmax: int, of_weight: bool) -> tf.Tensor | float:
+    """LSQ's `g = 1 / sqrt(N * Q_P)` (arXiv 1902.08153, section 2.2)."""
+    return (elements_per_step(inputs, step_size, of_weight) * float(qmax)) ** -0.5

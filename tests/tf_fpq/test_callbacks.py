@@ -1,0 +1,151 @@
+"""Callbacks: what they compute, and that they change nothing else."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tf_fpq.small_student import LOSS, fit, images, labels, pair
+from tf_fpq import callbacks
+from tf_fpq.distillation import KnowledgeDistillation
+from tf_fpq.feature_perturbation import FeaturePerturbation
+from tf_fpq.keras_compat import keras
+from tf_fpq.training import QatModel
+
+
+def norm_inputs(student: keras.Model, x: np.ndarray) -> list[np.ndarray]:
+    names = ["stem_bn", "depthwise_bn", "pointwise_bn"]
+    return keras.Model(student.inputs, [student.get_layer(name).input for name in names])(x, training=True)
+
+
+def test_batch_norms_get_the_mean_statistics_of_the_batches():
+    _, student = pair()
+    parts = [images(16, seed=4), images(16, seed=5)]
+    seen = [[value.numpy() for value in norm_inputs(student, part)] for part in parts]
+    others = [w.numpy() for w in student.trainable_weights]
+    callbacks.reestimate_batch_norm(student, [(part, None) for part in parts])
+    for index, name in enumerate(["stem_bn", "depthwise_bn", "pointwise_bn"]):
+        layer = student.get_layer(name)
+        mean = np.mean([part[index].mean(axis=(0, 1, 2)) for part in seen], axis=0)
+        # The fused kernel keeps the unbiased variance.
+        count = seen[0][index][..., 0].size
+        variance = np.mean([part[index].var(axis=(0, 1, 2)) for part in seen], axis=0) * count / (count - 1)
+        np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-4, atol=1e-6)
+        assert layer.momentum == 0.99
+    for weight, old in zip(student.trainable_weights, others):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_reestimation_after_training():
+    results = []
+    for more in ([], [callbacks.BatchNormReestimation(tf.data.Dataset.from_tensors(images()))]):
+        _, student = pair()
+        fit(QatModel(student), callbacks=more)
+        results.append(student)
+    callbacks.reestimate_batch_norm(results[0], [images()])
+    for a, b in zip(results[0].get_weights(), results[1].get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_reestimation_needs_batches():
+    _, student = pair()
+    with pytest.raises(ValueError, match="batches is empty"):
+        callbacks.reestimate_batch_norm(student, [])
+    assert student.get_layer("stem_bn").momentum == 0.99
+
+
+def test_tracker_logs_the_share_of_oscillating_weights():
+    shares = {}
+    for learning_rate in (0.0, 0.5):
+        _, student = pair(bits=2)
+        tracker = callbacks.OscillationTracker(threshold=0.05, momentum=0.1)
+        history = fit(QatModel(student), epochs=8, learning_rate=learning_rate, callbacks=[tracker])
+        shares[learning_rate] = history["oscillating"][-1]
+        assert set(tracker.shares) == {"stem/kernel", "depthwise/depthwise_kernel", "pointwise/kernel", "logits/kernel"}
+    assert shares[0.0] == 0.0
+    assert 0.0 < shares[0.5] <= 1.0
+
+
+def test_tracker_follows_a_plain_student_too():
+    _, student = pair()
+    assert "oscillating" in fit(student, callbacks=[callbacks.OscillationTracker()])
+
+
+def test_tracker_must_see_every_step():
+    _, student = pair()
+    with pytest.raises(ValueError, match="steps_per_execution=1"):
+        fit(QatModel(student), callbacks=[callbacks.OscillationTracker()], steps_per_execution=2)
+
+
+def test_grids_are_what_the_student_computes_on():
+    _, student = pair()
+    layer = student.get_layer("stem_relu_quantize")
+    step_size, low, high = callbacks.grids(student)["stem_relu_quantize"]
+    values = layer(tf.constant([[[[-1e6, 1e6]]]])).numpy().ravel()
+    np.testing.assert_allclose([low, high], values, rtol=1e-6)
+    assert step_size == pytest.approx((high - low) / 15, rel=1e-6)
+    assert "pointwise/kernel" in callbacks.grids(student)
+
+
+def test_grid_logger_writes_events(tmp_path):
+    _, student = pair()
+    fit(QatModel(student), callbacks=[callbacks.GridLogger(tmp_path)])
+    steps = {}
+    for path in tmp_path.glob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                steps.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    assert set(steps["step_size/stem/kernel"]) == {0, 1}
+    step_size, low, high = callbacks.grids(student)["image_quantize"]
+    assert steps["step_size/image_quantize"][1] == pytest.approx(step_size)
+    assert steps["range_low/image_quantize"][1] == pytest.approx(low)
+    assert steps["range_high/image_quantize"][1] == pytest.approx(high)
+
+
+def test_schedule_sets_a_coefficient_before_every_step():
+    teacher, student = pair()
+    method = KnowledgeDistillation(weight=1.0)
+    seen = []
+    schedule = callbacks.Schedule(method, "weight", lambda done: 2.0 * done)
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda b, logs: seen.append(float(method.coefficient("weight")))
+    )
+    fit(QatModel(student, teacher, [method]), epochs=2, callbacks=[schedule, record])
+    np.testing.assert_allclose(seen, [0.0, 0.5, 1.0, 1.5])
+
+
+def test_a_scheduled_coefficient_changes_the_loss_without_a_new_trace():
+    teacher, student = pair()
+    method = KnowledgeDistillation(weight=1.0)
+    model = QatModel(student, teacher, [method])
+    model.compile(keras.optimizers.SGD(0.0), loss=LOSS)
+    losses = {}
+    for weight in (1.0, 3.0):
+        method.set_coefficient("weight", weight)
+        losses[weight] = model.fit(images(), labels(), batch_size=32, shuffle=False, verbose=0).history["kd_loss"][0]
+    assert losses[3.0] == pytest.approx(3 * losses[1.0], rel=1e-5)
+    assert model.train_tf_function is None or model.train_tf_function.experimental_get_tracing_count() <= 2
+
+
+def test_noise_is_annealed():
+    _, student = pair()
+    noise = FeaturePerturbation(1.0)
+    fit(
+        QatModel(student, methods=[noise]),
+        callbacks=[callbacks.Schedule(noise, "probability", callbacks.cosine(1.0, 0.0))],
+    )
+    assert float(noise.coefficient("probability")) == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.75)))
+
+
+def test_cosine():
+    curve = callbacks.cosine(1.0, 3.0)
+    np.testing.assert_allclose([curve(0.0), curve(0.5), curve(1.0)], [1.0, 2.0, 3.0])
+
+
+def test_unknown_coefficient():
+    message = "coefficient must be one of probability for FeaturePerturbation. Received: coefficient='rate'"
+    with pytest.raises(ValueError, match=message):
+        callbacks.Schedule(FeaturePerturbation(), "rate", lambda done: done)
+    with pytest.raises(ValueError, match="FeaturePerturbation has the coefficients probability. Received: name='rate'"):
+        FeaturePerturbation().set_coefficient("rate", 0.0)

@@ -1,0 +1,353 @@
+"""Keras 3 models arrive in tf_keras with the same outputs, or are refused with everything that stands in the way."""
+
+import inspect
+import subprocess
+import sys
+
+import keras as keras3
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_fpq import flatten
+from tf_fpq import keras3 as bridge
+from tf_fpq.keras_compat import keras
+
+layers3 = keras3.layers
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_every_time():
+    keras3.utils.set_random_seed(0)
+
+
+def _scramble(model):
+    """Weights other than kernels away from zero and one, so that a forgotten one shows."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        if "kernel" not in weight.path.split("/")[-1] and weight.dtype == "float32":
+            weight.assign(random.uniform(0.5, 1.0, weight.shape))
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+    return model
+
+
+def _assert_converted(model, samples=None) -> keras.Model:
+    converted = bridge.from_keras3(_scramble(model), samples)
+    assert isinstance(converted, keras.Model)
+    if samples is None:
+        random = np.random.default_rng(1)
+        samples = tf.nest.map_structure(
+            lambda tensor: random.normal(size=(3, *tensor.shape[1:])).astype("float32"), converted.input
+        )
+    expected = keras3.tree.flatten(model(samples, training=False))
+    found = tf.nest.flatten(converted(samples, training=False))
+    for theirs, ours in zip(expected, found, strict=True):
+        assert np.std(theirs) > 0
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    return converted
+
+
+def _sequential(*layers, shape=(8, 8, 4)):
+    return keras3.Sequential([keras3.Input(shape), *layers])
+
+
+LAYERS = {
+    "conv": [layers3.Conv2D(3, 3, strides=2, padding="same", activation="silu", kernel_regularizer="l2")],
+    "grouped": [layers3.Conv2D(4, 3, groups=2, dilation_rate=2, use_bias=False)],
+    "depthwise": [layers3.DepthwiseConv2D(3, depth_multiplier=2, activation="relu6")],
+    "separable": [layers3.SeparableConv2D(3, 3, activation="hard_silu")],
+    "transposed": [layers3.Conv2DTranspose(3, 3, strides=2, activation="leaky_relu")],
+    "norms": [layers3.BatchNormalization(epsilon=1e-2), layers3.LayerNormalization(), layers3.GroupNormalization(2)],
+    "relu": [layers3.ReLU(max_value=0.5, negative_slope=0.2, threshold=0.1), layers3.LeakyReLU(0.1), layers3.PReLU()],
+    "pooling": [layers3.MaxPooling2D(), layers3.AveragePooling2D(3, padding="same"), layers3.GlobalAveragePooling2D()],
+    "space": [
+        layers3.ZeroPadding2D(((0, 1), (2, 1))),
+        layers3.Cropping2D(1),
+        layers3.UpSampling2D(2),
+        layers3.Flatten(),
+    ],
+    "order": [layers3.Permute((3, 1, 2)), layers3.Reshape((4, 64))],
+    "scaling": [layers3.Rescaling([0.5, 1.0, 2.0, 3.0], offset=-1.0), layers3.Normalization(mean=0.3, variance=2.0)],
+    "random": [
+        layers3.Dropout(0.5, seed=3),
+        layers3.GaussianNoise(0.1),
+        layers3.RandomFlip(),
+        layers3.RandomContrast(0.1),
+    ],
+    "dense": [layers3.Dense(5, activation=layers3.ReLU(max_value=1.0), kernel_constraint="non_neg"), layers3.Softmax()],
+    "einsum": [layers3.EinsumDense("bhwc,cd->bhwd", (None, None, 6), bias_axes="d", activation="tanh")],
+    "rnn": [
+        layers3.Reshape((16, 16)),
+        layers3.Bidirectional(layers3.LSTM(3, return_sequences=True)),
+        layers3.TimeDistributed(layers3.Dense(4, activation="relu")),
+        layers3.RNN([layers3.GRUCell(3), layers3.SimpleRNNCell(2)]),
+    ],
+    "conv1d": [layers3.Reshape((16, 16)), layers3.Conv1D(3, 3, padding="causal"), layers3.GlobalMaxPooling1D()],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    made = [layer.__class__.from_config(layer.get_config()) for layer in LAYERS[name]]
+    converted = _assert_converted(_sequential(*made))
+    assert {layer.name for layer in made} <= {layer.name for layer in converted.layers}
+
+
+ACTIVATIONS = ["relu", "relu6", "sigmoid", "tanh", "elu", "selu", "softplus", "softsign", "exponential", "gelu", "mish"]
+ACTIVATIONS += ["softmax", "silu", "linear", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid"]
+ACTIVATIONS += ["log_softmax", "squareplus", "tanh_shrink"]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    _assert_converted(_sequential(layers3.Dense(5, activation=name), layers3.Activation(name), shape=(4,)))
+
+
+ops = keras3.ops
+OPERATIONS = {
+    "arithmetic": lambda x, y: (x + y) * x - y / (ops.square(y) + 1.0),
+    "scalars": lambda x, y: 1.0 - (2 * x + 0.5) / 3.0,
+    "extrema": lambda x, y: ops.clip(ops.maximum(x, y), -0.5, 0.5) + ops.minimum(x, -y),
+    "functions": lambda x, y: ops.exp(-ops.abs(x)) + ops.log(ops.sqrt(ops.square(y) + 1.0)) + ops.power(x, 2),
+    "reductions": lambda x, y: (
+        ops.mean(x, axis=(1, 2), keepdims=True) + ops.max(y, axis=-1, keepdims=True) - ops.sum(x, 1)[:, None]
+    ),
+    "shapes": lambda x, y: (
+        ops.transpose(ops.reshape(x, (-1, 8, 32)), (0, 2, 1))
+        + ops.squeeze(ops.expand_dims(y[:, 0, 0, :1], 1), -1)[..., None]
+    ),
+    "joins": lambda x, y: (
+        ops.concatenate([x, y], -1)[:, 1:, ::2] + ops.pad(x, [[0, 0], [0, 0], [0, 0], [2, 2]])[:, 1:, ::2]
+    ),
+    "stack": lambda x, y: ops.flip(ops.stack([x, y], axis=1), axis=2) + ops.split(x, 2, axis=-1)[0][:, None, ..., :1],
+    "activations": lambda x, y: (
+        ops.hard_silu(x) + ops.gelu(y) + ops.leaky_relu(x) + ops.softmax(y) + ops.relu6(x) * ops.silu(y)
+    ),
+    "keras relu": lambda x, y: (
+        keras3.activations.relu(x, max_value=0.7, negative_slope=0.1) + keras3.activations.sigmoid(y)
+    ),
+    "matmul": lambda x, y: (
+        ops.matmul(x, ops.transpose(y, (0, 1, 3, 2))) + ops.cast(ops.not_equal(x[..., :1], 0.0), "float32")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_and_their_flat_form(name):
+    x, y = keras3.Input((8, 8, 4), name="x"), keras3.Input((8, 8, 4), name="y")
+    converted = _assert_converted(keras3.Model([x, y], OPERATIONS[name](x, y)))
+    random = np.random.default_rng(2)
+    samples = [random.normal(size=(2, 8, 8, 4)).astype("float32") for _ in range(2)]
+    np.testing.assert_array_equal(flatten.flatten(converted)(samples), converted(samples))
+
+
+def test_nesting_sharing_and_structures():
+    dense = layers3.Dense(4, name="shared")
+    tower = keras3.Sequential([keras3.Input((4,)), dense, layers3.BatchNormalization(name="norm")], name="tower")
+    a, b = keras3.Input((4,), name="a"), keras3.Input((4,), name="b")
+    both = keras3.Model({"a": a, "b": b}, {"sum": layers3.Add()([tower(a), tower(b)]), "own": dense(a)}, name="both")
+    c, d = keras3.Input((4,), name="c"), keras3.Input((4,), name="d")
+    results = both({"a": d, "b": c})
+    model = keras3.Model([c, d], [results["own"], {"end": layers3.Dense(2, name="end")(results["sum"])}])
+    converted = _assert_converted(model)
+    assert len(converted.weights) == len(model.weights) == 8
+    assert {layer.name for layer in converted.layers} == {"c", "d", "both", "end"}
+    flat = flatten.flatten(converted)
+    assert {"shared", "norm", "end"} <= {layer.name for layer in flat.layers}
+
+
+def test_masks_and_keyword_tensors():
+    tokens = keras3.Input((6,), dtype="int32")
+    x = layers3.Embedding(10, 4, mask_zero=True)(tokens)
+    x = layers3.MultiHeadAttention(2, 3)(x, value=x, key=x[:, :, :])
+    x = layers3.Concatenate()([layers3.LSTM(5)(x), layers3.GlobalAveragePooling1D()(x)])
+    samples = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 9]], "int32")
+    _assert_converted(keras3.Model(tokens, x), samples)
+
+
+def test_states_given_to_a_recurrent_layer():
+    x = keras3.Input((6, 4))
+    state = layers3.Dense(5)(layers3.GlobalAveragePooling1D()(x))
+    _assert_converted(keras3.Model(x, layers3.LSTM(5)(x, initial_state=[state, state])))
+
+
+def test_open_dimensions_and_frozen_layers():
+    model = keras3.Sequential(
+        [keras3.Input((None, None, 3)), layers3.Conv2D(4, 40, name="wide"), layers3.GlobalMaxPooling2D()]
+    )
+    model.get_layer("wide").trainable = False
+    converted = bridge.from_keras3(model)  # 32 pixels are too few; the check finds larger ones.
+    assert converted.input_shape == (None, None, None, 3)
+    assert not converted.trainable_weights
+
+
+def test_training_belongs_to_the_outermost_call():
+    inner = keras3.Sequential([keras3.Input((4,)), layers3.BatchNormalization(momentum=0.5)])
+    x = keras3.Input((4,))
+    converted = bridge.from_keras3(keras3.Model(x, layers3.Dense(2)(inner(x, training=False))))
+    before = converted.get_weights()
+    converted(np.ones((2, 4), "float32"), training=True)
+    assert any(not np.array_equal(old, new) for old, new in zip(before, converted.get_weights(), strict=True))
+
+
+def test_a_small_application(tmp_path):
+    model = keras3.applications.MobileNetV2(
+        weights=None, alpha=0.35, input_shape=(32, 32, 3), classes=10, classifier_activation=None
+    )
+    converted = _assert_converted(model)
+    assert [layer.name for layer in converted.layers] == [layer.name for layer in model.layers]
+    flat = flatten.flatten(converted)
+    flat.save(tmp_path / "flat.keras")
+    samples = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(bridge.load(tmp_path / "flat.keras")(samples), converted(samples))
+
+
+APPLICATIONS = [name for name, value in vars(keras3.applications).items() if inspect.isfunction(value)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_all_applications(name):
+    for size in (32, 71, 75, 331):
+        try:
+            model = getattr(keras3.applications, name)(
+                weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
+            )
+            break
+        except ValueError:
+            continue
+    _assert_converted(model)
+
+
+class _Own(layers3.Layer):
+    def __init__(self, factor=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale", initializer="ones")
+
+    def call(self, x):
+        return x * self.scale * self.factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+def test_everything_in_the_way_is_named_at_once():
+    x = keras3.Input((8, 4))
+    inner = keras3.Sequential([keras3.Input((8, 4)), layers3.RMSNormalization(name="rms")], name="inner")
+    y = layers3.Lambda(lambda t: t * 2.0, name="code")(_Own(name="own")(inner(x)))
+    y = layers3.Dense(4, name="glu", activation="glu")(layers3.LayerNormalization(name="norm", rms_scaling=True)(y))
+    model = keras3.Model(x, ops.cumsum(y, axis=1), name="model")
+    with pytest.raises(ValueError) as caught:
+        bridge.from_keras3(model)
+    message = str(caught.value)
+    assert "model/inner/rms (RMSNormalization): tf_keras has no such layer" in message
+    assert "model/code (Lambda)" in message
+    assert "model/own (_Own): a class of your own, '_Own': write it for tf_keras too" in message
+    assert "model/norm (LayerNormalization): tf_keras has no argument 'rms_scaling'" in message
+    assert "activation='glu'" in message
+    assert "(Cumsum): no counterpart is known" in message
+
+
+def test_a_registered_twin_of_a_users_layer():
+    @keras.utils.register_keras_serializable(package="test_keras3", name="Twin")
+    class Twin(keras.layers.Layer):
+        def __init__(self, factor=2.0, **kwargs):
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), name="scale", initializer="ones")
+
+        def call(self, x):
+            return x * self.scale * self.factor
+
+    source = keras3.saving.register_keras_serializable(package="test_keras3", name="Twin")(type("Twin3", (_Own,), {}))
+    converted = _assert_converted(_sequential(source(factor=3.0, name="twin"), shape=(4,)))
+    assert isinstance(converted.get_layer("twin"), Twin)
+
+
+def test_other_layers_named_alike_do_not_pass_the_check():
+    @keras.utils.register_keras_serializable(package="test_keras3", name="Liar")
+    class Liar(keras.layers.Layer):
+        def __init__(self, factor=2.0, **kwargs):
+            super().__init__(**kwargs)
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+        def call(self, x):
+            return x * self.scale * 1.001
+
+    source = keras3.saving.register_keras_serializable(package="test_keras3", name="Liar")(type("Liar3", (_Own,), {}))
+    with pytest.raises(ValueError, match="computes something else"):
+        bridge.from_keras3(_sequential(source(factor=1.0), shape=(4,)))
+
+
+class _Subclassed(keras3.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers3.Dense(3)
+
+    def call(self, inputs):
+        return ops.relu(self.dense(inputs))
+
+
+def test_subclassed_models_are_refused_with_the_ways_out():
+    x = keras3.Input((4,))
+    model = keras3.Model(x, [_Subclassed(name="one")(x), _Subclassed(name="two")(x)], name="model")
+    with pytest.raises(TypeError, match=r"'model/one' \(_Subclassed\), 'model/two' \(_Subclassed\).*Two ways out"):
+        bridge.from_keras3(model)
+    _assert_converted(keras3.Model(x, model.get_layer("one").call(x)))  # The first of them.
+
+
+def test_other_refusals():
+    with pytest.raises(TypeError, match="Keras 3 model"):
+        bridge.from_keras3(keras.Sequential())
+    with pytest.raises(ValueError, match=r"without an input shape.*build"):
+        bridge.from_keras3(keras3.Sequential([layers3.Dense(3)]))
+
+
+def test_is_keras3_model(monkeypatch):
+    assert bridge.is_keras3_model(_sequential(layers3.Dense(2)))
+    assert not bridge.is_keras3_model(keras.Sequential())
+    assert not bridge.is_keras3_model(layers3.Dense(2))
+    monkeypatch.delitem(sys.modules, "keras")
+    assert not bridge.is_keras3_model(keras.Sequential())
+    assert "keras" not in sys.modules
+
+
+@pytest.mark.parametrize("file_name", ["model.keras", "model.h5"])
+def test_load_reads_files_of_both(tmp_path, file_name):
+    path = tmp_path / file_name
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    third = _scramble(_sequential(layers3.Conv2D(3, 3, activation="hard_silu"), layers3.BatchNormalization()))
+    third.save(path)
+    np.testing.assert_allclose(bridge.load(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5)
+    second = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(3, 3)])
+    second.save(path)
+    np.testing.assert_array_equal(bridge.load(path)(x), second(x))
+
+
+def test_load_errors(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="No model file"):
+        bridge.load(tmp_path / "none.keras")
+    path = tmp_path / "model.keras"
+    _sequential(layers3.Dense(2)).save(path)
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(ImportError, match=r"written by Keras 3.*pip install 'keras>=3'"):
+        bridge.load(path)
+
+
+@pytest.mark.slow
+def test_a_process_that_imports_keras_3_first(tmp_path):
+    path = tmp_path / "model.keras"
+    _sequential(layers3.Conv2D(2, 3)).save(path)
+    for first in ("import keras", "import tf_fpq", "import tensorflow as tf; tf.keras"):
+        code = f"{first}; from tf_fpq import keras3; print(type(keras3.load({str(path)!r})).__module__)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip().endswith("tf_keras.src.engine.functional")

@@ -1,0 +1,54 @@
+"""Presets, and every combination in one step."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.tf_fpq.small_student import bytes_of, fit, pair
+from tf_fpq import presets
+from tf_fpq.training import QatModel
+
+
+def test_fpq_presets():
+    noise, follow = presets.fpq()
+    assert (noise.probability, noise.position, follow.weight) == (0.1, "pre", 0.1)
+    assert presets.fpq("paper", probability=0.5)[1].weight == 1.0
+    assert presets.fpq("paper", probability=0.5)[0].probability == 0.5
+    with pytest.raises(ValueError, match="preset must be one of tuned, paper. Received: preset='best'"):
+        presets.fpq("best")
+
+
+def test_cr_preset_takes_the_arguments_of_its_method():
+    (method,) = presets.cr(weight=0.5)
+    assert (method.weight, method.ramp_up, method.decay) == (0.5, 0.15, 0.999)
+
+
+def test_names():
+    assert presets.methods_from_names("lsq") == presets.methods_from_names("") == []
+    assert [method.name for method in presets.methods_from_names("fpq, cr,kd")] == ["sfp", "csd", "cr", "kd"]
+    assert presets.methods_from_names("sfp", seed=3)[0].seed == 3
+    with pytest.raises(ValueError, match="Received: methods='fpq,crr' with crr"):
+        presets.methods_from_names("fpq,crr")
+
+
+@pytest.mark.parametrize("names", ["fpq,cr", "fpq,kd,cr,sam,dampening,freezing"])
+def test_methods_compose_in_one_step(names):
+    teacher, student = pair()
+    before, ours = bytes_of(teacher), bytes_of(student)
+    model = QatModel(student, teacher, presets.methods_from_names(names, seed=0))
+    history = fit(model)
+    logged = {f"{method.name}_loss" for method in model.methods if method.has_loss}
+    assert logged | {"loss", "task_loss", "accuracy"} == set(history)
+    assert np.isfinite(list(itertools.chain(*history.values()))).all()
+    assert bytes_of(teacher) == before and bytes_of(student) != ours
+    parts = sum(history[name][0] for name in [*logged, "task_loss"])
+    assert history["loss"][0] == pytest.approx(parts, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", list(itertools.combinations(presets.METHODS.keys() - {"lsq", "fpq", "fpq_paper"}, 2)))
+def test_every_pair_of_methods_trains(names):
+    teacher, student = pair()
+    history = fit(QatModel(student, teacher, presets.methods_from_names(",".join(names))), epochs=1)
+    assert np.isfinite(history["loss"]).all()

@@ -1,0 +1,207 @@
+"""Callbacks: batch norm re-estimation, oscillation, step sizes in TensorBoard, schedules. They work with `QatModel` and with a student."""
+
+from collections.abc import Callable, Iterable
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_fpq.keras_compat import keras
+from tf_fpq.layers import QuantizeActivation
+from tf_fpq.method import Method
+from tf_fpq.oscillation import OscillationState, check_momentum, quantized_weights
+
+
+def student_of(model: keras.Model) -> keras.Model:
+    """The student of a `QatModel`; a student itself."""
+    return getattr(model, "student", model)
+
+
+def reestimate_batch_norm(student: keras.Model, batches: Iterable[Any]) -> None:
+    """Replaces the moving statistics of all batch norms by means over batches (arXiv 2203.11086, section 4.1).
+
+    Oscillating weights leave moving statistics behind that fit no recent weights.
+
+    Args:
+      student: A quantized model; nothing but its moving statistics changes.
+      batches: Batches of images, or tuples that begin with images. A dozen of training batches suffices.
+
+    Raises:
+      ValueError: If there is no batch.
+    """
+    norms = [layer for layer in student.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    statistics = [variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)]
+    sums: list[np.ndarray] | None = None
+    count = 0
+    try:
+        for layer in norms:
+            layer.momentum = 0.0  # so that a forward pass leaves the statistics of its batch
+        forward = tf.function(lambda x: student(x, training=True))  # traced here, with this momentum
+        for batch in batches:
+            forward(batch[0] if isinstance(batch, tuple) else batch)
+            values = [variable.numpy() for variable in statistics]
+            sums = values if sums is None else [total + value for total, value in zip(sums, values, strict=True)]
+            count += 1
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    if not count:
+        raise ValueError("batches is empty: batch norms need at least one batch. Received: 0 batches.")
+    for variable, total in zip(statistics, sums or [], strict=True):
+        variable.assign(total / count)
+
+
+class BatchNormReestimation(keras.callbacks.Callback):
+    """Calls `reestimate_batch_norm` when the training ends."""
+
+    def __init__(self, batches: Iterable[Any]):
+        """Creates the callback.
+
+        Args:
+          batches: Batches of training images, for example `train.take(20)`.
+        """
+        super().__init__()
+        self._batches = batches
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Re-estimates."""
+        reestimate_batch_norm(student_of(self.model), self._batches)
+
+
+class OscillationTracker(keras.callbacks.Callback):
+    """Measures which share of a layer's weights oscillates: has a frequency (arXiv 2203.11086, eq. 5-6) above a threshold.
+
+    The share of all weights is logged as `oscillating`, at the end of every epoch. Looks at the weights after every batch, in one
+    compiled function, so it needs `steps_per_execution=1`.
+
+    Attributes:
+      shares: Share by `layer/weight`, after the last epoch.
+    """
+
+    def __init__(self, threshold: float = 0.005, momentum: float = 0.01):
+        """Creates the callback.
+
+        Args:
+          threshold: Frequency from which a weight counts as oscillating; the paper's is 0.005.
+          momentum: Momentum of the frequency.
+        """
+        super().__init__()
+        check_momentum(momentum)
+        self._threshold = threshold
+        self._momentum = momentum
+        self.shares: dict[str, float] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Remembers the integers at the start."""
+        if int(getattr(self.model, "_steps_per_execution", None) or 1) != 1:
+            raise ValueError("OscillationTracker must see every step: compile with steps_per_execution=1.")
+        weights = quantized_weights(student_of(self.model))
+        self._states = {weight.name: OscillationState(weight, self._momentum) for weight in weights}
+        states = list(self._states.values())
+        self._update = tf.function(lambda: [state.update() for state in states] and None)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the integers."""
+        self._update()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds `oscillating` to the epoch's logs."""
+        above = {name: state.frequency.numpy() > self._threshold for name, state in self._states.items()}
+        self.shares = {name: float(mask.mean()) for name, mask in above.items()}
+        if logs is not None and above:
+            logs["oscillating"] = float(np.concatenate([mask.ravel() for mask in above.values()]).mean())
+
+
+class GridLogger(keras.callbacks.Callback):
+    """Writes every grid to TensorBoard at the end of every epoch: `step_size/<name>`, `range_low/<name>`, `range_high/<name>`.
+
+    Of a weight with a step size per channel they are the mean step size and the widest range.
+    """
+
+    def __init__(self, log_dir: str):
+        """Creates the callback.
+
+        Args:
+          log_dir: Folder of the event files, as of `keras.callbacks.TensorBoard`.
+        """
+        super().__init__()
+        self._writer = tf.summary.create_file_writer(str(log_dir))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the grids."""
+        with self._writer.as_default(step=epoch):
+            for name, (step_size, low, high) in grids(student_of(self.model)).items():
+                _write_scalar(f"step_size/{name}", step_size)
+                _write_scalar(f"range_low/{name}", low)
+                _write_scalar(f"range_high/{name}", high)
+        self._writer.flush()
+
+
+def _write_scalar(tag: str, value: float) -> None:
+    """`tf.summary.scalar`, which is part of TensorBoard and needs it installed where the training runs."""
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "scalars"
+    metadata.data_class = 1  # DATA_CLASS_SCALAR
+    tf.summary.write(tag, tf.constant(value, tf.float32), metadata=metadata)
+
+
+def grids(student: keras.Model) -> dict[str, tuple[float, float, float]]:
+    """Mean step size, lowest and highest value of every grid of a student, by layer name or `layer/weight`."""
+    layers = [layer for layer in student.layers if isinstance(layer, QuantizeActivation)]
+    found = {layer.name: (layer.quantizer, layer.variables_of_quantizer) for layer in layers}
+    found.update({weight.name: (weight.quantizer, weight.variables) for weight in quantized_weights(student)})
+    result = {}
+    for name, (quantizer, variables) in found.items():
+        step_size, zero_point = (tf.convert_to_tensor(part).numpy() for part in quantizer.grid(variables))
+        low, high = (quantizer.spec.qmin - zero_point) * step_size, (quantizer.spec.qmax - zero_point) * step_size
+        result[name] = float(step_size.mean()), float(low.min()), float(high.max())
+    return result
+
+
+class Schedule(keras.callbacks.Callback):
+    """Sets a method's coefficient before every step: `method.set_coefficient(coefficient, function(step / steps of fit))`.
+
+        Schedule(noise, "probability", lambda done: 0.1 * (1 - done))
+
+    anneals the noise of `noise = FeaturePerturbation(0.1)` to zero. Does not trace the step again. With `steps_per_execution` above 1
+    the value is that of the first step of an execution.
+    """
+
+    def __init__(self, method: Method, coefficient: str, function: Callable[[float], float]):
+        """Creates the callback.
+
+        Args:
+          method: A method of the model that trains.
+          coefficient: One of `method.coefficients`.
+          function: From the share of the training that is done, 0 to 1, to the coefficient.
+
+        Raises:
+          ValueError: If the method has no such coefficient.
+        """
+        super().__init__()
+        if coefficient not in method.coefficients:
+            known = ", ".join(method.coefficients) or "(none)"
+            raise ValueError(
+                f"coefficient must be one of {known} for {type(method).__name__}. Received: coefficient={coefficient!r}."
+            )
+        self._method = method
+        self._coefficient = coefficient
+        self._function = function
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remembers the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Sets the coefficient."""
+        steps = self.params.get("steps")
+        within = batch / steps if steps else 0.0  # of unknown length: the value changes from epoch to epoch
+        self._method.set_coefficient(self._coefficient, self._function((self._epoch + within) / self.params["epochs"]))
+
+
+def cosine(start: float, end: float) -> Callable[[float], float]:
+    """A function for `Schedule`: from `start` to `end` along half a cosine."""
+    return lambda done: end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,51 @@
+"""Changing variables inside a training step, under any `tf.distribute` strategy.
+
+A mirrored variable without an aggregation cannot be assigned in a replica: the strategy wants to be told, in the cross-replica
+context, what to do with all copies at once. The optimizer does so for its own updates; these functions do it for the rest.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def assign(variables: Sequence[tf.Variable], values: Sequence[Any]) -> None:
+    """Assigns values to variables, from a replica or outside.
+
+    Args:
+      variables: Variables; in a strategy, of its scope.
+      values: A tensor for each. They must be the same in all replicas, but for variables that are kept per replica
+        (the moving statistics of a batch normalization).
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return
+    mirrored = []
+    for variable, value in zip(variables, values, strict=True):
+        if variable.synchronization is tf.VariableSynchronization.ON_READ:
+            variable.assign(value)
+        else:
+            mirrored.append((variable, value))
+    if mirrored:
+        context.merge_call(_assign_mirrored, args=(mirrored,))
+
+
+def _assign_mirrored(strategy: tf.distribute.Strategy, pairs: Sequence[tuple[Any, Any]]) -> None:
+    for variable, value in pairs:
+        strategy.extended.update(variable, lambda copy, new: copy.assign(new), args=(value,), group=False)
+
+
+def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Sums of each tensor over the replicas of the strategy in scope; the tensors themselves with one replica."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return list(tensors)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+
+def num_replicas() -> int:
+    """Number of replicas in sync of the strategy in scope; 1 without a strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,0 +1,98 @@
+"""DoReFa: weights squashed by tanh and spread over their range, activations clipped to a fixed one.
+
+S. Zhou, Y. Wu, Z. Ni, X. Zhou, H. Wen, Y. Zou, *DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low
+Bitwidth Gradients*, 2016, arXiv 1606.06160. The paper's `k` is `num_bits`; its quantized gradients are not part of this.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_fpq import estimators, numerics
+from tf_fpq.estimators import Estimator, Grids, Samples
+from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers.base import GridQuantizer, Variables
+
+
+@register
+class DoReFaQuantizer(GridQuantizer):
+    """Weights for a symmetric grid, activations for an asymmetric one. Nothing but the weights themselves learns.
+
+    Published (eq. 9 and 11), with `Q_k(a) = round((2^k - 1) a) / (2^k - 1)`:
+
+        w_hat = 2 Q_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1           x_hat = Q_k(clip(x, 0, 1))
+
+    Here, with the frozen `step_size` s and `zero_point` z:
+
+        w_hat = s * round(qmax * tanh(w) / max|tanh(w)|)               x_hat = s * (clip(round(x / s) + z, 0, 2^k - 1) - z)
+
+    Gradients: rounding passes them straight through; those of tanh and of the maximum are exact, as the paper's framework has
+    them. `d x_hat / d x` is 1 inside the range, else 0.
+
+    Start as published: `s = 1 / qmax`, so weights reach 1 and activations are clipped to [0, 1]. The maximum is over the whole
+    tensor as published, or with `axis` over each channel.
+
+    Note: the published weight grid has an even number of levels, all odd multiples of `1 / (2^k - 1)`: no zero, and a k-bit
+    integer times a scale does not give it. The nearest grid that an integer kernel has is the symmetric one without its lowest
+    code, which loses one level of 2^k.
+    Note: published weights lie in [-1, 1] and activations are clipped to [0, 1] because networks are trained so from the
+    start. A trained float network means something else, so all estimators but "paper" keep its scale: `s` is then the step
+    with which the codes come closest to the weights (the channel's factor is lost in a batch norm after it anyway), and an
+    activation's range is that of the calibration.
+    """
+
+    def __init__(self, num_bits: int, **kwargs: Any):
+        """Creates the quantizer.
+
+        Args:
+          num_bits: Width, 2 to 8.
+          **kwargs: Arguments of `GridQuantizer`.
+
+        Raises:
+          ValueError: If the grid is symmetric but not `narrow_range`, or `num_bits` is not an integer from 2 to 8.
+        """
+        super().__init__(num_bits, **kwargs)
+        if self.spec.symmetric and not self.spec.narrow_range:
+            raise ValueError(
+                "narrow_range must be True for symmetric=True: the codes of DoReFa's weights never reach the lowest one. "
+                "Received: narrow_range=False."
+            )
+
+    def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
+        """Adds `step_size` and `zero_point`, both frozen, to `layer`."""
+        return self._add_step_size(tensor_shape, name, layer, trainable=False)
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """Returns `inputs` on the grid; the same in training and at inference."""
+        step_size, zero_point = self.grid(weights)
+        if self.spec.symmetric:
+            return tf.cast(self._weight_codes(inputs) * step_size, inputs.dtype)
+        return numerics.fake_quant(inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax)
+
+    def codes(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """Integer codes of `inputs`: for a symmetric grid they do not depend on the step size."""
+        return self._weight_codes(inputs) if self.spec.symmetric else super().codes(inputs, variables)
+
+    def _weight_codes(self, inputs: tf.Tensor) -> tf.Tensor:
+        """`round(qmax * tanh(w) / max|tanh(w)|)`; a channel of zeros has the codes 0."""
+        squashed = tf.tanh(tf.cast(inputs, tf.float32))
+        axes = self.spec.shared_axes(squashed.shape.rank)
+        largest = tf.reduce_max(tf.abs(squashed), axis=axes, keepdims=True)
+        return numerics.round_ste(numerics.divide_no_zero(squashed, largest) * float(self.spec.qmax))
+
+    def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
+        """For a symmetric grid "mse" is the step whose products with the codes come closest to the samples."""
+        if not self.spec.symmetric or estimator != "mse":
+            return super().estimate(samples, estimator)
+        squashed = np.tanh(samples.values)
+        largest = np.abs(squashed).max(axis=1, keepdims=True)
+        codes = np.round(squashed / np.where(largest > 0, largest, 1.0) * self.spec.qmax)
+        energy = np.square(codes).sum(axis=1)
+        step_size = (codes * samples.values).sum(axis=1) / np.where(energy > 0, energy, 1.0)
+        return step_size, np.zeros_like(step_size)
+
+    def paper_start(self, samples: Samples) -> Grids:
+        """`s = 1 / qmax`; the zero point is that of the whole range (0 where nothing is negative, as published)."""
+        zero_point = estimators.min_max(samples, self.spec)[1]
+        return np.full_like(zero_point, 1.0 / self.spec.qmax), zero_point

@@ -1,0 +1,238 @@
+"""`summary(model)`: what each layer of a student costs, and on which grid it computes."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_fpq import graph, roles
+from tf_fpq.graph import Call
+from tf_fpq.keras_compat import keras
+from tf_fpq.layers import QuantizeActivation, QuantizedLayer
+
+FLOAT_BITS = 32
+# A bias is an int32 in the deployed model, batch norm is folded into it.
+BIAS_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """One layer with a kernel, or one activation grid.
+
+    Attributes:
+      layer: Name of the layer.
+      kind: Class of the layer (of the inner one, for a wrapped layer).
+      weight_bits: Width of the kernel, 32 if it is float, None for an activation.
+      activation_bits: Width of the tensor that the layer reads, or of the grid itself; 32 is float.
+      granularity: "channel", "tensor" or "float".
+      step_size: Median step size, None without one.
+      weights: Number of weights in the kernel.
+      float_bytes: Bytes of the layer's weights in the float model.
+      bytes: Bytes of kernel codes at their own width, and int32 biases.
+      container_bytes: The same in the int8 containers that are exported.
+      macs: Multiply-accumulate operations for one image.
+    """
+
+    layer: str
+    kind: str
+    weight_bits: int | None
+    activation_bits: int
+    granularity: str
+    step_size: float | None
+    weights: int = 0
+    float_bytes: int = 0
+    bytes: int = 0
+    container_bytes: int = 0
+    macs: int = 0
+
+    @property
+    def scheme(self) -> str:
+        """Precision of the layer's multiplications, as in "W4A4"."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The rows of a model, in execution order; `print(summary)` shows them as a table.
+
+    Attributes:
+      model: Name of the model.
+      rows: The layers.
+    """
+
+    model: str
+    rows: tuple[SummaryRow, ...]
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the float model's weights."""
+        return sum(row.float_bytes for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the quantized model's weights, each code at its own width."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def container_bytes(self) -> int:
+        """Bytes of the quantized model's weights in the containers that are exported."""
+        return sum(row.container_bytes for row in self.rows)
+
+    @property
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulate operations for one image by precision, as in `{"W8A8": 1000, "W4A4": 20000}`."""
+        macs: dict[str, int] = {}
+        for row in self.rows:
+            if row.weight_bits is not None:
+                macs[row.scheme] = macs.get(row.scheme, 0) + row.macs
+        return macs
+
+    def __str__(self) -> str:
+        header = ["layer", "kind", "W", "A", "granularity", "step size", "weights", "bytes", "MACs"]
+        table = [header, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+        lines = [
+            "  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths))) for line in table
+        ]
+        rule = "-" * len(lines[0])
+        ratio = self.float_bytes / self.bytes if self.bytes else math.nan
+        totals = [
+            f"weights: {self.float_bytes:,} bytes float, {self.bytes:,} quantized ({ratio:.1f} times smaller), "
+            f"{self.container_bytes:,} in int8 containers",
+            "MACs per image: " + (", ".join(f"{n:,} {scheme}" for scheme, n in self.macs.items()) or "0"),
+        ]
+        return "\n".join([f"model {self.model}", lines[0], rule, *lines[1:], rule, *totals])
+
+
+def _cells(row: SummaryRow) -> list[str]:
+    weighted = row.weight_bits is not None
+    return [
+        row.layer,
+        row.kind,
+        str(row.weight_bits) if weighted else "",
+        str(row.activation_bits),
+        row.granularity,
+        "" if row.step_size is None else f"{row.step_size:.4g}",
+        *(f"{value:,}" if weighted else "" for value in (row.weights, row.bytes, row.macs)),
+    ]
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 2 else cell.rjust(width)
+
+
+def summary(model: keras.Model) -> Summary:
+    """Returns what every layer with a kernel and every activation grid of `model` costs.
+
+    Args:
+      model: A functional model: a student from `quantize_model`, or a float model.
+
+    Raises:
+      ValueError: If `model` is not a functional Keras 2 model.
+    """
+    if not graph.is_functional(model):
+        raise ValueError(f"model must be a functional tf_keras model. Received: model={model!r}.")
+    calls: dict[str, list[Call]] = {}
+    bits: dict[int, int] = {}  # id of a symbolic tensor -> width of the grid that it lies on
+    for call in graph.calls(model):
+        calls.setdefault(call.layer.name, []).append(call)
+        bits.update({id(tensor): _output_bits(call, bits) for tensor in call.outputs})
+    return Summary(model.name, tuple(row for group in calls.values() for row in _rows(group, bits)))
+
+
+def _output_bits(call: Call, bits: dict[int, int]) -> int:
+    layer = call.layer
+    if isinstance(layer, QuantizeActivation):
+        return layer.quantizer.spec.num_bits
+    if roles.role(layer) is roles.Role.SAME_GRID and call.inputs:
+        return bits.get(id(call.inputs[0]), FLOAT_BITS)
+    if roles.role(layer) is roles.Role.JOINT_GRID:
+        return max(bits.get(id(tensor), FLOAT_BITS) for tensor in call.inputs)
+    return FLOAT_BITS
+
+
+def _rows(calls: Sequence[Call], bits: dict[int, int]) -> list[SummaryRow]:
+    layer = calls[0].layer
+    if isinstance(layer, QuantizeActivation):
+        return [_activation_row(layer)]
+    inner = roles.inner(layer)
+    if roles.kernel(inner) is not None:
+        return [_kernel_row(layer, calls, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
+    if layer.weights:  # batch norms: folded away, but part of the float model's bytes
+        return [_folded_row(layer, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
+    return []
+
+
+def _activation_row(layer: QuantizeActivation) -> SummaryRow:
+    step_size, _ = layer.quantizer.grid(layer.variables_of_quantizer)
+    spec = layer.quantizer.spec
+    return SummaryRow(
+        layer=layer.name,
+        kind="activation",
+        weight_bits=None,
+        activation_bits=spec.num_bits,
+        granularity="tensor" if spec.axis is None else "channel",
+        step_size=float(np.median(step_size.numpy())),
+    )
+
+
+def _folded_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
+    return SummaryRow(
+        layer=layer.name,
+        kind=type(layer).__name__,
+        weight_bits=None,
+        activation_bits=activation_bits,
+        granularity="folded",
+        step_size=None,
+        float_bytes=4 * sum(math.prod(weight.shape) for weight in layer.weights),
+    )
+
+
+def _kernel_row(layer: keras.layers.Layer, calls: Sequence[Call], activation_bits: int) -> SummaryRow:
+    inner = roles.inner(layer)
+    kernel = getattr(inner, roles.kernel(inner).name)
+    weights = math.prod(kernel.shape)
+    others = sum(math.prod(weight.shape) for weight in inner.weights) - weights
+    weight_bits, granularity, step_size = _weight_grid(layer)
+    quantized = weight_bits != FLOAT_BITS
+    # Every output channel has a bias once a batch norm is folded into it.
+    biases = BIAS_BYTES * (_output_channels(calls) if quantized else others)
+    return SummaryRow(
+        layer=layer.name,
+        kind=type(inner).__name__,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        granularity=granularity,
+        step_size=step_size,
+        weights=weights,
+        float_bytes=4 * (weights + others),
+        bytes=-(-weights * weight_bits // 8) + biases,
+        container_bytes=weights * (1 if quantized else 4) + biases,
+        macs=sum(_macs(inner, call, kernel.shape) for call in calls),
+    )
+
+
+def _weight_grid(layer: keras.layers.Layer) -> tuple[int, str, float | None]:
+    """Width, granularity and median step size of a kernel."""
+    if not isinstance(layer, QuantizedLayer):
+        return FLOAT_BITS, "float", None
+    ((_, _, quantizer, variables),) = layer.quantized_weights()
+    step_size = float(np.median(quantizer.grid(variables)[0].numpy()))
+    return quantizer.spec.num_bits, "tensor" if quantizer.spec.axis is None else "channel", step_size
+
+
+def _output_channels(calls: Sequence[Call]) -> int:
+    return calls[0].outputs[0].shape[-1]
+
+
+def _macs(layer: keras.layers.Layer, call: Call, kernel_shape: Any) -> int:
+    """Products of one image: each output element takes the kernel's elements that reach it; a transposed convolution spreads
+    each input element over the kernel. Unknown sizes count as 1.
+    """
+    if type(layer) in roles.MINOR_KERNELS:
+        return math.prod(size or 1 for size in call.outputs[0].shape[1:])
+    tensor = call.inputs[0] if isinstance(layer, keras.layers.Conv2DTranspose) else call.outputs[0]
+    positions = math.prod(size or 1 for size in tensor.shape[1:-1])
+    return positions * math.prod(kernel_shape)
