@@ -9,8 +9,10 @@ from experiments import data
 from experiments import models
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
+from tf_fpq import presets
+from tf_fpq.method import Method
 
-METHODS = ("fpq", "sfp", "csd", "none")
+METHODS = (*presets.GROUPS, *presets.METHODS)
 IO_TYPES = ("int8", "uint8", "float32")
 KERNELS = ("xnnpack", "builtin", "reference")
 
@@ -135,14 +137,13 @@ class Config:
             tf_fpq.QuantRule(r".*", weight_bits=self.weight_bits, activation_bits=self.activation_bits),
         ]
 
-    def make_methods(self) -> list[tf_fpq.FeaturePerturbation | tf_fpq.ChannelStandardizedDistillation]:
-        """New method objects for `tf_fpq.QatModel`."""
-        chosen: list[tf_fpq.FeaturePerturbation | tf_fpq.ChannelStandardizedDistillation] = []
-        if {"fpq", "sfp"} & set(self.methods):
-            chosen.append(tf_fpq.FeaturePerturbation(probability=self.noise_probability, position=self.noise_position))
-        if {"fpq", "csd"} & set(self.methods):
-            chosen.append(tf_fpq.ChannelStandardizedDistillation(weight=self.csd_weight))
-        return chosen
+    def make_methods(self) -> list[Method]:
+        """New method objects for `tf_fpq.QatModel`; those without a flag of their own have their default arguments."""
+        return tf_fpq.methods_from_names(
+            self.methods,
+            sfp={"probability": self.noise_probability, "position": self.noise_position},
+            csd={"weight": self.csd_weight},
+        )
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 import tf_fpq
 from tf_fpq.keras_compat import keras
@@ -104,14 +105,13 @@ class Case:
 
     def quantize(self) -> None:
         """W4A4, the first and the last layer W8A8."""
-        report = tf_fpq.check(self._model)
-        kernels = [row.layer for row in report.rows if row.weight_bits]
+        kernels = list(kernel_names(self._model))
         ends = "|".join(re.escape(name) for name in (kernels[0], kernels[-1]))
         rules = [
             tf_fpq.QuantRule(ends, weight_bits=8, activation_bits=8),
             tf_fpq.QuantRule(".*", weight_bits=4, activation_bits=4),
         ]
-        self._student = tf_fpq.quantize_model(self._model, rules if len(kernels) > 2 else rules[:1])
+        self._student = tf_fpq.quantize_model(self._model, rules)
 
     def calibrate(self) -> None:
         """Step sizes from all images."""
@@ -121,7 +121,9 @@ class Case:
         """One step of FPQ: noise at the convolutions' inputs, distillation of their outputs."""
         methods = [tf_fpq.FeaturePerturbation(probability=0.5), tf_fpq.ChannelStandardizedDistillation(weight=0.1)]
         trainer = tf_fpq.QatModel(self._student, teacher=self._model, methods=methods)
-        trainer.compile(optimizer=keras.optimizers.SGD(1e-3), loss="sparse_categorical_crossentropy")
+        # Eagerly: tracing a step of a deep model takes minutes, and it runs once.
+        optimizer, loss = keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy"
+        trainer.compile(optimizer=optimizer, loss=loss, run_eagerly=True)
         before = [weight.numpy() for weight in self._student.trainable_weights]
         labels = np.arange(BATCH) % CLASSES
         logs = trainer.train_on_batch(self._images[:BATCH], labels, return_dict=True)
@@ -141,7 +143,7 @@ class Case:
 
     def verify(self) -> None:
         """Twin against XNNPACK and the reference kernels, all output codes and the tensors of two images."""
-        with self._folder:
+        with self._folder, eagerly():
             report = tflite_export.verify(
                 self._student,
                 self._exported,
@@ -180,6 +182,25 @@ def smallest(builder: Callable[..., Any]) -> Any:
             if size == SIZES[-1]:
                 raise
     raise AssertionError("unreachable: the last size returns or raises")
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Runs graph functions step by step: faster where each runs once or twice."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def kernel_names(model: Any) -> Iterator[str]:
+    """Names of the layers with a kernel, nested ones too."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from kernel_names(layer)
+        elif type(layer).__name__ in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"):
+            yield layer.name
 
 
 def random_images(model: Any) -> np.ndarray:

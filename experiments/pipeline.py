@@ -56,11 +56,12 @@ def run(config: Config) -> Result:
         start_accuracy = accuracy(student, dataset)
     with _timed("quantization-aware training", seconds):
         history = train_student(config, student, teacher, dataset)
-    records.write_whole(workdir / "student.keras", student.save)
     with _timed("export", seconds):
         exported = tflite_export.export(
             student, workdir / "model.tflite", input_type=config.input_type, output_type=config.output_type
         )
+    # After the export, which moves the biases onto the grid of the file.
+    records.write_whole(workdir / "student.keras", student.save)
     with _timed("verify", seconds):
         report = tflite_export.verify(
             student,
@@ -133,11 +134,23 @@ def train_student(
     return _fit(model, config, dataset, config.learning_rate, config.epochs)
 
 
+def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
+    """Batches with two views of each image for CR: what other methods see is the weak one, the student sees a strong one."""
+    batches = dataset.train_batches(config.batch_size, config.seed, augment=False)
+    if not config.augment:
+        return batches
+    info = dataset.info
+    weak = tf_fpq.WeakAugmentation(shift=info.shift / dataset.image_shape[0], flip=info.flip)
+    return tf_fpq.two_views(batches, weak=weak, strong=tf_fpq.StrongAugmentation(weak=weak), seed=config.seed)
+
+
 def _fit(
     model: keras.Model, config: Config, dataset: data.Dataset, learning_rate: float, epochs: int
 ) -> dict[str, list[float]]:
     """SGD with momentum and a cosine to 0; the test accuracy is watched, nothing is chosen by it."""
     batches = dataset.train_batches(config.batch_size, config.seed, config.augment)
+    if "cr" in config.methods and isinstance(model, tf_fpq.QatModel):
+        batches = _two_views(config, dataset)
     if not epochs:
         return {}
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))

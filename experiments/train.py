@@ -46,7 +46,8 @@ flags.DEFINE_list(
     "methods",
     ",".join(Config.methods),
     f"Training methods, out of {', '.join(METHODS)}: sfp is noise at the inputs of convolutions, csd is distillation of "
-    "their outputs, fpq is both, none is the plain base quantizer.",
+    "their outputs, fpq is both, kd is distillation of the logits, cr is consistency with a moving average of the student on two views, "
+    "sam is sharpness-aware minimization, dampening and freezing are against oscillating weights, none is the plain base quantizer.",
 )
 flags.DEFINE_float("noise_probability", Config.noise_probability, "sfp: probability per layer and step.")
 flags.DEFINE_enum("noise_position", Config.noise_position, ["pre", "post"], "sfp: before or after the quantizer.")

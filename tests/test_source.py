@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "tf_fpq": {"tf_fpq"},
     "tflite_export": {"tf_fpq", "tflite_export"},
     "experiments": {"tf_fpq", "tflite_export", "experiments"},
+    "benchmarks": {"tf_fpq", "tflite_export", "experiments", "benchmarks"},
 }
 KERAS = {"keras", "tf_keras", "tensorflow_model_optimization", "tf_fpq.keras_compat"}
 # Formulas that a front end for another Keras shall be able to use.
@@ -49,12 +50,12 @@ def starts_with(name: str, modules: set[str]) -> bool:
 
 
 def test_there_are_sources():
-    assert all(len(sources(package)) > 5 for package in MAY_IMPORT)
+    assert all(sources(package) for package in MAY_IMPORT)
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_run_downwards(package):
-    others = {"tf_fpq", "tflite_export", "experiments", "tests", "tools"} - MAY_IMPORT[package]
+    others = set(build_files.PACKAGES) - MAY_IMPORT[package]
     wrong = [
         f"{where(path, line)}: {name}"
         for path in sources(package)
@@ -161,6 +162,6 @@ def test_every_source_file_is_in_its_build_file():
     missing = [
         str(path.relative_to(ROOT))
         for path in sources(*build_files.PACKAGES)
-        if f'"{path.name}"' not in (path.parent / "BUILD").read_text()
+        if not (path.parent / "BUILD").is_file() or f'"{path.name}"' not in (path.parent / "BUILD").read_text()
     ]
     assert not missing, f"Run `make format`; these are in no BUILD file: {missing}"

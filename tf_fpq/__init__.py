@@ -1,27 +1,45 @@
 """tf_fpq: quantization-aware training for Keras whose exported TFLite model is the trained one, code for code."""
 
-from tf_fpq import quantizers
+from tf_fpq import callbacks, quantizers
+from tf_fpq.augmentation import StrongAugmentation, WeakAugmentation
 from tf_fpq.calibration import calibrate
 from tf_fpq.checking import CheckReport, check
-from tf_fpq.distillation import ChannelStandardizedDistillation
+from tf_fpq.consistency import ConsistencyRegularization
+from tf_fpq.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
 from tf_fpq.feature_perturbation import FeaturePerturbation
+from tf_fpq.oscillation import OscillationDampening, OscillationFreezing
+from tf_fpq.presets import cr, fpq, methods_from_names
 from tf_fpq.quantize import quantize_model
 from tf_fpq.quantize_config import LsqQuantizeConfig
 from tf_fpq.scheme import FpqQuantizeScheme
+from tf_fpq.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.spec import QuantRule, QuantSpec
 from tf_fpq.training import QatModel
+from tf_fpq.views import two_views
 
 __all__ = [
     "ChannelStandardizedDistillation",
     "CheckReport",
+    "ConsistencyRegularization",
     "FeaturePerturbation",
     "FpqQuantizeScheme",
+    "KnowledgeDistillation",
     "LsqQuantizeConfig",
+    "OscillationDampening",
+    "OscillationFreezing",
     "QatModel",
     "QuantRule",
     "QuantSpec",
+    "SharpnessAwareMinimization",
+    "StrongAugmentation",
+    "WeakAugmentation",
     "calibrate",
+    "callbacks",
     "check",
+    "cr",
+    "fpq",
+    "methods_from_names",
     "quantize_model",
     "quantizers",
+    "two_views",
 ]

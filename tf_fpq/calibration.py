@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq import estimators, graph
+from tf_fpq import estimators, graph, limits
 from tf_fpq.estimators import Estimator, Grids, Samples
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation, QuantizedLayer, observing
@@ -42,7 +42,7 @@ def start_weights(model: keras.Model, estimator: str | Estimator = "mse") -> Non
     """
     estimators.check_estimator("estimator", estimator)
     for layer in model.layers:
-        for name, weight, quantizer, variables in _quantized_weights(layer):
+        for name, weight, quantizer, variables in quantized_weights(layer):
             spec, values = quantizer.spec, weight.numpy()
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} of layer {layer.name!r} contains NaN or infinity; no grid covers those.")
@@ -51,7 +51,14 @@ def start_weights(model: keras.Model, estimator: str | Estimator = "mse") -> Non
             quantizer.set_grid(variables, step_size.reshape(shape), zero_point.reshape(shape))
 
 
-def _quantized_weights(layer: keras.layers.Layer) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
+def start_latents(model: keras.Model) -> None:
+    """Replaces the float weights of all quantized layers by latent ones that the quantizers turn into them."""
+    for layer in model.layers:
+        for _, weight, quantizer, _ in quantized_weights(layer):
+            weight.assign(quantizer.latent(weight.numpy()))
+
+
+def quantized_weights(layer: keras.layers.Layer) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
     """Name, variable, quantizer and its variables of each weight of a `QuantizedLayer`, or in tfmot's own wrapper."""
     if isinstance(layer, QuantizedLayer):
         return layer.quantized_weights()
@@ -96,6 +103,8 @@ def calibrate(
         student has no quantizers.
     """
     estimators.check_estimator("estimator", estimator)
+    if weight_estimator is not None:
+        estimators.check_estimator("weight_estimator", weight_estimator)
     layers = [layer for layer in student.layers if isinstance(layer, QuantizeActivation)]
     if not layers:
         raise ValueError(
@@ -107,6 +116,7 @@ def calibrate(
     for layer in layers:
         step_size, zero_point = estimate(seen[layer.name], layer.quantizer, estimator)
         layer.quantizer.set_grid(layer.variables_of_quantizer, step_size[0], zero_point[0])
+    limits.raise_small_steps(student)
     _warn(seen, uncalibrated(student))
 
 

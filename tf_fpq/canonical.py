@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import graph, roles
+from tf_fpq import graph, normalization, roles
 from tf_fpq.keras_compat import keras
 from tf_fpq.roles import Role
 
@@ -115,16 +115,35 @@ def canonical(model: keras.Model) -> keras.Model:
     return result
 
 
+def register(layer_class: type, rewrite: Rewrite) -> None:
+    """Says how a layer class of your own is written in layers that are supported.
+
+    Args:
+      layer_class: The class; subclasses are classes of their own.
+      rewrite: `rewrite(rewriter, layer, name, x)` returns what `layer(x)` returns, made by `rewriter.make(layer_class, name,
+        weights, **config)`, where `weights` are the arrays the new layer starts with. Names are `name`, that of the call, and
+        `rewriter.name(name, part)`; a layer with a kernel should have `layer.name`, which rules and the teacher's features go by.
+    """
+    _LAYERS[layer_class] = rewrite
+
+
 def _rewrite(layer: keras.layers.Layer, inputs: Sequence[Any], reads: Mapping[int, int]) -> Rewrite | None:
     """How `layer`, called on those tensors, is written in canonical layers, or None if it is one."""
     if type(layer) in roles.KERNELS and roles.clamp(layer) is None:
-        return _split_activation
+        # One that is not supported stays, for the error to name the layer that the user knows.
+        return _split_activation if roles.activation_name(layer) in {*_ACTIVATIONS, *roles.ACTIVATION_ROLES} else None
     if type(layer) is layers.Activation:
         return _ACTIVATIONS.get(roles.activation_name(layer))
     if type(layer) in _CHAINS and len(inputs) > 2:
         return _chain
     if type(layer) is layers.ReLU and layer.negative_slope and not layer.threshold and layer.max_value is None:
         return _leaky_relu
+    if type(layer) is layers.Conv2D and _is_depthwise(layer, inputs[0]):
+        return _depthwise
+    if type(layer) is layers.LayerNormalization:
+        return (
+            normalization.layer_normalization if normalization.is_along_channels(layer, inputs[0].shape.rank) else None
+        )
     if roles.role(layer) is Role.AFFINE and inputs[0].shape.rank < 4 and roles.problem(layer) is None:
         return None if _follows_kernel(inputs[0], reads) else _affine
     return _LAYERS.get(type(layer)) or _LAYERS_BY_NAME.get(type(layer).__name__)
@@ -198,6 +217,26 @@ def _chain(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
 def _average(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
     total = _chain(rewriter, layers.Add(), rewriter.name(name, "sum"), xs)
     return rewriter.make(layers.Rescaling, name, scale=1.0 / len(xs))(total)
+
+
+def _is_depthwise(layer: Any, x: Any) -> bool:
+    """Whether every group of a grouped convolution is one channel, at strides that a depthwise convolution takes too.
+
+    A kernel constraint acts along axes that a depthwise kernel does not have.
+    """
+    even = layer.strides[0] == layer.strides[1] and 1 in (layer.strides[0], max(layer.dilation_rate))
+    even = even and layer.kernel_constraint is None
+    return layer.data_format == "channels_last" and 1 < layer.groups == x.shape[-1] and even
+
+
+def _depthwise(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """Output channel `c * multiplier + m` of either layer reads input channel `c`."""
+    kernel, *bias = layer.get_weights()
+    kernel = kernel.reshape(*kernel.shape[:2], layer.groups, -1)
+    config = {key: getattr(layer, key) for key in ("kernel_size", "strides", "padding", "dilation_rate", *_TRAINING)}
+    config |= {"depthwise_regularizer": layer.kernel_regularizer, "depth_multiplier": kernel.shape[-1]}
+    value = rewriter.make(layers.DepthwiseConv2D, layer.name, [kernel, *bias], **config)(x)
+    return _activation_of(rewriter, layer, name, value)
 
 
 def _separable(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:

@@ -12,42 +12,26 @@ Examples:
 """
 
 from collections.abc import Sequence
-import re
 import sys
 
 from absl import app
 from absl import flags
 
 from tf_fpq import checking, keras3
-from tf_fpq.spec import QuantRule
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("rules", [], "PATTERN=W<bits>A<bits>, once per rule; W8A8 for all layers by default.")
 flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
-def parse_rule(text: str) -> QuantRule:
-    """The rule that `text` writes, as in "stem|logits=W8A8".
-
-    Raises:
-      app.UsageError: If it is not written so, or a width is out of range.
-    """
-    pattern, _, scheme = text.rpartition("=")
-    widths = re.fullmatch(r"W(\d+)A(\d+)", scheme)
-    if not pattern or widths is None:
-        raise app.UsageError(f"--rules must be written PATTERN=W4A4. Received: --rules={text}.")
-    weight_bits, activation_bits = (None if bits == "32" else int(bits) for bits in widths.groups())
-    try:
-        return QuantRule(pattern, weight_bits=weight_bits, activation_bits=activation_bits)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-
-
 def main(argv: Sequence[str]) -> None:
     """Prints the report of the file that the command line names."""
     if len(argv) != 2:
         raise app.UsageError(f"One model file is needed. Received: {argv[1:]}.")
-    rules = [parse_rule(text) for text in FLAGS.rules]
+    try:
+        rules = [checking.parse_rule(text) for text in FLAGS.rules]
+    except ValueError as error:
+        raise app.UsageError(f"--rules: {error}") from error
     try:
         report = checking.check(keras3.load(argv[1]), rules or None)
     except (OSError, ImportError, TypeError, ValueError) as error:

@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
+import re
 from typing import Any
 
 from tf_fpq import graph, placement, roles
@@ -110,6 +111,20 @@ def kernels(model: keras.Model) -> dict[str, str]:
     """
     found = (call.layer for call in graph.calls(model) if roles.role(call.layer) is Role.KERNEL)
     return {layer.name: type(layer).__name__ for layer in found}
+
+
+def parse_rule(text: str) -> QuantRule:
+    """The rule that `text` writes, as in "stem|logits=W8A8"; a width of 32 is float.
+
+    Raises:
+      ValueError: If it is not written so, or a width is out of range.
+    """
+    pattern, _, scheme = text.rpartition("=")
+    widths = re.fullmatch(r"W(\d+)A(\d+)", scheme)
+    if not pattern or widths is None:
+        raise ValueError(f"a rule must be written PATTERN=W4A4. Received: {text!r}.")
+    weight_bits, activation_bits = (None if bits == "32" else int(bits) for bits in widths.groups())
+    return QuantRule(pattern, weight_bits=weight_bits, activation_bits=activation_bits)
 
 
 class _Checker:

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from tf_fpq import distributed, divergence, graph, roles
 from tf_fpq.distillation import check_not_negative
-from tf_fpq.feature_perturbation import training_graph
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.layers import observing
 from tf_fpq.method import Batch, Method, Step
+from tf_fpq.training_graph import training_graph
 
 
 def ema_decay(updates: tf.Tensor, decay: float) -> tf.Tensor:
@@ -128,7 +128,8 @@ class ConsistencyRegularization(Method):
         self.student_features = (self._latent_name(student),) if self.latent_weight else ()
         # Past Keras' tracking: no regularization loss and no part of the student; its weights are tracked, for checkpoints.
         vars(self)["ema_teacher"] = ema_teacher
-        vars(self)["_ema_graph"] = training_graph(ema_teacher, shown=self.student_features)
+        shown = self.student_features
+        vars(self)["_ema_graph"] = training_graph(ema_teacher, shown=shown, merge_relus=self.quantized_teacher)
         self.trainable = False
         self._ema_weights = weights
         trained = {id(variable) for variable in student.trainable_weights}

@@ -5,7 +5,7 @@ J. Pang, T. Cai, *Stabilizing Quantization-Aware Training by Implicit-Regulariza
 (Prop. 1), hence a draw per layer.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 import zlib
 
@@ -78,6 +78,17 @@ class FeaturePerturbation(Method):
 
         return add_noise(tensor)
 
+    def choose(self, raw: tf.Tensor, quantized: tf.Tensor, quantize: QuantizeActivation, name: str) -> tf.Tensor:
+        """`raw` plus noise, quantized, or `quantized` where the draw says no; arguments as `perturb`."""
+        variables = quantize.variables_of_quantizer
+        step_size = quantize.quantizer.grid(variables)[0]
+        drawn = tf.random.uniform([], seed=self._seed_of(name, 0)) < self.coefficient("probability")
+        return tf.cond(
+            drawn,
+            lambda: quantize.quantizer(raw + self._noise(raw, step_size, name), True, variables),
+            lambda: quantized,
+        )
+
     def _noise(self, x: tf.Tensor, step_size: tf.Tensor, name: str) -> tf.Tensor:
         noise = tf.random.uniform(tf.shape(x), -0.5, 0.5, seed=self._seed_of(name, 1))
         return tf.cast(noise * tf.stop_gradient(step_size), x.dtype)
@@ -99,24 +110,27 @@ class FeaturePerturbation(Method):
 class PerturbedInput(keras.layers.Layer):
     """A convolution's own view of a quantized tensor: perturbed in training, the quantized tensor at inference.
 
-    The noise is gated where the tensor is, before or after its quantizer, so that a step whose draw says no does no work for it:
-    for "pre" this layer quantizes in place of the tensor's own quantizer, which then remains only for other readers.
+    A step whose draw says no does no work for it. Where the convolution is the only reader, noise is gated before ("pre") or
+    behind ("post") the tensor's only quantizer. Where others read the clean tensor, "pre" takes both tensors and quantizes
+    once more, but only when it is drawn.
     """
 
     def __init__(self, perturbation: FeaturePerturbation, quantize: QuantizeActivation, **kwargs: Any):
         """Creates the layer; see `FeaturePerturbation.perturb`."""
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         # Past Keras' tracking: both belong to other models.
         vars(self)["perturbation"] = perturbation
         vars(self)["quantize"] = quantize
 
-    def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
-        """The perturbed tensor of the unquantized one ("pre"), or of the quantized one ("post")."""
-        if training:
-            inputs = self.perturbation.perturb(inputs, self.quantize, self.name)
+    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
+        """The perturbed tensor of `raw` or `[raw, quantized]` ("pre"), or of the quantized one ("post")."""
         if self.perturbation.position == "post":
-            return inputs
-        return self.quantize.quantizer(inputs, training, self.quantize.variables_of_quantizer)
+            return self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
+        if isinstance(inputs, list | tuple):
+            raw, quantized = inputs
+            return self.perturbation.choose(raw, quantized, self.quantize, self.name) if training else quantized
+        raw = self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
+        return self.quantize.quantizer(raw, training, self.quantize.variables_of_quantizer)
 
 
 class NoiseInserter:
@@ -126,53 +140,25 @@ class NoiseInserter:
     on the perturbed tensor.
     """
 
-    def __init__(self, perturbation: FeaturePerturbation):
+    def __init__(self, perturbation: FeaturePerturbation, readers: Mapping[int, list[graph.Call]]):
         self._perturbation = perturbation
-        self._sources: dict[int, tuple[keras.layers.Layer, Any, Any]] = {}
+        self._readers = readers
+        self._sources: dict[int, tuple[graph.Call, Any, Any]] = {}
 
-    def record(self, layer: keras.layers.Layer, source: Any, value: Any) -> None:
-        """Remembers that `value` came out of `layer(source)`."""
-        if isinstance(layer, QuantizeActivation) or roles.role(layer) is Role.SAME_GRID:
-            self._sources[id(value)] = (layer, source, value)
+    def record(self, call: graph.Call, source: Any, value: Any) -> None:
+        """Remembers that `value` came out of `call` on `source`."""
+        if isinstance(call.layer, QuantizeActivation) or roles.role(call.layer) is Role.SAME_GRID:
+            self._sources[id(value)] = (call, source, value)
 
     def perturbed(self, value: Any, name: str) -> Any:
         """`value` with noise for the convolution `name`, or as it is if it does not come from a quantizer."""
         if id(value) not in self._sources:
             return value
-        layer, source, _ = self._sources[id(value)]
-        if isinstance(layer, QuantizeActivation):
-            view = PerturbedInput(self._perturbation, layer, name=f"{name}_{self._perturbation.name}")
-            return view(source if self._perturbation.position == "pre" else value)
-        return layer(self.perturbed(source, name))
-
-
-def training_graph(
-    student: keras.Model, perturbation: FeaturePerturbation | None = None, shown: Collection[str] = ()
-) -> keras.Model:
-    """The student with noise at its convolutions' inputs and features in view; it shares the student's layers.
-
-    Args:
-      student: The student.
-      perturbation: The noise, or None.
-      shown: Names of the calls (see `graph.call_name`) whose outputs are features.
-
-    Returns:
-      A model with outputs `{"predictions": ..., "features": {name: output}}`.
-    """
-    inserter = NoiseInserter(perturbation) if perturbation is not None and perturbation.probability > 0 else None
-    features: dict[str, Any] = {}
-
-    def make_call(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = graph.call_name(call)
-        if inserter and roles.is_convolution(call.layer):
-            args = (inserter.perturbed(args[0], name), *args[1:])
-        value = call.layer(*args, **kwargs)
-        if name in shown:
-            features[name] = value
-        if inserter:
-            inserter.record(call.layer, args[0], value)
-        return value
-
-    inputs = [keras.Input(t.shape[1:], dtype=t.dtype, name=n) for t, n in zip(student.inputs, student.input_names)]
-    predictions = graph.replay(student, inputs, make_call)
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], {"predictions": predictions, "features": features})
+        call, source, _ = self._sources[id(value)]
+        if not isinstance(call.layer, QuantizeActivation):
+            return call.layer(self.perturbed(source, name))
+        view = PerturbedInput(self._perturbation, call.layer, name=f"{name}_{self._perturbation.name}")
+        if self._perturbation.position == "post":
+            return view(value)
+        alone = len(self._readers.get(id(call.outputs[0]), ())) == 1
+        return view(source if alone else [source, value])

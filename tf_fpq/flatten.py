@@ -147,7 +147,7 @@ class _Flattener:
         training: bool | None,
     ) -> Any:
         arguments = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
-        if arguments.get("mask") is not None:
+        if any(mask is not None for mask in tf.nest.flatten(arguments.get("mask"))):
             raise ValueError(
                 f"Cannot flatten {self._model.name!r}: the nested model {model.name!r} is called with a mask. Let a "
                 "Masking or Embedding layer make the mask instead."

@@ -224,9 +224,13 @@ class _Converter:
 def _meant(node: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments that somebody gave: Keras 3 also records `training` and the masks that travel with tensors."""
     masks = {id(getattr(tensor, "_keras_mask", None)) for tensor in node.arguments.keras_tensors} | {id(None)}
-    given = node.arguments.kwargs
-    automatic = {name for name in given if name == "training" or (name.endswith("mask") and id(given[name]) in masks)}
-    return {name: value for name, value in kwargs.items() if name not in automatic}
+
+    def is_automatic(name: str, given: Any) -> bool:
+        return name == "training" or (
+            name.endswith("mask") and all(id(part) in masks for part in tf.nest.flatten(given))
+        )
+
+    return {name: value for name, value in kwargs.items() if not is_automatic(name, node.arguments.kwargs[name])}
 
 
 def _input(tensor: Any) -> Any:

@@ -17,8 +17,20 @@ from tf_fpq.keras_compat import deserialize, keras, register, serialize
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 
 
+class _BuiltInScope:
+    """A layer whose variables are called the same when a `.keras` file builds it as when a call does.
+
+    Keras builds layers of one's own from such a file outside of their name scope; two `step_size:0` then cannot be saved as HDF5.
+    """
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the layer for the input shape it was saved with."""
+        with tf.name_scope(self._name_scope()):
+            super().build_from_config(config)
+
+
 @register
-class QuantizeActivation(keras.layers.Layer):
+class QuantizeActivation(_BuiltInScope, keras.layers.Layer):
     """Puts a tensor on an integer grid: `y = quantizer(x)`.
 
     Called on several tensors (a shared layer), all of them share one grid.
@@ -75,7 +87,7 @@ class QuantizeActivation(keras.layers.Layer):
 
 
 @register
-class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):
+class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
     """A layer that computes with quantized weights; its name is the inner layer's.
 
     A subclass of tfmot's wrapper, so `quantize_apply` leaves it alone. It has no output quantizer: that is a
@@ -113,10 +125,8 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Calls the inner layer with its weights on their grids."""
-        if self.observing:
-            return self._call_inner(inputs, training, kwargs)
         quantized = {
-            name: quantizer(weight, training, variables)
+            name: quantizer.unrounded(weight, variables) if self.observing else quantizer(weight, training, variables)
             for name, weight, quantizer, variables in self.quantized_weights()
         }
         with _attributes_replaced(self.layer, quantized):

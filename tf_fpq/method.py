@@ -71,6 +71,10 @@ class Method(keras.layers.Layer):
     student_features: tuple[str, ...] = ()
     teacher_features: tuple[str, ...] = ()
 
+    def __init__(self, **kwargs: Any):
+        """Creates the method. It computes in float32, under any mixed precision policy, unless `dtype` says otherwise."""
+        super().__init__(**{"dtype": "float32", **kwargs})
+
     def build(self, input_shape: Any = None) -> None:
         """Makes a variable of each coefficient, so that changing one does not trace the step again."""
         self._variables = {

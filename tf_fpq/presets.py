@@ -1,6 +1,6 @@
 """Methods by name, and the two papers' methods with their settings in one word."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_fpq.consistency import ConsistencyRegularization
@@ -53,33 +53,37 @@ def cr(**arguments: Any) -> list[Method]:
     return [ConsistencyRegularization(**arguments)]
 
 
-METHODS: dict[str, Callable[[int | None], list[Method]]] = {
-    "lsq": lambda seed: [],
-    "sfp": lambda seed: [FeaturePerturbation(seed=seed)],
-    "csd": lambda seed: [ChannelStandardizedDistillation()],
-    "fpq": lambda seed: fpq(seed=seed),
-    "fpq_paper": lambda seed: fpq("paper", seed=seed),
-    "kd": lambda seed: [KnowledgeDistillation()],
-    "cr": lambda seed: cr(),
-    "sam": lambda seed: [SharpnessAwareMinimization()],
-    "dampening": lambda seed: [OscillationDampening()],
-    "freezing": lambda seed: [OscillationFreezing()],
+METHODS: dict[str, type[Method]] = {
+    "sfp": FeaturePerturbation,
+    "csd": ChannelStandardizedDistillation,
+    "kd": KnowledgeDistillation,
+    "cr": ConsistencyRegularization,
+    "sam": SharpnessAwareMinimization,
+    "dampening": OscillationDampening,
+    "freezing": OscillationFreezing,
 }
 
+# Names for several methods, or for none: the plain base quantizer.
+GROUPS: dict[str, tuple[str, ...]] = {"fpq": ("sfp", "csd"), "none": ()}
 
-def methods_from_names(names: str, seed: int | None = None) -> list[Method]:
-    """Methods from a comma list, each with its default arguments: "fpq,cr" is `fpq() + cr()`, "lsq" or "" none.
+
+def methods_from_names(names: str | Sequence[str], **arguments: Mapping[str, Any]) -> list[Method]:
+    """Methods by name: "fpq,cr" is SFP, CSD and CR; "none" and "" are no method.
 
     Args:
-      names: Keys of `METHODS`, with commas between.
-      seed: Seed of the noise.
+      names: Keys of `METHODS` and `GROUPS`, a sequence or with commas between. A method that is named twice is made once.
+      **arguments: Arguments of a method by its name, such as `sfp={"probability": 0.3}`; those of methods that are not named
+        are left aside.
 
     Raises:
       ValueError: If a name is unknown.
     """
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in chosen if name not in METHODS]:
+    names = names.split(",") if isinstance(names, str) else names
+    chosen = [name.strip() for name in names if name.strip()]
+    if unknown := [name for name in [*chosen, *arguments] if name not in METHODS and name not in GROUPS]:
         raise ValueError(
-            f"methods must be a comma list of {', '.join(METHODS)}. Received: methods={names!r} with {', '.join(unknown)}."
+            f"methods must be out of {', '.join([*METHODS, *GROUPS])}. Received: methods={','.join(chosen)!r} with "
+            f"{', '.join(unknown)}."
         )
-    return [method for name in chosen for method in METHODS[name](seed)]
+    single = dict.fromkeys(part for name in chosen for part in GROUPS.get(name, (name,)))
+    return [METHODS[name](**arguments.get(name, {})) for name in single]

@@ -54,6 +54,7 @@ def quantize_model(
     }
     student = placement.place(model, configs, lambda bits: make_config(activation_bits=bits), the_plan)
     calibration.start_weights(student)
+    calibration.start_latents(student)
     return student
 
 

@@ -2,6 +2,23 @@
 
 Whether a tensor needs a grid of its own follows from the roles of the layers around it: a convolution, its batch norm and
 its ReLU are one integer operator with one output grid; a max pooling keeps its input's grid; a sum has a new one.
+
+A layer class of your own is taken in one of two ways:
+
+1.  It computes what a few Keras layers compute: say how. It then is those layers, in the student and in the file.
+
+        def gate(rewriter, layer, name, x):
+            mask = rewriter.make(keras.layers.Activation, rewriter.name(name, "mask"), activation="sigmoid")(x)
+            return rewriter.make(keras.layers.Multiply, name)([x, mask])
+
+        tf_fpq.canonical.register(Gate, gate)
+
+2.  It is an operator that TFLite has and Keras has not: give it a role here, and its operator in the exporter.
+
+        tf_fpq.roles.register(HardSwish, tf_fpq.roles.Role.FUNCTION)
+        tflite_export.lowering.register(
+            HardSwish, lambda builder, layer, name, sources, output: lowering.Pending("HARD_SWISH", sources)
+        )
 """
 
 from collections.abc import Callable
@@ -97,6 +114,28 @@ FIXED_GRIDS: dict[str, tuple[float, int]] = {
 
 # Layers whose outputs are the features that FPQ perturbs and distills.
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Conv2DTranspose)
+
+
+def register(layer_class: type, role: Role, kernel: Kernel | None = None) -> None:
+    """Gives a layer class of your own its role, so that `quantize_model` and `check` take it.
+
+    The exporter needs its operator too, `tflite_export.lowering.register`. A layer that computes what a few Keras layers compute
+    needs neither: `tf_fpq.canonical.register` says how to write it in those.
+
+    Args:
+      layer_class: The class; subclasses are classes of their own. Its instances must be copies of their `get_config()`, and the class
+        registered with Keras for the student to be saved.
+      role: What it does to the grid of its input.
+      kernel: For `Role.KERNEL`: the weights that rules quantize.
+
+    Raises:
+      ValueError: If exactly one of `role=Role.KERNEL` and `kernel` is given.
+    """
+    if (role is Role.KERNEL) != (kernel is not None):
+        raise ValueError(f"kernel is needed for Role.KERNEL and for no other. Received: role={role}, kernel={kernel}.")
+    ROLES[layer_class] = role
+    if kernel is not None:
+        KERNELS[layer_class] = kernel
 
 
 def kernel(layer: keras.layers.Layer) -> Kernel | None:
@@ -196,7 +235,9 @@ def problem(layer: keras.layers.Layer) -> str | None:
     if role(layer) is None:
         kind = type(layer).__name__
         if type(layer) is layers.Activation:
-            return f"activation {activation_name(layer)!r} is not supported"
-        return f"layer class {kind} is not supported"
+            return f"activation {activation_name(layer)!r} is not supported; use one of {', '.join(ACTIVATION_ROLES)}"
+        if hasattr(layer, "symbol"):
+            return f"operator {layer.symbol!r} is not supported; use a Keras layer, or a layer of your own with a role"
+        return f"layer class {kind} is not supported; replace it, or give it a role: see tf_fpq.roles"
     check = _PROBLEMS.get(type(layer), _channels_last)
     return check(layer)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow_model_optimization as tfmot
 
 from tf_fpq import graph, roles
+from tf_fpq.calibration import quantized_weights
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.quantizers.base import GridQuantizer
 
 FLOAT_BITS = 32
 # A bias is an int32 in the deployed model, batch norm is folded into it.
@@ -146,6 +149,10 @@ def _output_bits(call: Call, bits: dict[int, int]) -> int:
     layer = call.layer
     if isinstance(layer, QuantizeActivation):
         return layer.quantizer.spec.num_bits
+    if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper) and not isinstance(layer, QuantizedLayer):
+        # tfmot's own wrapper holds the quantizer of its output.
+        found = [q.spec.num_bits for q in layer._output_quantizers if isinstance(q, GridQuantizer)]
+        return found[0] if found else FLOAT_BITS
     if roles.role(layer) is roles.Role.SAME_GRID and call.inputs:
         return bits.get(id(call.inputs[0]), FLOAT_BITS)
     if roles.role(layer) is roles.Role.JOINT_GRID:
@@ -216,9 +223,10 @@ def _kernel_row(layer: keras.layers.Layer, calls: Sequence[Call], activation_bit
 
 def _weight_grid(layer: keras.layers.Layer) -> tuple[int, str, float | None]:
     """Width, granularity and median step size of a kernel."""
-    if not isinstance(layer, QuantizedLayer):
+    found = quantized_weights(layer)
+    if not found:
         return FLOAT_BITS, "float", None
-    ((_, _, quantizer, variables),) = layer.quantized_weights()
+    ((_, _, quantizer, variables),) = found
     step_size = float(np.median(quantizer.grid(variables)[0].numpy()))
     return quantizer.spec.num_bits, "tensor" if quantizer.spec.axis is None else "channel", step_size
 

@@ -7,12 +7,14 @@ import warnings
 
 import tensorflow as tf
 
-from tf_fpq import calibration, distributed, teacher as teachers, views
-from tf_fpq.feature_perturbation import FeaturePerturbation, training_graph
+from tf_fpq import calibration, distributed, graph, keras3, teacher as teachers, views
+from tf_fpq.feature_perturbation import FeaturePerturbation
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import quantizer_variables
 from tf_fpq.method import Batch, Method, Step
+from tf_fpq.prepare import prepare
 from tf_fpq.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.training_graph import training_graph
 
 
 class QatModel(keras.Model):
@@ -27,6 +29,9 @@ class QatModel(keras.Model):
 
     Under `tf.distribute` make model, teacher and `QatModel` in the strategy's scope. Gradients, step sizes and the EMA teacher are those
     of the global batch; batch norms and CSD standardize over the batch of their replica, and SFP draws in each replica.
+
+    A student computes in float32 whatever Keras' mixed precision policy is: its integers are those of float32 weights. The teacher may
+    compute in half precision, by the policy it was made under or by `teacher_dtype`.
 
     Attributes:
       student: The quantized model; save and export this.
@@ -64,7 +69,7 @@ class QatModel(keras.Model):
           ValueError: If a method needs a teacher and there is none, if its convolutions do not pair with the student's, if
             a method is given twice, or if the factor is not positive.
         """
-        super().__init__(name=name)
+        super().__init__(name=name, dtype="float32")
         methods = list(methods)
         _check_methods(methods)
         _check_teacher(methods, teacher, cache_teacher)
@@ -81,11 +86,14 @@ class QatModel(keras.Model):
         self.methods = methods
         self.step_size_learning_rate_factor = step_size_learning_rate_factor
         self.cache_teacher = cache_teacher
+        if graph.is_functional(teacher) or keras3.is_keras3_model(teacher):
+            teacher = prepare(teacher)  # the layers that the student was made of, under the same names
         for method in methods:
             method.attach(student, teacher)
         # Past Keras' tracking: the teacher is not part of what trains, is saved or is regularised.
         vars(self)["teacher"] = teacher
-        vars(self)["_graph"] = self._student_graph()
+        shown = {name for method in methods for name in method.student_features}
+        vars(self)["_graph"] = training_graph(student, _first(methods, FeaturePerturbation), shown)
         vars(self)["_teacher_graph"] = self._make_teacher_graph(teacher_dtype)
         self._quantizer_variables = quantizer_variables(student)
         self._loss_metrics = {m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss}
@@ -147,8 +155,8 @@ class QatModel(keras.Model):
     def _gradients(self, batch: Batch, y: Any, sample_weight: Any, step: Step) -> tuple[Any, list[tf.Tensor | None]]:
         """Predictions for the labeled images, and gradients of the trainable variables; logs the losses."""
         with tf.GradientTape() as tape:
-            student = self._forward(batch.images)
-            step = dataclasses.replace(step, predictions=student["predictions"], features=student.get("features", {}))
+            student = self._graph(batch.images, training=True)
+            step = dataclasses.replace(step, predictions=student["predictions"], features=student["features"])
             for method in self.methods:
                 method.add_step_losses(step)
             predictions = tf.nest.map_structure(lambda output: output[: batch.labeled], step.predictions)
@@ -156,11 +164,6 @@ class QatModel(keras.Model):
         self._log_losses(loss)
         pairs = self.optimizer.compute_gradients(loss, self.trainable_variables, tape)
         return predictions, [gradient for gradient, _ in pairs]
-
-    def _forward(self, images: Any) -> dict[str, Any]:
-        if self._graph is None:
-            return {"predictions": self(images, training=True)}
-        return self._graph(images, training=True)
 
     def _update(self, gradients: Sequence[tf.Tensor | None]) -> None:
         """Minimises; the quantizers' variables then go only `step_size_learning_rate_factor` of their way."""
@@ -176,12 +179,6 @@ class QatModel(keras.Model):
             self._loss_metrics[name].update_state(value)
         loss *= distributed.num_replicas()  # Keras divides a replica's loss, so that gradients add up
         self._task_loss.update_state(loss - sum(self.losses) if self.losses else loss)
-
-    def _student_graph(self) -> keras.Model | None:
-        """The student with what its methods put in, or None when it trains as it is."""
-        noise = _first(self.methods, FeaturePerturbation)
-        shown = {name for method in self.methods for name in method.student_features}
-        return None if noise is None and not shown else training_graph(self.student, noise, shown)
 
     def _make_teacher_graph(self, dtype: str | None) -> keras.Model | None:
         if not any(method.needs_teacher for method in self.methods):

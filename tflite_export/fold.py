@@ -118,9 +118,14 @@ def _layer_scale(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     return _array(layer.gamma), np.zeros(())
 
 
+def _channel_affine(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    return _array(layer.gamma), _array(layer.beta)
+
+
 _AFFINE: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {
     "BatchNormalization": _batch_norm,
     "Rescaling": _rescaling,
     "Normalization": _normalization,
     "LayerScale": _layer_scale,
+    "ChannelAffine": _channel_affine,
 }

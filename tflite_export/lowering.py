@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_fpq import roles
+from tf_fpq import normalization, roles
 from tf_fpq.keras_compat import keras
 from tflite_export import fold
 from tflite_export.deployed import Tensor
@@ -109,6 +109,18 @@ def start(
     return function(builder, layer, name, sources, output)
 
 
+def register(layer_class: type, function: Callable[..., Codes | Pending]) -> None:
+    """Gives a layer class of your own its operator; its role is `tf_fpq.roles.register`'s.
+
+    Args:
+      layer_class: The class.
+      function: `function(builder, layer, name, sources, output)`, arguments as of `start`, returns a `Pending`, or where codes only
+        move `builder.add_moved(...)`. The operator needs a kernel in `tflite_export.kernels.KERNELS` and a row in
+        `operator_options.OPTIONS`.
+    """
+    _STARTS[layer_class] = function
+
+
 def _shape(output: Any) -> tuple[int, ...]:
     return (1, *output.shape[1:])
 
@@ -189,6 +201,18 @@ def _mean(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], outpu
     return Pending("MEAN", sources, {"keep_dims": bool(layer.keepdims)}, constants=(np.array([1, 2]),), monotone=True)
 
 
+def _channel_mean(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+    """A Dense of one unit with equal weights: exact, and on XNNPACK, unlike a MEAN over channels."""
+    channels = builder.tensors[sources[0].name].shape[-1]
+    codes = np.ones((1, channels), np.int8)
+    kernel = Kernel(f"{name}_kernel", codes, 0, np.array([1.0 / channels]), np.zeros(1))
+    return Pending("FULLY_CONNECTED", sources, {"keep_num_dims": True}, kernel=kernel, monotone=True)
+
+
+def _reciprocal_root(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+    return Pending("RSQRT", sources, clamp=(0.0, math.inf))
+
+
 def _leaky_relu(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
     return Pending("LEAKY_RELU", sources, {"alpha": float(layer.alpha)}, monotone=True)
 
@@ -262,6 +286,9 @@ _STARTS: dict[type, Callable[..., Codes | Pending]] = {
     layers.Subtract: _arithmetic("SUB"),
     layers.Multiply: _arithmetic("MUL"),
     layers.GlobalAveragePooling2D: _mean,
+    normalization.ChannelMean: _channel_mean,
+    normalization.ReciprocalRoot: _reciprocal_root,
+    normalization.ChannelAffine: _affine,
     layers.LeakyReLU: _leaky_relu,
     layers.PReLU: _prelu,
     layers.AveragePooling2D: _average_pool,

@@ -11,7 +11,7 @@ from tflite_export import parameters
 from tflite_export.report import Failure
 
 # From Keras' layout to TFLite's, output channels last and first, by the operator that reads the weights.
-_OUT_FIRST = {"CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (1, 0)}
+_OUT_FIRST = {"CONV_2D": (3, 0, 1, 2), "TRANSPOSE_CONV": (2, 0, 1, 3), "FULLY_CONNECTED": (1, 0)}
 
 
 def compare(expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel) -> tuple[Failure, ...]:
@@ -55,18 +55,19 @@ def student_weights(student: Any, found: deployed_lib.DeployedModel) -> tuple[tu
     Returns:
       Failures, and a note for each weight whose layout this check does not know.
     """
+    from tf_fpq import graph
     from tf_fpq.layers import QuantizedLayer
 
     readers = {operator.inputs[1]: operator.kind for operator in found.operators if len(operator.inputs) > 1}
     failures, notes = [], []
-    for layer in student.layers:
-        if not isinstance(layer, QuantizedLayer):
+    for call in graph.calls(student):
+        if not isinstance(call.layer, QuantizedLayer):
             continue
-        for _, weight, quantizer, variables in layer.quantized_weights():
-            name = f"{layer.name}_kernel"
+        for _, weight, quantizer, variables in call.layer.quantized_weights():
+            name = f"{call.name}_kernel"
             trained = _channels(quantizer.codes(weight, variables).numpy(), readers.get(name), trained=True)
-            if trained is None or found.tensors[name].data is None:
-                notes.append(f"The codes of {layer.name!r} were compared through the exporter only.")
+            if trained is None:
+                notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
                 continue
             stored = _channels(found.tensors[name].data, readers[name], trained=False)
             failures += _channel_failures(name, trained, stored)

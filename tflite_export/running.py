@@ -81,6 +81,8 @@ class Run:
 
     def tensors(self, report: report_lib.Report, images: Any, limit: int, teacher: Any) -> report_lib.Report:
         """Compares intermediate tensors over the first images."""
+        from tflite_export import deploy
+
         runners = {
             name: interpreter.Interpreter(self._contents, name, keep_all_tensors=True)
             for name in self._kernels
@@ -94,7 +96,8 @@ class Run:
         first = self._kernels[0]
         tables["student", first] = comparing.TensorTable(self._model, "student", first)
         activations = [name for name, tensor in self._model.tensors.items() if tensor.data is None]
-        functions = {**self._twin_functions(activations), "student": self._student_tensors()}
+        student = _traced(deploy.student_codes(self._student), self._shape)
+        functions = {**self._twin_functions(activations), "student": student}
         floats = FloatTable(teacher, self._model) if teacher is not None else None
         count = 0
         for part in self._first(images, limit):
@@ -133,8 +136,7 @@ class Run:
     def _twin_functions(self, names: Sequence[str]) -> dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]]:
         """The twins as functions of float images to the codes of tensors `names`.
 
-        Like the interpreters they get codes, quantized once and outside of a graph: there, a division by a constant scale becomes
-        a multiplication by its reciprocal, which rounds some pixels differently.
+        They get the interpreters' own input codes, quantized once, so that only arithmetic is compared.
         """
         runner = interpreter.Interpreter(self._contents, self._kernels[0])
         dtype = runner.inputs[0]["dtype"]
@@ -158,18 +160,6 @@ class Run:
         """The student's outputs are on their grid already; dividing by the scale gives the codes exactly."""
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         return [_inner_codes(output.numpy(), inner) for output, inner in zip(outputs, self._inner, strict=True)]
-
-    def _student_tensors(self) -> Callable[[np.ndarray], Mapping[str, Any]]:
-        """The student's codes under the names they have in the file: a signed low-bit input is clipped by an operator of its own."""
-        from tflite_export import deploy
-
-        function = _traced(deploy.student_codes(self._student), self._shape)
-
-        def renamed(batch: np.ndarray) -> dict[str, Any]:
-            codes = function(batch)
-            return {n if f"{n}_clipped" not in self._model.tensors else f"{n}_clipped": c for n, c in codes.items()}
-
-        return renamed
 
     def _batches(self, images: Any, batch_size: int, label: str) -> Iterator[comparing.Batch]:
         """Batches with a progress bar in images."""

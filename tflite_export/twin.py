@@ -41,6 +41,12 @@ class IntegerTwin(keras.Model):
         self.rounding = rounding
         # Weights become eager constants once, which every traced function captures instead of copying.
         with tf.init_scope():
+            # A divisor that is a constant of the graph would be turned into a multiplication, which rounds differently.
+            self._divisors = {
+                name: tf.constant(np.reshape(deployed.tensors[name].scale, ()), tf.float32)
+                for name in deployed.inputs
+                if deployed.tensors[name].scale is not None
+            }
             self._steps = tuple(_step(operator, deployed.tensors, rounding) for operator in deployed.operators)
 
     def call(self, inputs: Images) -> tf.Tensor | list[tf.Tensor]:
@@ -52,7 +58,7 @@ class IntegerTwin(keras.Model):
     def quantize(self, inputs: Images) -> dict[str, tf.Tensor]:
         """int32 codes of float inputs by input name; float32 inputs stay as they are."""
         named = self._by_name(inputs)
-        return {name: _quantize(self.deployed.tensors[name], tf.cast(x, tf.float32)) for name, x in named.items()}
+        return {name: self._quantize(name, tf.cast(x, tf.float32)) for name, x in named.items()}
 
     def codes(self, inputs: Images) -> dict[str, tf.Tensor]:
         """int32 codes of every activation tensor by name, from float inputs; float32 tensors as floats."""
@@ -67,6 +73,14 @@ class IntegerTwin(keras.Model):
                 for name, x in named.items()
             }
         )
+
+    def _quantize(self, name: str, x: tf.Tensor) -> tf.Tensor:
+        tensor = self.deployed.tensors[name]
+        if tensor.dtype == "float32":
+            return x
+        low, high = rounding_lib.RANGES[tensor.dtype]
+        levels = tf.round(x / self._divisors[name]) + float(tensor.zero_point)
+        return tf.cast(tf.clip_by_value(levels, float(low), float(high)), tf.int32)
 
     def _by_name(self, inputs: Images) -> dict[str, tf.Tensor]:
         names = self.deployed.inputs
@@ -95,14 +109,6 @@ def _step(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.Te
     kernel = kernels.KERNELS[operator.kind](operator, tensors, rounding)
     sources = tuple(name for name in operator.inputs if tensors[name].data is None)
     return kernel, sources, operator.outputs
-
-
-def _quantize(tensor: deployed_lib.Tensor, x: tf.Tensor) -> tf.Tensor:
-    if tensor.dtype == "float32":
-        return x
-    low, high = rounding_lib.RANGES[tensor.dtype]
-    levels = tf.round(x / np.float32(np.reshape(tensor.scale, ()))) + float(tensor.zero_point)
-    return tf.cast(tf.clip_by_value(levels, float(low), float(high)), tf.int32)
 
 
 def _dequantize(tensor: deployed_lib.Tensor, codes: tf.Tensor) -> tf.Tensor:

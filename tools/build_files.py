@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = ("tf_fpq", "tflite_export", "experiments", "tools", "tests")
+PACKAGES = ("tf_fpq", "tflite_export", "experiments", "benchmarks", "tools", "tests")
 RUNNER = pathlib.Path("tests/run_pytest.py")
 
 # The name on PyPI of what an import brings, where it is another one.

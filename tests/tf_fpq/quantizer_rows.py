@@ -154,6 +154,30 @@ def min_max(case: Case) -> Gradients:
     return {"x": case.passed(lambda v, low, high, g: (np.rint(v) >= low) & (np.rint(v) <= high))}
 
 
+def nothing_moves(case: Case) -> dict[str, np.ndarray]:
+    """A training call leaves the variables to the optimizer."""
+    return case.variables
+
+
+def ema_of_range(case: Case) -> dict[str, np.ndarray]:
+    """arXiv 1712.05877, section 3.1: a weight's range is its own, an activation's moves by `1 - momentum`; 0 belongs to both."""
+    keep = 0.0 if case.of_weight else case.options["momentum"]
+    moved = {name: np.array(value) for name, value in case.variables.items()}
+    for place, elements in case.grids():
+        low, high = min(case.x[elements].min(), 0.0), max(case.x[elements].max(), 0.0)
+        moved["range_min"][place] = keep * case.variables["range_min"][place] + (1 - keep) * low
+        moved["range_max"][place] = keep * case.variables["range_max"][place] + (1 - keep) * high
+    return moved
+
+
+def reach(case: Case) -> np.ndarray:
+    """Largest magnitude of each grid: what the highest code of a symmetric grid of the whole range stands for."""
+    result = np.zeros(case.s.shape)
+    for place, elements in case.grids():
+        result[place] = np.abs(case.x[elements]).max()
+    return result
+
+
 def steps_codes(weights: np.ndarray, s: float, qmax: int) -> np.ndarray:
     """Codes of weights for one grid."""
     return np.clip(np.rint(weights / s), -qmax, qmax)
@@ -176,6 +200,7 @@ class Row:
       options: Arguments that make its gradients visible.
       others: For each argument of its own, another value.
       weight_codes: Codes of the weights of one grid.
+      observes: The variables after a training call.
       learns: Names of the variables that train, for a weight and for an activation.
     """
 
@@ -185,6 +210,7 @@ class Row:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     others: dict[str, Any] = dataclasses.field(default_factory=dict)
     weight_codes: Callable[[np.ndarray, float, int], np.ndarray] = steps_codes
+    observes: Callable[[Case], dict[str, np.ndarray]] = nothing_moves
     learns: tuple[set[str], set[str]] = ({"step_size"}, {"step_size"})
 
     def weight(self, num_bits: int = 4, axis: tuple[int, ...] | None = None) -> quantizers.GridQuantizer:
@@ -216,6 +242,7 @@ ROWS = [
         min_max,
         options={"momentum": 0.9},
         others={"momentum": 0.5},
+        observes=ema_of_range,
         learns=(set(), set()),
     ),
 ]

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, images, pair
-from tf_fpq.feature_perturbation import FeaturePerturbation, PerturbedInput, training_graph
+from tf_fpq.feature_perturbation import FeaturePerturbation, PerturbedInput
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
+from tf_fpq.training_graph import training_graph
 
 
 def grid(student: keras.Model, name: str) -> float:
@@ -19,7 +20,7 @@ def views(student: keras.Model, perturbation: FeaturePerturbation) -> keras.Mode
     """Model whose outputs are what the convolutions read, and what those views were made of (`<name>_input`)."""
     graph = training_graph(student, perturbation)
     noisy = [layer for layer in graph.layers if isinstance(layer, PerturbedInput)]
-    inputs = {f"{layer.name}_input": layer.input for layer in noisy}
+    inputs = {f"{layer.name}_input": tf.nest.flatten(layer.input)[0] for layer in noisy}
     return keras.Model(graph.inputs, {**{layer.name: layer.output for layer in noisy}, **inputs})
 
 
@@ -64,7 +65,8 @@ def test_a_residual_branch_sees_the_clean_tensor(position):
     _, student = pair()
     graph = training_graph(student, FeaturePerturbation(1.0, position, seed=0))
     skip, view = graph.get_layer("add").get_input_at(-1)[1], graph.get_layer("depthwise_sfp")
-    skip, noisy, source = keras.Model(graph.inputs, [skip, view.output, view.input])(images(), training=True)
+    source = tf.nest.flatten(view.input)[0]
+    skip, noisy, source = keras.Model(graph.inputs, [skip, view.output, source])(images(), training=True)
     clean = student.get_layer("stem_relu_quantize")(source) if position == "pre" else source
     np.testing.assert_array_equal(skip, clean)
     assert (noisy != clean).numpy().any()

@@ -25,18 +25,21 @@ def test_cr_preset_takes_the_arguments_of_its_method():
 
 
 def test_names():
-    assert presets.methods_from_names("lsq") == presets.methods_from_names("") == []
+    assert presets.methods_from_names("none") == presets.methods_from_names("") == []
     assert [method.name for method in presets.methods_from_names("fpq, cr,kd")] == ["sfp", "csd", "cr", "kd"]
-    assert presets.methods_from_names("sfp", seed=3)[0].seed == 3
+    assert [method.name for method in presets.methods_from_names(("csd", "fpq"))] == ["csd", "sfp"]
+    assert presets.methods_from_names("sfp", sfp={"seed": 3}, cr={"weight": 2.0})[0].seed == 3
     with pytest.raises(ValueError, match="Received: methods='fpq,crr' with crr"):
         presets.methods_from_names("fpq,crr")
+    with pytest.raises(ValueError, match="with spf"):
+        presets.methods_from_names("fpq", spf={"seed": 3})
 
 
 @pytest.mark.parametrize("names", ["fpq,cr", "fpq,kd,cr,sam,dampening,freezing"])
 def test_methods_compose_in_one_step(names):
     teacher, student = pair()
     before, ours = bytes_of(teacher), bytes_of(student)
-    model = QatModel(student, teacher, presets.methods_from_names(names, seed=0))
+    model = QatModel(student, teacher, presets.methods_from_names(names, sfp={"seed": 0}))
     history = fit(model)
     logged = {f"{method.name}_loss" for method in model.methods if method.has_loss}
     assert logged | {"loss", "task_loss", "accuracy"} == set(history)
@@ -47,7 +50,7 @@ def test_methods_compose_in_one_step(names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", list(itertools.combinations(presets.METHODS.keys() - {"lsq", "fpq", "fpq_paper"}, 2)))
+@pytest.mark.parametrize("names", list(itertools.combinations(presets.METHODS, 2)))
 def test_every_pair_of_methods_trains(names):
     teacher, student = pair()
     history = fit(QatModel(student, teacher, presets.methods_from_names(",".join(names))), epochs=1)

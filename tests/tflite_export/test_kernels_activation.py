@@ -56,6 +56,14 @@ def test_logistic_and_tanh(kind):
     assert differing <= 3
 
 
+def test_logistic_rounds_differently_in_the_two_kernel_sets():
+    """A value near a tie: XNNPACK's exponential is float64, the reference kernel's float32."""
+    model = unary("LOGISTIC", (0.06762076, 1 / 256), (89, -128))
+    cases.assert_exact(model, CODES)
+    single, double = (twin_lib.IntegerTwin(model, r).run_codes(CODES)["y"].numpy() for r in ("single", "double"))
+    assert np.sum(single != double) == 1
+
+
 def test_logistic_needs_its_grid():
     with pytest.raises(ValueError, match="1/256, zero point -128"):
         twin_lib.IntegerTwin(unary("LOGISTIC", (0.1, 0.1), (0, 0)))

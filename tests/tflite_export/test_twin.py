@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.tflite_export import kernel_cases as cases
 from tests.tflite_export import small_network
 from tf_fpq.keras_compat import keras
+from tflite_export import borders
 from tflite_export import twin as twin_lib
 
 MODEL = small_network.residual_network()
@@ -51,6 +52,22 @@ def test_input_rounds_half_to_even_and_clips():
     # x / s = 0.5, 1.5, -0.5, -2.5 round to 0, 2, 0, -2; then + 3; the ends clip.
     values = np.array([[0.25, 0.75, -0.25, -1.25, 1e6, -1e6]], np.float32)
     assert twin.quantize(values)["x"].numpy().tolist() == [[3, 5, 3, 1, 127, -128]]
+
+
+@pytest.mark.parametrize("rounding", ["single", "double"])
+def test_graphs_quantize_as_eager_code_does(rounding):
+    """TensorFlow turns a division by a graph's constant into a multiplication, which moves a few codes by one."""
+    x, y = (cases.activation(name, (1, 64), 0.0123, -7) for name in "xy")
+    model = cases.one_operator("RELU", [x], y)
+    halves = np.random.default_rng(2).integers(-120, 120, (500, 64)) + 0.5
+    values = halves.astype(np.float32) * x.scale
+    expected = np.clip(np.rint(values / x.scale) - 7, -128, 127)
+    assert np.any(expected != np.clip(np.rint(values * (np.float32(1) / x.scale)) - 7, -128, 127))
+    quantize = tf.function(twin_lib.IntegerTwin(model, rounding).quantize)
+    np.testing.assert_array_equal(quantize(values)["x"].numpy(), expected)
+    border = twin_lib.IntegerTwin(borders.with_io(model, "float32"), rounding)
+    traced = tf.function(lambda floats: border.codes(floats)["x"])
+    np.testing.assert_array_equal(traced(values).numpy(), border.codes(values)["x"].numpy())
 
 
 def test_evaluate_and_predict(images):

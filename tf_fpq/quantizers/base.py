@@ -146,6 +146,14 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         step_size, zero_point = self.grid(variables)
         return numerics.quantize(tf.cast(inputs, tf.float32), step_size, zero_point, self.spec.qmin, self.spec.qmax)
 
+    def latent(self, values: np.ndarray) -> np.ndarray:
+        """The weights to train so that the quantizer, before it rounds, makes `values` of them: `values` themselves."""
+        return values
+
+    def unrounded(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """What the quantizer rounds, on the scale of its output: `inputs` themselves."""
+        return inputs
+
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
         """Sets the variables so that `grid` returns this step size and zero point: the end of a calibration."""
         variables["step_size"].assign(np.broadcast_to(step_size, variables["step_size"].shape))

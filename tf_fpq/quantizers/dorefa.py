@@ -14,6 +14,9 @@ from tf_fpq.estimators import Estimator, Grids, Samples
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 
+# tanh is as good as 1 beyond; latent weights that start further out would not train.
+MAX_LATENT = 3.0
+
 
 @register
 class DoReFaQuantizer(GridQuantizer):
@@ -37,9 +40,8 @@ class DoReFaQuantizer(GridQuantizer):
     integer times a scale does not give it. The nearest grid that an integer kernel has is the symmetric one without its lowest
     code, which loses one level of 2^k.
     Note: published weights lie in [-1, 1] and activations are clipped to [0, 1] because networks are trained so from the
-    start. A trained float network means something else, so all estimators but "paper" keep its scale: `s` is then the step
-    with which the codes come closest to the weights (the channel's factor is lost in a batch norm after it anyway), and an
-    activation's range is that of the calibration.
+    start. A trained float network means something else, so all estimators but "paper" keep its scale, an activation's range
+    is that of the calibration, and `quantize_model` starts from latent weights that tanh turns into the float network's.
     """
 
     def __init__(self, num_bits: int, **kwargs: Any):
@@ -76,21 +78,34 @@ class DoReFaQuantizer(GridQuantizer):
 
     def _weight_codes(self, inputs: tf.Tensor) -> tf.Tensor:
         """`round(qmax * tanh(w) / max|tanh(w)|)`; a channel of zeros has the codes 0."""
+        return numerics.round_ste(self._squashed(inputs) * float(self.spec.qmax))
+
+    def _squashed(self, inputs: tf.Tensor) -> tf.Tensor:
+        """`tanh(w) / max|tanh(w)|`, in [-1, 1]."""
         squashed = tf.tanh(tf.cast(inputs, tf.float32))
         axes = self.spec.shared_axes(squashed.shape.rank)
         largest = tf.reduce_max(tf.abs(squashed), axis=axes, keepdims=True)
-        return numerics.round_ste(numerics.divide_no_zero(squashed, largest) * float(self.spec.qmax))
+        return numerics.divide_no_zero(squashed, largest)
+
+    def latent(self, values: np.ndarray) -> np.ndarray:
+        """For a symmetric grid `atanh(tanh(m) * values / m)` with `m = max|values|`, so that tanh does not bend trained weights."""
+        if not self.spec.symmetric:
+            return values
+        largest = np.abs(values).max(axis=self.spec.shared_axes(values.ndim), keepdims=True)
+        relative = values / np.where(largest > 0, largest, 1.0)
+        return np.arctanh(np.tanh(np.minimum(largest, MAX_LATENT)) * relative).astype(values.dtype)
+
+    def unrounded(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """For a symmetric grid `s * qmax * tanh(w) / max|tanh(w)|`."""
+        if not self.spec.symmetric:
+            return inputs
+        return self._squashed(inputs) * self.grid(variables)[0] * float(self.spec.qmax)
 
     def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
-        """For a symmetric grid "mse" is the step whose products with the codes come closest to the samples."""
+        """For a symmetric grid "mse" is the step whose highest code is the largest sample: rounding is then all that is lost."""
         if not self.spec.symmetric or estimator != "mse":
             return super().estimate(samples, estimator)
-        squashed = np.tanh(samples.values)
-        largest = np.abs(squashed).max(axis=1, keepdims=True)
-        codes = np.round(squashed / np.where(largest > 0, largest, 1.0) * self.spec.qmax)
-        energy = np.square(codes).sum(axis=1)
-        step_size = (codes * samples.values).sum(axis=1) / np.where(energy > 0, energy, 1.0)
-        return step_size, np.zeros_like(step_size)
+        return estimators.min_max(samples, self.spec)
 
     def paper_start(self, samples: Samples) -> Grids:
         """`s = 1 / qmax`; the zero point is that of the whole range (0 where nothing is negative, as published)."""

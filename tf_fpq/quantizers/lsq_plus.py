@@ -76,7 +76,7 @@ class LsqPlusQuantizer(GridQuantizer):
         step_size = tf.maximum(tf.abs(variables["step_size"]), numerics.MIN_STEP_SIZE)
         if self.spec.symmetric:
             return step_size, tf.zeros_like(step_size)
-        zero_point = -numerics.round_ste(variables["offset"] / step_size)
+        zero_point = 0.0 - numerics.round_ste(variables["offset"] / step_size)
         return step_size, numerics.clip_ste(zero_point, float(self.spec.qmin), float(self.spec.qmax))
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:

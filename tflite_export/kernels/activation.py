@@ -87,26 +87,44 @@ def hard_swish(operator: deployed.Operator, tensors: base.Tensors, rounding: rou
 def logistic(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
     """LOGISTIC and TANH: inputs `(x,)`; LOGISTIC writes scale 1/256, zero point -128, TANH any grid. No options.
 
-    XNNPACK does not take the int8 forms: all kernel sets fill a table in float32, `round(f(s_in (q - z_in)) / s_out) +
-    z_out`, ties away. It equals ours but where the C library's `expf` or `tanhf` errs by a last bit next to a tie: at
-    most 1 LSB.
+    Both kernel sets fill a table of 256 codes from `f(s_in (q - z_in))` in float32:
+
+    single (XNNPACK): `rint(f * float32(1 / s_out) + z_out)`, ties to even, the exponential of LOGISTIC in float64;
+    double: `round(f * float32(1 / s_out)) + z_out`, ties away from zero, the exponential in float32.
+
+    The tables equal ours but where the C library's `expf` or `tanhf` errs by a last bit next to a tie: at most 1 LSB.
     """
-    del rounding
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
     s_in, s_out = base.scalar_scale(operator, x), base.scalar_scale(operator, output)
     if operator.kind == "LOGISTIC" and (s_out, output.zero_point) != LOGISTIC_GRID:
         base.fail(operator, f"needs output scale 1/256, zero point -128. Received: {s_out:g}, {output.zero_point}.")
+    function = _tanh if operator.kind == "TANH" else _sigmoid_float64 if rounding == "single" else _sigmoid_float32
 
     def table(codes: tf.Tensor) -> np.ndarray:
         values = s_in * (codes.numpy() - x.zero_point).astype(np.float32)
-        if operator.kind == "TANH":
-            results = np.tanh(values.astype(np.float64)).astype(np.float32)
+        steps = function(values) * (np.float32(1) / s_out)
+        if rounding == "single":
+            levels = np.rint(steps + np.float32(output.zero_point))
         else:
-            # Beyond float32 the exponential is infinite and its reciprocal 0, in C too.
-            with np.errstate(over="ignore"):
-                exponentials = np.exp(-values.astype(np.float64)).astype(np.float32)
-            results = np.float32(1) / (np.float32(1) + exponentials)
-        levels = rounding_lib.round_half_away(results * (np.float32(1) / s_out)) + output.zero_point
+            levels = rounding_lib.round_half_away(steps) + output.zero_point
         return np.clip(levels, *rounding_lib.RANGES[output.dtype])
 
     return lookup.from_table(x, table)
+
+
+def _tanh(x: np.ndarray) -> np.ndarray:
+    return np.tanh(x.astype(np.float64)).astype(np.float32)
+
+
+def _sigmoid_float64(x: np.ndarray) -> np.ndarray:
+    # XNNPACK's own ends; they keep the exponential finite.
+    exponentials = np.exp(np.clip(x.astype(np.float64), -100, 100))
+    inside = (exponentials / (1 + exponentials)).astype(np.float32)
+    return np.where(x > 100, np.float32(1), np.where(x < -100, np.float32(0), inside))
+
+
+def _sigmoid_float32(x: np.ndarray) -> np.ndarray:
+    # Beyond float32 the exponential is infinite and its reciprocal 0, in C too.
+    with np.errstate(over="ignore"):
+        exponentials = np.exp(-x.astype(np.float64)).astype(np.float32)
+    return np.float32(1) / (np.float32(1) + exponentials)

@@ -39,7 +39,7 @@ def add(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
 
     def run(*codes: tf.Tensor) -> tf.Tensor:
         left, right = base.operands(operator, tensors, codes)
-        total = combine(tf.cast(left - a.zero_point, tf.int64), tf.cast(right - b.zero_point, tf.int64))
+        total = combine(left - a.zero_point, right - b.zero_point)
         return tf.cast(tf.clip_by_value(total + zero_point, low, high), tf.int32)
 
     return run
@@ -90,11 +90,12 @@ def _check_ratios(operator: deployed.Operator, what: str, ratios: np.ndarray, li
 
 def _add_single(ratios: np.ndarray, sign: int):
     shift = 20 - int(np.floor(np.log2(np.float64(ratios.max()))))
-    m_a, m_b = np.rint(ratios.astype(np.float64) * 2.0**shift).astype(np.int64)
+    # At most 2^21 each, so that the sum below stays inside int32.
+    m_a, m_b = np.rint(ratios.astype(np.float64) * 2.0**shift).astype(np.int32)
 
     def combine(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         total = a * m_a + b * (sign * m_b) + (1 << (shift - 1))
-        return tf.bitwise.right_shift(total, tf.constant(shift, tf.int64))
+        return tf.bitwise.right_shift(total, shift)
 
     return combine
 
@@ -108,7 +109,7 @@ def _add_double(scales: list[np.float32], sign: int):
 
     def combine(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         scaled = [
-            rounding_lib.multiply_by_quantized_multiplier(x * (1 << LEFT_SHIFT), *multiplier)
+            rounding_lib.multiply_by_quantized_multiplier(tf.cast(x, tf.int64) * (1 << LEFT_SHIFT), *multiplier)
             for x, multiplier in zip((a, b), into, strict=True)
         ]
         return rounding_lib.multiply_by_quantized_multiplier(scaled[0] + sign * scaled[1], *out)

@@ -91,11 +91,14 @@ def _flip(operator: deployed.Operator, x: deployed.Tensor, output: deployed.Tens
 
 
 def _quantize_float(scale: np.float32, zero_point: int, low: int, high: int, rounding: rounding_lib.Rounding):
+    # Captured: a divisor that is a constant of the graph would be turned into a multiplication, which rounds differently.
+    divisor = tf.constant(scale)
+
     def single(values: tf.Tensor) -> tf.Tensor:
         return tf.round(values * (np.float32(1) / scale))
 
     def double(values: tf.Tensor) -> tf.Tensor:
-        return rounding_lib.round_away(values / scale)
+        return rounding_lib.round_away(values / divisor)
 
     levels = single if rounding == "single" else double
 

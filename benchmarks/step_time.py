@@ -1,0 +1,259 @@
+r"""What a training step costs, as a ratio to the step of the float network: paired, interleaved, medians.
+
+    python -m benchmarks.step_time --json=step_time.json --plot=step_time.png
+
+All variants of a network are built in one process and take turns, `steps` steps at a time, for `rounds` rounds; the order rotates.
+A ratio is the median over rounds of a variant's time divided by the float step's time in the same round, so a machine that is busy
+with something else for a while disturbs both. On a CPU the ratio is of CPU time (of one thread, unless `threads` says otherwise), on a
+GPU of wall time. Views for CR are made beforehand: this is the step, not the input pipeline.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import time
+from typing import Any
+
+from absl import app, flags
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+
+from experiments import models
+import tf_fpq
+from tf_fpq import presets
+from tf_fpq.keras_compat import keras
+from tf_fpq.training import QatModel
+
+# Methods of each variant, by the names of `presets.methods_from_names`; None are not ours.
+VARIANTS: dict[str, str | None] = {
+    "float": None,
+    "tfmot": None,
+    "lsq": "none",
+    "lsq+kd": "kd",
+    "fpq": "fpq",
+    "cr": "cr",
+    "fpq+cr": "fpq,cr",
+    "sam": "sam",
+}
+
+_MODELS = flags.DEFINE_list("models", ["resnet20", "mobilenet_v2_tiny"], "Networks of experiments/models.")
+_VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), "Variants to time beside `float`.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds, in which every variant has its turn.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Height and width of an image.", lower_bound=8)
+_BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations; the first and the last layer have 8.", 2, 8)
+_THREADS = flags.DEFINE_integer(
+    "threads", 1, "Threads of an operation; 0 for as many as there are cores.", lower_bound=0
+)
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where the step runs.")
+_TEACHER_DTYPE = flags.DEFINE_enum(
+    "teacher_dtype", None, ["float16", "bfloat16"], "Precision of the teacher's forward pass; default float32."
+)
+_JIT = flags.DEFINE_bool("jit_compile", False, "Compile all steps with XLA.")
+_MEMORY = flags.DEFINE_bool("memory", True, "Also measure peak memory, each variant in a process of its own.")
+_JSON = flags.DEFINE_string("json", None, "File for the results.")
+_PLOT = flags.DEFINE_string("plot", None, "PNG file for a bar chart.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is timed; the flags of the same names."""
+
+    batch_size: int = 128
+    image_size: int = 32
+    bits: int = 4
+    threads: int = 1
+    device: str = "cpu"
+    teacher_dtype: str | None = None
+    jit_compile: bool = False
+
+
+def make_step(model_name: str, variant: str, settings: Settings) -> Callable[[], float]:
+    """A function that makes one training step of a variant and returns its loss.
+
+    Raises:
+      ValueError: If there is no such variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variants must be of {', '.join(VARIANTS)}. Received: {variant!r}.")
+    keras.utils.set_random_seed(0)
+    shape = (settings.image_size, settings.image_size, 3)
+    network = models.build(model_name, shape, 10)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(settings.batch_size, *shape)).astype(np.float32)
+    labels = rng.integers(0, 10, settings.batch_size)
+    model = _model(network, variant, images, settings)
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=settings.jit_compile,
+    )
+    two_views = "cr" in (VARIANTS[variant] or "")
+    x = {"weak": images, "strong": images[::-1]} if two_views else images
+    batches: Iterator[Any] = iter(tf.data.Dataset.from_tensors((x, labels)).repeat())
+    train = model.make_train_function()
+    return lambda: float(train(batches)["loss"])
+
+
+def _model(network: keras.Model, variant: str, images: np.ndarray, settings: Settings) -> keras.Model:
+    if variant == "float":
+        return network
+    if variant == "tfmot":
+        return tfmot.quantization.keras.quantize_model(network)
+    rules = [
+        tf_fpq.QuantRule("stem_conv|logits"),
+        tf_fpq.QuantRule(".*", weight_bits=settings.bits, activation_bits=settings.bits),
+    ]
+    student = tf_fpq.quantize_model(network, rules)
+    tf_fpq.calibrate(student, images[:32], verbose=0)
+    methods = presets.methods_from_names(VARIANTS[variant] or "")
+    return QatModel(student, network, methods, teacher_dtype=settings.teacher_dtype)
+
+
+def time_variants(
+    model_name: str, variants: list[str], settings: Settings, *, rounds: int, steps: int
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds per step, `{variant: {"cpu": [one per round], "wall": [...]}}`."""
+    functions = {variant: make_step(model_name, variant, settings) for variant in variants}
+    for function in functions.values():
+        function(), function()  # trace, then allocate
+    times: dict[str, dict[str, list[float]]] = {variant: {"cpu": [], "wall": []} for variant in variants}
+    for index in range(rounds):
+        turn = index % len(variants)
+        for variant in variants[turn:] + variants[:turn]:
+            cpu, wall = time.process_time(), time.perf_counter()
+            for _ in range(steps):
+                functions[variant]()  # returns the loss, so the device has finished
+            times[variant]["cpu"].append((time.process_time() - cpu) / steps)
+            times[variant]["wall"].append((time.perf_counter() - wall) / steps)
+    return times
+
+
+def summarize(times: dict[str, dict[str, list[float]]], clock: str) -> dict[str, Any]:
+    """Paired ratios to the float step with their quartiles, and median milliseconds."""
+    base = times["float"][clock]
+    paired = {v: [a / b for a, b in zip(times[v][clock], base, strict=True)] for v in times if v != "float"}
+    milliseconds = {
+        clock_name: {v: round(1000 * statistics.median(times[v][clock_name]), 2) for v in times}
+        for clock_name in ("cpu", "wall")
+    }
+    return {
+        "ratios": {variant: round(statistics.median(values), 3) for variant, values in paired.items()},
+        "quartiles": {v: [round(float(q), 3) for q in np.quantile(x, [0.25, 0.75])] for v, x in paired.items()},
+        "cpu_ms": milliseconds["cpu"],
+        "wall_ms": milliseconds["wall"],
+    }
+
+
+def configure(settings: Settings) -> None:
+    """Threads and device of this process; before TensorFlow's first operation.
+
+    Raises:
+      ValueError: If there is no GPU and one is asked for.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(settings.threads)
+    if settings.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    elif not tf.config.list_physical_devices("GPU"):
+        raise ValueError("device=gpu, but TensorFlow sees no GPU. Received: device='gpu'.")
+
+
+def _peak_of_process(model_name: str, variant: str, settings: Settings, queue: Any) -> None:
+    configure(settings)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = make_step(model_name, variant, settings)
+    for _ in range(3):
+        step()
+    if settings.device == "gpu":
+        queue.put(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
+    else:
+        queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def peak_memory(model_name: str, variant: str, settings: Settings) -> float:
+    """MiB that three steps of a variant need at their peak, above an idle process that has imported everything."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak_of_process, args=(model_name, variant, settings, queue))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"Measuring the memory of {model_name}, {variant} failed with exit code {process.exitcode}.")
+    return round(queue.get(), 1)
+
+
+def plot(results: dict[str, Any], path: str) -> None:
+    """Bar chart of the ratios, a group of bars per network."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 3.5), squeeze=False)
+    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+        bars = axis.bar(list(result["ratios"]), list(result["ratios"].values()), color="steelblue")
+        axis.bar_label(bars, fmt="%.2f")
+        axis.axhline(1.0, color="black", linewidth=0.8)
+        axis.set_title(name)
+        axis.set_ylabel("time of a step / float step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def write_json(results: dict[str, Any], path: str) -> None:
+    """Writes the results, whole or not at all."""
+    target = pathlib.Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, target)
+
+
+def _print_table(name: str, result: dict[str, Any]) -> None:
+    print(f"\n{name:20}{'ratio':>8}{'quartiles':>16}{'CPU ms':>10}{'wall ms':>10}{'peak MiB':>10}")
+    for variant, cpu in result["cpu_ms"].items():
+        ratio = result["ratios"].get(variant, 1.0)
+        low, high = result["quartiles"].get(variant, (1.0, 1.0))
+        peak = result.get("peak_mib", {}).get(variant, "")
+        print(f"{variant:20}{ratio:8.3f}{low:9.3f}-{high:.3f}{cpu:11.1f}{result['wall_ms'][variant]:10.1f}{peak:>10}")
+
+
+def main(_: list[str]) -> None:
+    """Times, prints, writes."""
+    settings = Settings(
+        batch_size=_BATCH_SIZE.value,
+        image_size=_IMAGE_SIZE.value,
+        bits=_BITS.value,
+        threads=_THREADS.value,
+        device=_DEVICE.value,
+        teacher_dtype=_TEACHER_DTYPE.value,
+        jit_compile=_JIT.value,
+    )
+    configure(settings)
+    variants = ["float", *(variant for variant in _VARIANTS.value if variant != "float")]
+    results: dict[str, Any] = {}
+    for name in _MODELS.value:
+        times = time_variants(name, variants, settings, rounds=_ROUNDS.value, steps=_STEPS.value)
+        results[name] = summarize(times, "cpu" if settings.device == "cpu" else "wall")
+        if _MEMORY.value:
+            results[name]["peak_mib"] = {variant: peak_memory(name, variant, settings) for variant in variants}
+        results[name]["settings"] = {**dataclasses.asdict(settings), "rounds": _ROUNDS.value, "steps": _STEPS.value}
+        results[name]["settings"]["tensorflow"] = tf.__version__
+        _print_table(name, results[name])
+    if _JSON.value:
+        write_json(results, _JSON.value)
+    if _PLOT.value:
+        plot(results, _PLOT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,107 @@
+"""Layer normalization as integer operators: a mean, a difference, a square, a mean, a reciprocal root, a product, a scale and shift.
+
+LiteRT has no int8 layer normalization, but an int8 operator for each step:
+
+    m = mean_c(x);  d = x - m;  v = mean_c(d * d);  y = gamma * (d / sqrt(v + epsilon)) + beta
+
+Each step's output has an 8-bit grid of its own, found by calibration, so the student trains with all the roundings of the phone.
+
+Note: The integer graph has no epsilon: a variance whose code is 0 gives the largest factor on the grid, as `1 / sqrt(epsilon)`, clipped
+  to the grid, does in training. One step of the variance's grid is far above the usual epsilon.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tf_fpq import roles
+from tf_fpq.keras_compat import keras, register
+
+layers = keras.layers
+
+
+@register
+class ChannelMean(layers.Layer):
+    """`mean(x)` over the last axis, which stays as an axis of length 1."""
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the mean."""
+        return tf.reduce_mean(inputs, axis=-1, keepdims=True)
+
+
+@register
+class ReciprocalRoot(layers.Layer):
+    """`1 / sqrt(x + epsilon)` for x that are not negative."""
+
+    def __init__(self, epsilon: float = 1e-3, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the reciprocal root."""
+        return tf.math.rsqrt(inputs + self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal layer."""
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@register
+class ChannelAffine(layers.Layer):
+    """`gamma * x + beta` with a trained gamma and beta for each channel, the last axis."""
+
+    def __init__(self, gamma_regularizer: Any = None, beta_regularizer: Any = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+
+    def build(self, input_shape: Any) -> None:
+        """Adds gamma and beta."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight("gamma", shape, initializer="ones", regularizer=self.gamma_regularizer)
+        self.beta = self.add_weight("beta", shape, initializer="zeros", regularizer=self.beta_regularizer)
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the scaled and shifted input."""
+        return self.gamma * inputs + self.beta
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal layer."""
+        regularizers = {name: keras.regularizers.serialize(getattr(self, name)) for name in _REGULARIZERS}
+        return {**super().get_config(), **regularizers}
+
+
+_REGULARIZERS = ("gamma_regularizer", "beta_regularizer")
+
+roles.register(ChannelMean, roles.Role.FUNCTION)
+roles.register(ReciprocalRoot, roles.Role.FUNCTION)
+roles.register(ChannelAffine, roles.Role.AFFINE)
+
+
+def is_along_channels(layer: layers.LayerNormalization, rank: int) -> bool:
+    """Whether `layer` normalizes a tensor of this rank over its last axis only."""
+    axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
+    return rank in (2, 3, 4) and [axis % rank for axis in axes] == [rank - 1]
+
+
+def layer_normalization(rewriter: Any, layer: layers.LayerNormalization, name: str, x: Any) -> Any:
+    """A rewrite of `canonical.py`: the equation above, on a tensor of rank 2 to 4."""
+
+    def apply(value: Any) -> Any:
+        mean = rewriter.make(ChannelMean, rewriter.name(name, "mean"))(value)
+        difference = rewriter.make(layers.Subtract, rewriter.name(name, "difference"))([value, mean])
+        square = rewriter.make(layers.Multiply, rewriter.name(name, "square"))([difference, difference])
+        variance = rewriter.make(ChannelMean, rewriter.name(name, "variance"))(square)
+        root = rewriter.make(ReciprocalRoot, rewriter.name(name, "factor"), epsilon=layer.epsilon)
+        normal = rewriter.make(layers.Multiply, rewriter.name(name, "normal"))([difference, root(variance)])
+        return _affine(rewriter, layer, value.shape[-1])(normal)
+
+    return apply(x) if x.shape.rank == 4 else rewriter.in_two_dimensions(name, x, apply)
+
+
+def _affine(rewriter: Any, layer: layers.LayerNormalization, channels: int) -> ChannelAffine:
+    gamma = layer.gamma.numpy() if layer.scale else [1.0] * channels
+    beta = layer.beta.numpy() if layer.center else [0.0] * channels
+    config = {name: getattr(layer, name) for name in ("trainable", *_REGULARIZERS)}
+    return rewriter.make(ChannelAffine, layer.name, [gamma, beta], **config)
