@@ -10,6 +10,7 @@ from experiments import models
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
 from tf_fpq import presets
+from tf_fpq.distillation import TUNED_CSD_WEIGHT
 from tf_fpq.method import Method
 
 METHODS = (*presets.GROUPS, *presets.METHODS)
@@ -69,7 +70,7 @@ class Config:
     methods: tuple[str, ...] = ("fpq",)
     noise_probability: float = 0.1
     noise_position: str = "pre"
-    csd_weight: float = 1.0
+    csd_weight: float = TUNED_CSD_WEIGHT
     epochs: int = 20
     float_epochs: int = 20
     batch_size: int = 64

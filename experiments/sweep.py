@@ -1,0 +1,197 @@
+r"""Runs a grid of experiments over seeds and prints mean and standard deviation.
+
+    python -m experiments.sweep --dataset=fashion_mnist --quantizers=lsq,pact --schemes=W4A4,W2A4 --seeds=0,1,2 \
+        --results=experiments/results/quantizers.jsonl
+
+Every run is a line of JSON in --results, written when the run ends; runs that are in it already are not repeated, so a sweep
+that was stopped goes on where it was. The float teacher of a seed is trained once. Two sweeps with other seeds may share
+one file. --table prints the table of what is there and runs nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+import statistics
+import sys
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+import tqdm
+
+from experiments import data
+from experiments import pipeline
+from experiments import records
+from experiments.config import Config
+from tf_fpq.keras_compat import keras
+from tf_fpq.quantize_config import QUANTIZE_CONFIGS
+import tflite_export
+
+_RESULTS = flags.DEFINE_string("results", None, "JSON lines to append to.", required=True)
+_QUANTIZERS = flags.DEFINE_list("quantizers", list(QUANTIZE_CONFIGS), "Base quantizers.")
+_METHOD_SETS = flags.DEFINE_list("method_sets", ["none"], "Sets of methods, joined by +, as fpq or fpq+cr.")
+_SCHEMES = flags.DEFINE_list("schemes", ["W4A4"], "Bit widths, as W4A4.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds; each has its own teacher, data order and noise.")
+_WORKDIR = flags.DEFINE_string("sweep_workdir", "runs/sweep", "Folder for teachers and exported models.")
+_TABLE = flags.DEFINE_bool("table", False, "Only print the table.")
+
+_FIXED = (
+    ("dataset", "fashion_mnist", "Dataset."),
+    ("model", "resnet8", "Network."),
+    ("data_dir", None, "TFDS data directory."),
+)
+for _name, _value, _help in _FIXED:
+    flags.DEFINE_string(_name, _value, _help)
+flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
+flags.DEFINE_integer("width", Config.width, "Channels of the first stage.")
+flags.DEFINE_integer("float_epochs", 4, "Epochs of the float teacher.")
+flags.DEFINE_integer("epochs", 2, "Epochs of quantization-aware training.")
+flags.DEFINE_integer("batch_size", 128, "Images per step.")
+flags.DEFINE_float("learning_rate", Config.learning_rate, "First rate of quantization-aware training.")
+_SHARED = (
+    "dataset",
+    "model",
+    "data_dir",
+    "train_examples",
+    "width",
+    "float_epochs",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+)
+
+# What makes two runs the same run.
+_KEY = (
+    "dataset",
+    "model",
+    "train_examples",
+    "width",
+    "float_epochs",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "quantizer",
+    "methods",
+    "weight_bits",
+    "activation_bits",
+    "seed",
+)
+
+
+def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
+    """The grid, seed by seed."""
+    grid = itertools.product(_SEEDS.value, _SCHEMES.value, _QUANTIZERS.value, _METHOD_SETS.value)
+    for seed, scheme, quantizer, methods in grid:
+        match = re.fullmatch(r"W(\d)A(\d)", scheme)
+        if match is None:
+            raise app.UsageError(f"--schemes must be like W4A4. Received: {scheme!r}.")
+        yield Config(
+            **shared,
+            weight_bits=int(match[1]),
+            activation_bits=int(match[2]),
+            quantizer=quantizer,
+            methods=tuple(methods.split("+")),
+            seed=int(seed),
+            kernels=("xnnpack",),
+            min_top1_agreement=0.0,
+            workdir=str(workdir / f"seed{seed}" / f"{scheme}_{quantizer}_{methods}"),
+        )
+
+
+def key(config: dict[str, Any]) -> str:
+    """What identifies a run."""
+    return json.dumps([config[name] for name in _KEY])
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The runs in a results file."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
+def teacher(config: Config) -> str:
+    """Path of the float teacher of the configuration's seed, trained if it is not there."""
+    path = pathlib.Path(config.workdir).parent / "float.keras"
+    if not path.exists():
+        records.prepare_workdir(str(path.parent))
+        keras.utils.set_random_seed(config.seed)
+        dataset = data.load(config.dataset, config.data_dir, train_examples=config.train_examples)
+        model, _ = pipeline.float_teacher(config, dataset)
+        records.write_whole(path, model.save)
+    return str(path)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """One run's line."""
+    started = time.time()
+    line: dict[str, Any] = {"config": dataclasses.asdict(config), "commit": records.commit(), "status": "verified"}
+    try:
+        line["metrics"] = pipeline.run(dataclasses.replace(config, teacher=teacher(config)))["metrics"]
+    except (tflite_export.VerificationError, ValueError) as error:
+        line |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    keras.backend.clear_session()
+    return {**line, "seconds": round(time.time() - started, 1)}
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """Markdown: test accuracy in %, mean and standard deviation over seeds; a row per quantizer and methods."""
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for line in lines:
+        config = line["config"]
+        scheme = f"W{config['weight_bits']}A{config['activation_bits']}"
+        row = (config["quantizer"], "+".join(config["methods"]))
+        groups.setdefault(row, {}).setdefault(scheme, []).append(line)
+    schemes = sorted({scheme for row in groups.values() for scheme in row}, reverse=True)
+    teachers = {
+        (line["config"]["seed"], line["metrics"]["float_accuracy"]) for line in lines if line["status"] == "verified"
+    }
+    rows = [["quantizer", "methods", *schemes, "differing twin codes"], ["---"] * (len(schemes) + 3)]
+    rows.append(["float", "", *[_spread([accuracy for _, accuracy in teachers])] * len(schemes), ""])
+    for (quantizer, methods), by_scheme in groups.items():
+        cells = [_spread(_accuracies(by_scheme.get(scheme, []))) for scheme in schemes]
+        done = [line["metrics"] for found in by_scheme.values() for line in found if line["status"] == "verified"]
+        differing = sum(metrics["codes_differing"] for metrics in done)
+        compared = sum(metrics["codes_compared"] for metrics in done)
+        rows.append([quantizer, methods, *cells, f"{differing} of {compared:,}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _accuracies(lines: Sequence[dict[str, Any]]) -> list[float]:
+    return [line["metrics"]["tflite_accuracy"] for line in lines if line["status"] == "verified"]
+
+
+def _spread(shares: Sequence[float]) -> str:
+    if not shares:
+        return "-"
+    percent = [100 * share for share in shares]
+    deviation = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
+    return f"{statistics.mean(percent):.2f}{deviation} (n={len(percent)})"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs what is missing and prints the table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
+    path = pathlib.Path(_RESULTS.value)
+    shared = {name: flags.FLAGS[name].value for name in _SHARED}
+    try:
+        grid = list(configs(shared, pathlib.Path(_WORKDIR.value)))
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    done = {key(line["config"]) for line in read(path)}
+    missing = (
+        [] if _TABLE.value else [c for c in grid if key(json.loads(json.dumps(dataclasses.asdict(c)))) not in done]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for config in tqdm.tqdm(missing, unit="run", file=sys.stderr):
+        line = run(config)
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    print(table(read(path)))
+
+
+if __name__ == "__main__":
+    app.run(main)
