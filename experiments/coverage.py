@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _cases(path: pathlib.Path) -> list[tuple[str, str]]:
-    """What is to run: (name, source)."""
+    """What is to run: (name, source), the smallest of each family first."""
     done = set() if FLAGS.again else {(row["name"], row["source"]) for row in read(path)}
     if FLAGS.names is not None and not [name for name in FLAGS.names if name]:
         return []
@@ -86,7 +86,7 @@ def _cases(path: pathlib.Path) -> list[tuple[str, str]]:
         if unknown:
             raise app.UsageError(f"--names must be of {', '.join(known)}. Received: {', '.join(unknown)}.")
         cases += [(name, source) for name in FLAGS.names or known if (name, source) not in done]
-    return cases
+    return sorted(cases, key=lambda case: case[0] not in coverage_case.SMALLEST)
 
 
 def isolated(name: str, source: str, memory_gib: float, timeout_s: float) -> dict[str, Any]:

@@ -17,11 +17,32 @@ import numpy as np
 import tensorflow as tf
 
 import tf_fpq
+from tf_fpq import keras3
 from tf_fpq.keras_compat import keras
 import tflite_export
 
 SOURCES = ("tf_keras", "keras")
 CLASSES = 10
+# The smallest model of each family.
+SMALLEST = (
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "EfficientNetB0",
+    "EfficientNetV2B0",
+    "ResNet50",
+    "ResNet50V2",
+    "ResNetRS50",
+    "RegNetX002",
+    "RegNetY002",
+    "DenseNet121",
+    "NASNetMobile",
+    "InceptionV3",
+    "InceptionResNetV2",
+    "Xception",
+    "VGG16",
+    "ConvNeXtTiny",
+)
 # Tried in order: the smallest input that a builder allows.
 SIZES = (32, 71, 75, 96, 224, 331)
 IMAGES = 16
@@ -94,11 +115,18 @@ class Case:
         self._builder, self._source = builders(source)[name], source
         self.facts: Row = {}
         self._model: Any = None
+        self._asked: Any = None
 
     def build(self) -> None:
-        """The float model with random weights, its batch norms settled on random images."""
+        """The float model with random weights, its batch norms settled on random images.
+
+        A Keras 3 model is converted before that, with the check that both compute the same; settling makes a random network so
+        sensitive that the order of float sums shows.
+        """
         keras.utils.set_random_seed(SEED)
-        self._model = smallest(self._builder)
+        self._asked = self._model = smallest(self._builder)
+        if keras3.is_keras3_model(self._model):
+            self._model = keras3.from_keras3(self._model)
         self.facts |= {"input": self._model.input_shape[1], "parameters": int(self._model.count_params())}
         self._images = random_images(self._model)
         settle(self._model, self._images)
@@ -160,10 +188,10 @@ class Case:
         """What `tfmot.quantization.keras.quantize_model` says to the same model: "ok" or its message."""
         import tensorflow_model_optimization as tfmot
 
-        if self._model is None:
+        if self._asked is None:
             return "not asked"
         try:
-            tfmot.quantization.keras.quantize_model(self._model)
+            tfmot.quantization.keras.quantize_model(self._asked)
         except Exception as error:
             return f"{type(error).__name__}: {_one_line(error, 200)}"
         return "ok"

@@ -135,7 +135,7 @@ def train_student(
 
 
 def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
-    """Batches with two views of each image for CR: what other methods see is the weak one, the student sees a strong one."""
+    """Batches with two views for CR: the EMA teacher sees the weak one (usual augmentation), student and teacher the strong one."""
     batches = dataset.train_batches(config.batch_size, config.seed, augment=False)
     if not config.augment:
         return batches

@@ -12,6 +12,7 @@ Note: The integer graph has no epsilon: a variance whose code is 0 gives the lar
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_fpq import roles
@@ -48,18 +49,35 @@ class ReciprocalRoot(layers.Layer):
 
 @register
 class ChannelAffine(layers.Layer):
-    """`gamma * x + beta` with a trained gamma and beta for each channel, the last axis."""
+    """`gamma * x + beta` with a gamma and a beta for each channel, the last axis.
 
-    def __init__(self, gamma_regularizer: Any = None, beta_regularizer: Any = None, **kwargs: Any):
+    Attributes:
+      scale: Whether gamma is trained; else it is 1.
+      center: Whether beta is trained; else it is 0.
+    """
+
+    def __init__(
+        self,
+        scale: bool = True,
+        center: bool = True,
+        gamma_regularizer: Any = None,
+        beta_regularizer: Any = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
+        self.scale, self.center = scale, center
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_regularizer = keras.regularizers.get(beta_regularizer)
 
     def build(self, input_shape: Any) -> None:
         """Adds gamma and beta."""
         shape = (input_shape[-1],)
-        self.gamma = self.add_weight("gamma", shape, initializer="ones", regularizer=self.gamma_regularizer)
-        self.beta = self.add_weight("beta", shape, initializer="zeros", regularizer=self.beta_regularizer)
+        self.gamma = self.add_weight(
+            "gamma", shape, initializer="ones", regularizer=self.gamma_regularizer, trainable=self.scale
+        )
+        self.beta = self.add_weight(
+            "beta", shape, initializer="zeros", regularizer=self.beta_regularizer, trainable=self.center
+        )
         super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
@@ -69,7 +87,7 @@ class ChannelAffine(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal layer."""
         regularizers = {name: keras.regularizers.serialize(getattr(self, name)) for name in _REGULARIZERS}
-        return {**super().get_config(), **regularizers}
+        return {**super().get_config(), "scale": self.scale, "center": self.center, **regularizers}
 
 
 _REGULARIZERS = ("gamma_regularizer", "beta_regularizer")
@@ -101,7 +119,9 @@ def layer_normalization(rewriter: Any, layer: layers.LayerNormalization, name: s
 
 
 def _affine(rewriter: Any, layer: layers.LayerNormalization, channels: int) -> ChannelAffine:
-    gamma = layer.gamma.numpy() if layer.scale else [1.0] * channels
-    beta = layer.beta.numpy() if layer.center else [0.0] * channels
-    config = {name: getattr(layer, name) for name in ("trainable", *_REGULARIZERS)}
-    return rewriter.make(ChannelAffine, layer.name, [gamma, beta], **config)
+    weights = {"gamma": np.ones(channels), "beta": np.zeros(channels)}
+    weights |= {name: getattr(layer, name).numpy() for name in weights if getattr(layer, name) is not None}
+    config = {name: getattr(layer, name) for name in ("scale", "center", "trainable", *_REGULARIZERS)}
+    # Keras lists what is trained first.
+    order = sorted(weights, key=lambda name: not {"gamma": layer.scale, "beta": layer.center}[name])
+    return rewriter.make(ChannelAffine, layer.name, [weights[name] for name in order], **config)

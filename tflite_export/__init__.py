@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tflite_export.exporting import ExportedModel, export, open_exported, quant_params
     from tflite_export.file_pair import compare_files
     from tflite_export.interpreter import InterpreterError
+    from tflite_export.metadata import Metadata, read_metadata
     from tflite_export.parameters import read
     from tflite_export.report import Report
     from tflite_export.twin import IntegerTwin
@@ -23,6 +24,7 @@ _HOMES = {
     "ExportedModel": "exporting",
     "IntegerTwin": "twin",
     "InterpreterError": "interpreter",
+    "Metadata": "metadata",
     "Report": "report",
     "VerificationError": "verification",
     "compare_files": "file_pair",
@@ -30,6 +32,7 @@ _HOMES = {
     "open_exported": "exporting",
     "quant_params": "exporting",
     "read": "parameters",
+    "read_metadata": "metadata",
     "verify": "verification",
 }
 
@@ -37,6 +40,7 @@ __all__ = [
     "ExportedModel",
     "IntegerTwin",
     "InterpreterError",
+    "Metadata",
     "Report",
     "VerificationError",
     "compare_files",
@@ -44,6 +48,7 @@ __all__ = [
     "open_exported",
     "quant_params",
     "read",
+    "read_metadata",
     "verify",
 ]
 

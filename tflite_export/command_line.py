@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import json
 import os
+import pathlib
 import sys
 from typing import Any
 
@@ -64,6 +65,19 @@ def load_keras(path: str) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"Cannot load {path!r} as a Keras 2 model: {reason[0]}") from error
+
+
+def load_labels(path: str) -> list[str]:
+    """The class names of a text file, one a line; empty lines at the end do not count.
+
+    Raises:
+      ValueError: If it is no text.
+      OSError: If there is no such file.
+    """
+    try:
+        return pathlib.Path(path).read_text("utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} is no UTF-8 text: {error}") from error
 
 
 def load_images(path: str) -> Any:

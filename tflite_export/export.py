@@ -1,6 +1,7 @@
 """Writes a trained student as a .tflite file.
 
   python -m tflite_export.export STUDENT.keras OUTPUT.tflite [--weights=int4] [--input_type=float32] [--json]
+      [--labels=labels.txt] [--mean=127.5 --std=127.5]
 
 STUDENT is what `tf_fpq.quantize_model` made and training left, saved with `student.save("x.keras")`. Its integers become the
 file's integers; batch norms are folded. Prove it afterwards with `python -m tflite_export.verify`.
@@ -30,17 +31,28 @@ _WEIGHTS = flags.DEFINE_enum(
     "int8: containers at every bit width, equal on every phone. int4: packed where codes fit, half the bytes, but convolutions "
     "then round differently across processors.",
 )
+_LABELS = flags.DEFINE_string("labels", None, "Text file with one class name a line, embedded as TFLite metadata.")
+_MEAN = flags.DEFINE_list("mean", None, "Mean of the pixels (0..255), one number or one per channel; with --std.")
+_STD = flags.DEFINE_list("std", None, "Standard deviation, likewise: x = (pixel - mean) / std, as TFLite metadata.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
 
 
 def main(arguments: list[str]) -> int:
     """Exports."""
     source, target = command_line.positional(arguments, ["student.keras", "output.tflite"])
+    labels = None if _LABELS.value is None else command_line.load_labels(_LABELS.value)
+    normalization = _normalization()
     student = command_line.load_keras(source)
     from tflite_export import exporting
 
     exported = exporting.export(
-        student, target, input_type=_INPUT_TYPE.value, output_type=_OUTPUT_TYPE.value, weights=_WEIGHTS.value
+        student,
+        target,
+        input_type=_INPUT_TYPE.value,
+        output_type=_OUTPUT_TYPE.value,
+        weights=_WEIGHTS.value,
+        labels=labels,
+        normalization=normalization,
     )
     stays = exporting.unpacked_weights(exported.deployed) if _WEIGHTS.value == "int4" else []
     if _JSON.value:
@@ -53,6 +65,9 @@ def main(arguments: list[str]) -> int:
                 "input_type": exported.input_type,
                 "output_type": exported.output_type,
                 "int8_weights": stays,
+                "labels": exported.metadata.labels,
+                "mean": exported.metadata.mean,
+                "std": exported.metadata.std,
             }
         )
         return 0
@@ -60,6 +75,12 @@ def main(arguments: list[str]) -> int:
     if stays:
         print(f"weights that stay int8: {', '.join(stays)}")
     return 0
+
+
+def _normalization() -> tuple[list[float], list[float]] | None:
+    if (_MEAN.value is None) != (_STD.value is None):
+        raise ValueError(f"--mean and --std go together. Received: --mean={_MEAN.value}, --std={_STD.value}.")
+    return None if _MEAN.value is None else ([float(x) for x in _MEAN.value], [float(x) for x in _STD.value])
 
 
 if __name__ == "__main__":

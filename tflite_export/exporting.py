@@ -1,15 +1,18 @@
 """`export`: a trained student in, a `.tflite` file and its integer twin out."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any, Literal
+import warnings
 
 import numpy as np
 
 from tflite_export import borders
 from tflite_export import deployed as deployed_lib
+from tflite_export import metadata as metadata_lib
 from tflite_export import parameters
 from tflite_export import writer
 
@@ -35,6 +38,7 @@ class ExportedModel:
       output_type: Type of the file's output.
       weights: "int8", or "int4" for packed INT4 weights where they fit.
       bytes: Size of the file.
+      metadata: Class labels and input normalisation that the file holds.
     """
 
     path: str
@@ -43,6 +47,7 @@ class ExportedModel:
     output_type: IoType
     weights: WeightType
     bytes: int
+    metadata: metadata_lib.Metadata = metadata_lib.Metadata()
 
     @property
     def name(self) -> str:
@@ -70,6 +75,8 @@ def export(
     output_type: IoType = "int8",
     weights: WeightType = "int8",
     round_biases: bool = True,
+    labels: Sequence[str] | None = None,
+    normalization: tuple[Any, Any] | None = None,
 ) -> ExportedModel:
     """Writes a student as a `.tflite` file whose integers are the trained ones.
 
@@ -88,6 +95,10 @@ def export(
         processors.
       round_biases: Move the student's biases onto their deployed grid, in place. False leaves the student as it is, and then
         its outputs differ from the file's by what the rounding tips over.
+      labels: Class names in the order of the outputs, embedded as TFLite metadata for the Task Library and ML Kit.
+      normalization: `(mean, std)` of the training's preprocessing `x = (pixel - mean) / std` of pixels 0..255, each a number or
+        one per channel; embedded likewise. Readers apply it to a float32 input. Into a uint8 input they put the pixels as they
+        are: right only if the input's grid is that of the pixels, scale `1 / std` and zero point `mean`; a warning says so.
 
     Returns:
       The exported model; `tflite_export.verify` proves it equal to its twin.
@@ -101,10 +112,15 @@ def export(
 
     _check_arguments(input_type, output_type, weights)
     deployed = deployed_model(student, weights)
-    size = writer.write(borders.with_io(deployed, input_type, output_type), path)
+    metadata = metadata_lib.make(deployed, labels, normalization)
+    if metadata.mean is not None and input_type == "uint8":
+        _warn_unless_pixels(deployed.tensors[deployed.inputs[0]], metadata)
+    file_model = borders.with_io(deployed, input_type, output_type)
+    data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
+    size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
         deploy.round_biases(student)
-    return ExportedModel(os.fspath(path), deployed, input_type, output_type, weights, size)
+    return ExportedModel(os.fspath(path), deployed, input_type, output_type, weights, size, metadata)
 
 
 def deployed_model(student: Any, weights: WeightType = "int8") -> deployed_lib.DeployedModel:
@@ -148,7 +164,8 @@ def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
     (input_type,), (output_type,) = types
     weights = "int4" if any(tensor.dtype == "int4" for tensor in found.tensors.values()) else "int8"
     size = pathlib.Path(path).stat().st_size
-    return ExportedModel(os.fspath(path), deployed_model(student, weights), input_type, output_type, weights, size)
+    deployed, metadata = deployed_model(student, weights), metadata_lib.read_metadata(path)
+    return ExportedModel(os.fspath(path), deployed, input_type, output_type, weights, size, metadata)
 
 
 def pack_int4(deployed: deployed_lib.DeployedModel) -> deployed_lib.DeployedModel:
@@ -188,6 +205,19 @@ def quant_params(path: str | os.PathLike[str]) -> dict[str, deployed_lib.Tensor]
       OSError: If it cannot be read.
     """
     return dict(parameters.read(path).tensors)
+
+
+def _warn_unless_pixels(tensor: deployed_lib.Tensor, metadata: metadata_lib.Metadata) -> None:
+    """Warns where a raw pixel is not the code of its normalised value in a uint8 input."""
+    pixels = np.arange(256.0)[:, None]
+    values = (pixels - np.float64(metadata.mean)) / np.float64(metadata.std)
+    codes = np.clip(np.rint(values / np.float64(tensor.scale)) + tensor.zero_point + 128, 0, 255)
+    if (worst := np.abs(codes - pixels).max()) > 0:
+        warnings.warn(
+            f"The input's uint8 codes are not the pixels (up to {worst:.0f} apart), but the Task Library and ML Kit put pixels "
+            "into a uint8 input as they are. Export with input_type='float32' for them, or quantize the images yourself.",
+            stacklevel=3,
+        )
 
 
 def _check_arguments(input_type: str, output_type: str, weights: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
+from tflite_export import metadata as metadata_lib
 from tflite_export import parameters
 from tflite_export import report_text
 
@@ -38,6 +39,7 @@ class Summary:
       constant_bytes: Bytes of all constants as stored.
       arena_bytes: Largest sum of activations alive at once: no runtime can do with less.
       macs: Multiplications and additions of one run, in convolutions and fully connected layers.
+      metadata: Class labels and input normalisation, if the file holds them.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Summary:
     constant_bytes: int
     arena_bytes: int
     macs: int
+    metadata: metadata_lib.Metadata = metadata_lib.Metadata()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: figures, tensors without their contents, operators."""
@@ -58,6 +61,7 @@ class Summary:
             "macs": self.macs,
             "inputs": list(self.model.inputs),
             "outputs": list(self.model.outputs),
+            "metadata": dataclasses.asdict(self.metadata),
             "tensors": [self._tensor(tensor) for tensor in self.model.tensors.values()],
             "operators": [dataclasses.asdict(operator) for operator in self.model.operators],
         }
@@ -75,7 +79,16 @@ class Summary:
             for what, names in (("input", self.model.inputs), ("output", self.model.outputs))
             for name, tensor in ((n, self.model.tensors[n]) for n in names)
         ]
+        borders += self._metadata()
         return "\n".join([heading, *borders, "", report_text.table(header, rows)])
+
+    def _metadata(self) -> list[str]:
+        lines = []
+        if self.metadata.mean is not None:
+            lines.append(f"normalization: x = (pixel - {list(self.metadata.mean)}) / {list(self.metadata.std)}")
+        if self.metadata.labels is not None:
+            lines.append(f"labels: {', '.join(self.metadata.labels)}")
+        return lines
 
     def _row(self, index: int, operator: deployed_lib.Operator) -> tuple[str, ...]:
         output = self.model.tensors[operator.outputs[0]]
@@ -123,6 +136,7 @@ def inspect_file(path: str | os.PathLike[str]) -> Summary:
         constant_bytes=sum(size_of(tensor) for tensor in constants),
         arena_bytes=arena_bytes(model),
         macs=sum(_macs(operator, model.tensors) for operator in model.operators),
+        metadata=metadata_lib.read_metadata(path),
     )
 
 

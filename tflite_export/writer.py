@@ -77,7 +77,15 @@ def write(
       ValueError: See `to_bytes`.
       OSError: If the path cannot be written; what was there before is untouched.
     """
-    data = to_bytes(deployed, metadata)
+    return write_bytes(to_bytes(deployed, metadata), path)
+
+
+def write_bytes(data: bytes, path: str | os.PathLike[str]) -> int:
+    """Writes the bytes of a `.tflite` file to `path` whole or not at all, and returns their number.
+
+    Raises:
+      OSError: If the path cannot be written; what was there before is untouched.
+    """
     target = pathlib.Path(path)
     temporary = None
     try:

@@ -68,10 +68,20 @@ def test_every_operator(bits):
 
 
 def _check_random(network):
-    model, weight_bits, activation_bits, seed = network
+    """File = twin at these widths; and, as both come from the same records, at W8A8 the student's codes are the twin's."""
+    build, weight_bits, activation_bits, seed = network
     keras.backend.clear_session()
-    model = randomize(model(), seed)
-    assert_twin_is_interpreter(student_of(model, weight_bits, activation_bits), images_for(model, 4, seed))
+    model = randomize(build(), seed)
+    images = images_for(model, 4, seed)
+    try:
+        assert_twin_is_interpreter(student_of(model, weight_bits, activation_bits), images)
+    except (
+        ValueError
+    ) as error:  # refused before a file is written: an output step next to nothing beside a 2-bit weight's
+        assert "XNNPACK's limit" in str(error) and weight_bits <= 3
+        hypothesis.event("refused")
+    gaps = student_lsb(student_of(model), images)
+    assert max(gap.mean() for gap in gaps.values()) < 4, {name: float(gap.mean()) for name, gap in gaps.items()}
 
 
 SETTINGS = {"deadline": None, "suppress_health_check": list(hypothesis.HealthCheck), "print_blob": True}
