@@ -79,13 +79,12 @@ def _cases(path: pathlib.Path) -> list[tuple[str, str]]:
         return []
     from experiments import coverage_case
 
-    cases = []
-    for source in FLAGS.source:
-        known = list(coverage_case.builders(source))
-        unknown = sorted(set(FLAGS.names or ()) - set(known))
-        if unknown:
-            raise app.UsageError(f"--names must be of {', '.join(known)}. Received: {', '.join(unknown)}.")
-        cases += [(name, source) for name in FLAGS.names or known if (name, source) not in done]
+    known = {source: list(coverage_case.builders(source)) for source in FLAGS.source}
+    unknown = sorted(set(FLAGS.names or ()) - {name for names in known.values() for name in names})
+    if unknown:
+        raise app.UsageError(f"--names must be builders of {', '.join(known)}. Received: {', '.join(unknown)}.")
+    cases = [(name, source) for source, names in known.items() for name in FLAGS.names or names if name in names]
+    cases = [case for case in cases if case not in done]
     return sorted(cases, key=lambda case: case[0] not in coverage_case.SMALLEST)
 
 

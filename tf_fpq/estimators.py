@@ -98,8 +98,21 @@ def offset_mse(samples: Samples, spec: QuantSpec) -> Grids:
 def squared_error(values: np.ndarray, step_size: np.ndarray, zero_point: np.ndarray, spec: QuantSpec) -> np.ndarray:
     """Sum of the squared differences of `values` and their quantized values, per grid."""
     step, offset = np.where(step_size > 0, step_size, 1.0)[:, None], zero_point[:, None]
-    levels = np.clip(np.round(values / step), spec.qmin - offset, spec.qmax - offset)
-    return np.square(levels * step - values).sum(axis=1)
+    errors = np.empty(len(values), np.result_type(values, step))
+    # Some rows at a time: temporaries as large as a Dense kernel cost ten times the arithmetic.
+    rows = max(1, _CHUNK // values.shape[1])
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        levels = np.round(values[part] / step[part])
+        levels = np.clip(levels, spec.qmin - offset[part], spec.qmax - offset[part], out=levels)
+        levels *= step[part]
+        levels -= values[part]
+        errors[part] = np.square(levels, out=levels).sum(axis=1)
+    return errors
+
+
+# Elements that are computed at once; they fit a cache.
+_CHUNK = 2**16
 
 
 ESTIMATORS: dict[str, Estimator] = {"mse": mse, "min_max": min_max, "percentile": percentile}

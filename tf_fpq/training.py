@@ -108,9 +108,9 @@ class QatModel(keras.Model):
         """The student's outputs."""
         return self.student(inputs, training=training)
 
-    def compile(self, optimizer: Any = "sgd", **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Configures training as `keras.Model.compile`; quantizer parameters are exempt from weight decay."""
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer, loss, metrics, **kwargs)
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # of a loss scaling optimizer
         if getattr(inner, "weight_decay", None) and self._quantizer_variables:
             inner.exclude_from_weight_decay(var_list=self._quantizer_variables)

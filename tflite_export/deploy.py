@@ -49,13 +49,21 @@ def round_biases(student: keras.Model) -> float:
     Returns:
       The largest move.
     """
-    builder = Builder(student)
-    builder.build()
-    variables = [variable for variable, _ in builder.bias_moves]
-    moves = [(v, move) for v, move in builder.bias_moves if sum(v is other for other in variables) == 1]
+    moves = bias_moves(student)
     for variable, move in moves:
         variable.assign(variable.numpy().astype(np.float64) + move)
     return max((float(np.abs(move).max()) for _, move in moves), default=0.0)
+
+
+def bias_moves(student: keras.Model) -> list[tuple[tf.Variable, np.ndarray]]:
+    """What to add to the student's variables so that its biases lie on their int32 grids; see `round_biases`.
+
+    A variable that shifts several kernels, of a shared layer, cannot be on all their grids and is left out.
+    """
+    builder = Builder(student)
+    builder.build()
+    variables = [variable for variable, _ in builder.bias_moves]
+    return [(v, move) for v, move in builder.bias_moves if sum(v is other for other in variables) == 1]
 
 
 class Builder:
