@@ -63,9 +63,9 @@ def main(argv: Sequence[str]) -> None:
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{number + 1}/{len(cases)} {summary(row)}", flush=True)
+        _write_table(read(path))
     rows = read(path)
-    if FLAGS.markdown:
-        _write_table(pathlib.Path(FLAGS.markdown), rows)
+    _write_table(rows)
     counts = {
         status: sum(row["status"] == status for row in rows) for status in sorted({row["status"] for row in rows})
     }
@@ -175,9 +175,13 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     return list({(row["name"], row["source"]): row for row in rows}.values())
 
 
-def _write_table(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+def _write_table(rows: list[dict[str, Any]]) -> None:
+    """Writes --markdown, if there is one; after every model, so that it is as new as the rows."""
     from experiments import coverage_case, records
 
+    if not FLAGS.markdown:
+        return
+    path = pathlib.Path(FLAGS.markdown)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = f"{_HEADING}\n{coverage_case.table(rows)}\n"
     records.write_whole(path, lambda temporary: pathlib.Path(temporary).write_text(text))
@@ -188,7 +192,8 @@ _HEADING = """# Which models of keras.applications work
 Random weights, 10 classes, the smallest input each builder allows. Every model is quantized to W4A4 (first and last layer W8A8),
 calibrated on 16 random images, trained for one FPQ step with the float model as teacher, exported and verified: all output codes
 of the file equal those of the integer twin, on XNNPACK and on the reference kernels. Beside it what
-`tfmot.quantization.keras.quantize_model` (0.8.1) says. Regenerate with `python -m experiments.coverage`.
+`tfmot.quantization.keras.quantize_model` (0.8.1) says. Seconds are wall-clock time without tfmot's, on two shared cores; a Keras 3
+model is converted, with the check that both compute the same, before its batch norms get statistics. Regenerate with `python -m experiments.coverage`.
 """
 
 

@@ -252,7 +252,7 @@ def _head(rng: np.random.Generator, x: Any) -> Any:
     """Class scores, or the tensor as it is."""
     kind = int(rng.integers(5))
     if kind == 0:
-        return x if x.op.type != "Placeholder" else layers.ReLU()(x)
+        return layers.ReLU()(x) if chance(rng) else x
     if kind == 1:
         x = layers.Flatten()(x) if math.prod(x.shape[1:]) < 600 else layers.GlobalMaxPooling2D()(x)
     else:

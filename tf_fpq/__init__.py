@@ -2,7 +2,7 @@
 
 from tf_fpq import callbacks, quantizers
 from tf_fpq.augmentation import StrongAugmentation, WeakAugmentation
-from tf_fpq.calibration import calibrate
+from tf_fpq.calibration import calibrate, start_weights
 from tf_fpq.checking import CheckReport, check
 from tf_fpq.consistency import ConsistencyRegularization
 from tf_fpq.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
@@ -10,10 +10,18 @@ from tf_fpq.feature_perturbation import FeaturePerturbation
 from tf_fpq.oscillation import OscillationDampening, OscillationFreezing
 from tf_fpq.presets import cr, fpq, methods_from_names
 from tf_fpq.quantize import quantize_model
-from tf_fpq.quantize_config import LsqQuantizeConfig
+from tf_fpq.quantize_config import (
+    DoReFaQuantizeConfig,
+    EwgsQuantizeConfig,
+    LsqPlusQuantizeConfig,
+    LsqQuantizeConfig,
+    MinMaxQuantizeConfig,
+    PactQuantizeConfig,
+)
 from tf_fpq.scheme import FpqQuantizeScheme
 from tf_fpq.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.spec import QuantRule, QuantSpec
+from tf_fpq.summary import Summary, summary
 from tf_fpq.training import QatModel
 from tf_fpq.views import two_views
 
@@ -21,10 +29,15 @@ __all__ = [
     "ChannelStandardizedDistillation",
     "CheckReport",
     "ConsistencyRegularization",
+    "DoReFaQuantizeConfig",
+    "EwgsQuantizeConfig",
     "FeaturePerturbation",
     "FpqQuantizeScheme",
     "KnowledgeDistillation",
+    "LsqPlusQuantizeConfig",
     "LsqQuantizeConfig",
+    "MinMaxQuantizeConfig",
+    "PactQuantizeConfig",
     "OscillationDampening",
     "OscillationFreezing",
     "QatModel",
@@ -32,6 +45,7 @@ __all__ = [
     "QuantSpec",
     "SharpnessAwareMinimization",
     "StrongAugmentation",
+    "Summary",
     "WeakAugmentation",
     "calibrate",
     "callbacks",
@@ -41,5 +55,7 @@ __all__ = [
     "methods_from_names",
     "quantize_model",
     "quantizers",
+    "start_weights",
+    "summary",
     "two_views",
 ]

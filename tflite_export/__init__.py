@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tflite_export.metadata import Metadata, read_metadata
     from tflite_export.parameters import read
     from tflite_export.report import Report
+    from tflite_export.trainable_twin import TrainableTwin
     from tflite_export.twin import IntegerTwin
     from tflite_export.verification import VerificationError, verify
 
@@ -26,6 +27,7 @@ _HOMES = {
     "InterpreterError": "interpreter",
     "Metadata": "metadata",
     "Report": "report",
+    "TrainableTwin": "trainable_twin",
     "VerificationError": "verification",
     "compare_files": "file_pair",
     "export": "exporting",
@@ -42,6 +44,7 @@ __all__ = [
     "InterpreterError",
     "Metadata",
     "Report",
+    "TrainableTwin",
     "VerificationError",
     "compare_files",
     "export",

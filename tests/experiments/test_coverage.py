@@ -92,7 +92,7 @@ def test_what_is_in_the_file_is_not_run_again_and_later_rows_win(tmp_path):
     with flagsaver.flagsaver(json=str(path), markdown=str(table), source=["tf_keras"], names=[""]):
         coverage.main(["coverage"])
     text = table.read_text()
-    assert "2 of 2 pass; tfmot quantizes 1" in text
+    assert "tf_keras: 2 of 71 run: 2 pass; tfmot quantizes 1" in text
     assert "| A | tf_keras | passed | 1 |" in text
 
 
