@@ -4,13 +4,14 @@ PYTHON ?= python3.11
 VENV ?= .venv
 WORKDIR ?= runs/demo
 DEMO_FLAGS ?=
+FUZZ_SEED ?= 0
 PYTEST_FLAGS ?= --numprocesses=2 --dist=loadfile
 
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow fuzz lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +31,9 @@ test: $(STAMP)  ## Run the tests, without the slow ones.
 
 test-slow: $(STAMP)  ## Run the slow tests only.
 	$(RUN) pytest -m slow $(PYTEST_FLAGS)
+
+fuzz: $(STAMP)  ## Random networks through the exporter, for five minutes; FUZZ_SEED is the first.
+	$(RUN) experiments.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
 
 lint: $(STAMP)  ## Check style, imports and docstrings.
 	$(RUN) ruff format --check .

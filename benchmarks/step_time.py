@@ -42,25 +42,6 @@ VARIANTS: dict[str, str | None] = {
     "sam": "sam",
 }
 
-_MODELS = flags.DEFINE_list("models", ["resnet20", "mobilenet_v2_tiny"], "Networks of experiments/models.")
-_VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), "Variants to time beside `float`.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds, in which every variant has its turn.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "Height and width of an image.", lower_bound=8)
-_BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations; the first and the last layer have 8.", 2, 8)
-_THREADS = flags.DEFINE_integer(
-    "threads", 1, "Threads of an operation; 0 for as many as there are cores.", lower_bound=0
-)
-_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where the step runs.")
-_TEACHER_DTYPE = flags.DEFINE_enum(
-    "teacher_dtype", None, ["float16", "bfloat16"], "Precision of the teacher's forward pass; default float32."
-)
-_JIT = flags.DEFINE_bool("jit_compile", False, "Compile all steps with XLA.")
-_MEMORY = flags.DEFINE_bool("memory", True, "Also measure peak memory, each variant in a process of its own.")
-_JSON = flags.DEFINE_string("json", None, "File for the results.")
-_PLOT = flags.DEFINE_string("plot", None, "PNG file for a bar chart.")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -230,30 +211,55 @@ def _print_table(name: str, result: dict[str, Any]) -> None:
 def main(_: list[str]) -> None:
     """Times, prints, writes."""
     settings = Settings(
-        batch_size=_BATCH_SIZE.value,
-        image_size=_IMAGE_SIZE.value,
-        bits=_BITS.value,
-        threads=_THREADS.value,
-        device=_DEVICE.value,
-        teacher_dtype=_TEACHER_DTYPE.value,
-        jit_compile=_JIT.value,
+        batch_size=flags.FLAGS.batch_size,
+        image_size=flags.FLAGS.image_size,
+        bits=flags.FLAGS.bits,
+        threads=flags.FLAGS.threads,
+        device=flags.FLAGS.device,
+        teacher_dtype=flags.FLAGS.teacher_dtype,
+        jit_compile=flags.FLAGS.jit_compile,
     )
     configure(settings)
-    variants = ["float", *(variant for variant in _VARIANTS.value if variant != "float")]
+    variants = ["float", *(variant for variant in flags.FLAGS.variants if variant != "float")]
     results: dict[str, Any] = {}
-    for name in _MODELS.value:
-        times = time_variants(name, variants, settings, rounds=_ROUNDS.value, steps=_STEPS.value)
+    for name in flags.FLAGS.models:
+        times = time_variants(name, variants, settings, rounds=flags.FLAGS.rounds, steps=flags.FLAGS.steps)
         results[name] = summarize(times, "cpu" if settings.device == "cpu" else "wall")
-        if _MEMORY.value:
+        if flags.FLAGS.memory:
             results[name]["peak_mib"] = {variant: peak_memory(name, variant, settings) for variant in variants}
-        results[name]["settings"] = {**dataclasses.asdict(settings), "rounds": _ROUNDS.value, "steps": _STEPS.value}
+        results[name]["settings"] = {
+            **dataclasses.asdict(settings),
+            "rounds": flags.FLAGS.rounds,
+            "steps": flags.FLAGS.steps,
+        }
         results[name]["settings"]["tensorflow"] = tf.__version__
         _print_table(name, results[name])
-    if _JSON.value:
-        write_json(results, _JSON.value)
-    if _PLOT.value:
-        plot(results, _PLOT.value)
+    if flags.FLAGS.json:
+        write_json(results, flags.FLAGS.json)
+    if flags.FLAGS.plot:
+        plot(results, flags.FLAGS.plot)
+
+
+def _define_flags() -> None:
+    """Defines the flags: here and not on import, as other programs have some of the same names."""
+    flags.DEFINE_list("models", ["resnet20", "mobilenet_v2_tiny"], "Networks of experiments/models.")
+    flags.DEFINE_list("variants", list(VARIANTS), "Variants to time beside `float`.")
+    flags.DEFINE_integer("rounds", 9, "Rounds, in which every variant has its turn.", lower_bound=1)
+    flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
+    flags.DEFINE_integer("image_size", 32, "Height and width of an image.", lower_bound=8)
+    flags.DEFINE_integer("bits", 4, "Bits of weights and activations; the first and the last layer have 8.", 2, 8)
+    flags.DEFINE_integer("threads", 1, "Threads of an operation; 0 for as many as there are cores.", lower_bound=0)
+    flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where the step runs.")
+    flags.DEFINE_enum(
+        "teacher_dtype", None, ["float16", "bfloat16"], "Precision of the teacher's forward pass; default float32."
+    )
+    flags.DEFINE_bool("jit_compile", False, "Compile all steps with XLA.")
+    flags.DEFINE_bool("memory", True, "Also measure peak memory, each variant in a process of its own.")
+    flags.DEFINE_string("json", None, "File for the results.")
+    flags.DEFINE_string("plot", None, "PNG file for a bar chart.")
 
 
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)

@@ -21,7 +21,7 @@ Examples:
     python -m experiments.exactness --json=/tmp/rows.jsonl --networks=resnet8 --schemes=W4A4 --images=500 --runtimes=
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -37,6 +37,7 @@ from typing import Any
 from absl import app
 from absl import flags
 
+from experiments import exactness_table
 from experiments import records
 
 NETWORKS = ("resnet8", "resnet20", "mobilenet_v2_tiny")
@@ -44,22 +45,9 @@ SCHEMES = ("W8A8", "W4A4", "W2A2")
 RUNTIMES = ("arm", "tflm")
 INT4_IMAGES = 1000
 COST_IMAGES = (1000, 10_000)
-SECTION = ("<!-- table: made by experiments.exactness -->", "<!-- end of table -->")
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("json", None, "File that the rows are appended to.")
-flags.DEFINE_string("markdown", None, "File whose table is written anew.")
-flags.DEFINE_string("workdir", "runs/exactness", "Folder of the float networks and the exported files.")
-flags.DEFINE_list("networks", ",".join(NETWORKS), "Networks of experiments.models; none for an empty list.")
-flags.DEFINE_list("schemes", ",".join(SCHEMES), "Widths between the first and the last layer, which have 8 bits.")
-flags.DEFINE_list("runtimes", ",".join(RUNTIMES), "Runtimes elsewhere: arm, tflm.")
-flags.DEFINE_string("arm_root", None, "Folder of tflite_export.arm_rig, if it is not the default one.")
-flags.DEFINE_string("dataset", "fashion_mnist", "Images, as in experiments.train.")
-flags.DEFINE_integer("images", None, "Compare only so many test images; all by default.")
-flags.DEFINE_integer("float_examples", 12_800, "Training images that the float network sees, once, 64 a step.")
-flags.DEFINE_integer("train_examples", 3200, "Training images that the quantized network sees, likewise.")
-flags.DEFINE_integer("width", 16, "Channels of a network's first stage.")
-flags.DEFINE_bool("cost", False, "Measure seconds and memory of export and verification on XNNPACK instead.")
+
 
 Row = dict[str, Any]
 
@@ -76,11 +64,11 @@ def main(argv: Sequence[str]) -> None:
     else:
         _compare(path, wanted)
     if FLAGS.markdown:
-        write_section(pathlib.Path(FLAGS.markdown), table(read(path)))
+        exactness_table.write_section(pathlib.Path(FLAGS.markdown), exactness_table.table(exactness_table.read(path)))
 
 
 def _compare(path: pathlib.Path, wanted: Sequence[tuple[str, str]]) -> None:
-    done = {(row["network"], row["scheme"]) for row in read(path) if row["kind"] == "codes"}
+    done = {(row["network"], row["scheme"]) for row in exactness_table.read(path) if row["kind"] == "codes"}
     for network, scheme in wanted:
         if (network, scheme) not in done:
             config = _config(network, scheme)
@@ -89,7 +77,7 @@ def _compare(path: pathlib.Path, wanted: Sequence[tuple[str, str]]) -> None:
             test = tuple(part[: FLAGS.images] for part in dataset.test)
             for row in compare(student, config, test, _runtimes):
                 _append(path, row)
-                print(summary(row), flush=True)
+                print(exactness_table.summary(row), flush=True)
 
 
 def _config(network: str, scheme: str) -> Any:
@@ -319,105 +307,22 @@ def _append(path: pathlib.Path, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def read(path: pathlib.Path) -> list[Row]:
-    """The rows of a file; none if there is none."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def summary(row: Row) -> str:
-    """A row in one line."""
-    pairs = [f"{c['left']}/{c['right']} {c['differing']} of {c['codes']}" for c in row["outputs"]]
-    return f"{row['network']} {row['scheme']} {row['weights']} {row['images']} images: {'; '.join(pairs)}"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown tables: int8 files, runtimes elsewhere, packed INT4 files, costs."""
-    codes = [row for row in rows if row["kind"] == "codes"]
-    whole = [row for row in codes if row["weights"] == "int8"]
-    packed = [row for row in codes if row["weights"] == "int4"]
-    parts = [
-        _pairs_table("int8 weights", whole, (("twin", "xnnpack"), ("twin_double", "reference"))),
-        _tensors_table(whole),
-        _pairs_table("Runtimes elsewhere, int8 weights", whole, _elsewhere(whole)),
-        _pairs_table("Packed INT4 weights", packed, _packed_pairs(packed)),
-        _cost_table([row for row in rows if row["kind"] == "cost"]),
-    ]
-    origins = dict.fromkeys(f"- `{row['command']}`, commit `{row['commit']}`" for row in rows)
-    return "\n\n".join([*filter(None, parts), "Made by\n\n" + "\n".join(origins)])
-
-
-def _elsewhere(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    names = [(c["left"], c["right"]) for row in rows for c in row["outputs"]]
-    kept = [(a, b) for a, b in names if (a == "xnnpack" and b.startswith("arm")) or (a, b) == ("reference", "tflm")]
-    return list(dict.fromkeys(kept))
-
-
-def _packed_pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    names = [(c["left"], c["right"]) for row in rows for c in row["outputs"]]
-    first = [("twin", "xnnpack"), ("twin_double", "reference"), ("xnnpack", "builtin"), ("twin", "twin_double")]
-    return list(dict.fromkeys([pair for pair in first if pair in names] + _elsewhere(rows)))
-
-
-def _pairs_table(title: str, rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
-    if not rows or not pairs:
-        return ""
-    lines = [f"### {title}: differing output codes", ""]
-    names = [f"{left}, {right}" for left, right in pairs]
-    lines += [_line(["network", "scheme", "images", "bytes", "accuracy", *names]), _line(["---"] * (5 + len(names)))]
-    for row in rows:
-        accuracy = row["accuracy"].get("xnnpack")
-        cells = [row["network"], row["scheme"], f"{row['images']:,}", f"{row['bytes']:,}"]
-        cells.append("" if accuracy is None else f"{accuracy:.2%}")
-        lines.append(_line(cells + [_cell(row["outputs"], pair) for pair in pairs]))
-    return "\n".join(lines)
-
-
-def _cell(outputs: Sequence[Mapping[str, Any]], pair: tuple[str, str]) -> str:
-    for c in outputs:
-        if (c["left"], c["right"]) == pair:
-            worst = f", by up to {c['max_lsb']} LSB" if c["differing"] else ""
-            same = "" if c["top1"] is None else f"; same class {c['top1']:.2%}"
-            return f"{c['differing']:,} of {c['codes']:,}{worst}{same}"
-    return "not run"
-
-
-def _tensors_table(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    lines = ["### int8 weights: differing codes of all tensors, intermediate ones too", ""]
-    lines += [_line(["network", "scheme", "images", "pair", "tensors", "differing codes"]), _line(["---"] * 6)]
-    for row in rows:
-        for c in row["tensors"]:
-            cells = [row["network"], row["scheme"], row["tensor_images"], f"{c['left']}, {c['right']}", c["tensors"]]
-            lines.append(_line([*cells, f"{c['differing']:,} of {c['codes']:,}"]))
-    return "\n".join(lines)
-
-
-def _cost_table(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    keys = ("wall_s", "interpreter_s", "beyond_wall_s", "beyond_processor_s", "mib_before", "mib_peak", "load")
-    lines = ["### Cost of export and verification on XNNPACK", "", _line(["network", "scheme", "images", *keys])]
-    lines.append(_line(["---"] * (3 + len(keys))))
-    lines += [_line([row["network"], row["scheme"], f"{row['images']:,}", *(row[key] for key in keys)]) for row in rows]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def write_section(path: pathlib.Path, text: str) -> None:
-    """Writes `text` between the marks of a Markdown file; a file without them gets them at its end."""
-    before = path.read_text() if path.exists() else ""
-    start, end = SECTION
-    if start in before and end in before:
-        head, tail = before.split(start)[0], before.split(end)[1]
-    else:
-        head, tail = before, "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_whole(path, lambda name: pathlib.Path(name).write_text(f"{head}{start}\n\n{text}\n\n{end}{tail}"))
+def _define_flags() -> None:
+    flags.DEFINE_string("json", None, "File that the rows are appended to.")
+    flags.DEFINE_string("markdown", None, "File whose table is written anew.")
+    flags.DEFINE_string("workdir", "runs/exactness", "Folder of the float networks and the exported files.")
+    flags.DEFINE_list("networks", ",".join(NETWORKS), "Networks of experiments.models; none for an empty list.")
+    flags.DEFINE_list("schemes", ",".join(SCHEMES), "Widths between the first and the last layer, which have 8 bits.")
+    flags.DEFINE_list("runtimes", ",".join(RUNTIMES), "Runtimes elsewhere: arm, tflm.")
+    flags.DEFINE_string("arm_root", None, "Folder of tflite_export.arm_rig, if it is not the default one.")
+    flags.DEFINE_string("dataset", "fashion_mnist", "Images, as in experiments.train.")
+    flags.DEFINE_integer("images", None, "Compare only so many test images; all by default.")
+    flags.DEFINE_integer("float_examples", 12_800, "Training images that the float network sees, once, 64 a step.")
+    flags.DEFINE_integer("train_examples", 3200, "Training images that the quantized network sees, likewise.")
+    flags.DEFINE_integer("width", 16, "Channels of a network's first stage.")
+    flags.DEFINE_bool("cost", False, "Measure seconds and memory of export and verification on XNNPACK instead.")
 
 
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)

@@ -36,12 +36,7 @@ from absl import app
 from absl import flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("models", 500, "Number of networks.")
-flags.DEFINE_integer("seed", 0, "Seed of the first network; the others follow.")
-flags.DEFINE_float("minutes", 0, "Stop after so many minutes; 0 for no limit.")
-flags.DEFINE_string("json", None, "File that a row per network is appended to; seeds that are in it are not run again.")
-flags.DEFINE_float("timeout_s", 600, "A network that takes longer has failed.")
-flags.DEFINE_integer("one", None, "Run this seed only, here.")
+
 
 # Networks per process: TensorFlow's start costs as much as some networks, and its memory grows with them.
 PER_PROCESS = 50
@@ -156,5 +151,17 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _define_flags() -> None:
+    flags.DEFINE_integer("models", 500, "Number of networks.")
+    flags.DEFINE_integer("seed", 0, "Seed of the first network; the others follow.")
+    flags.DEFINE_float("minutes", 0, "Stop after so many minutes; 0 for no limit.")
+    flags.DEFINE_string(
+        "json", None, "File that a row per network is appended to; seeds that are in it are not run again."
+    )
+    flags.DEFINE_float("timeout_s", 600, "A network that takes longer has failed.")
+    flags.DEFINE_integer("one", None, "Run this seed only, here.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)

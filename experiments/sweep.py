@@ -31,27 +31,7 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.quantize_config import QUANTIZE_CONFIGS
 import tflite_export
 
-_RESULTS = flags.DEFINE_string("results", None, "JSON lines to append to.", required=True)
-_QUANTIZERS = flags.DEFINE_list("quantizers", list(QUANTIZE_CONFIGS), "Base quantizers.")
-_METHOD_SETS = flags.DEFINE_list("method_sets", ["none"], "Sets of methods, joined by +, as fpq or fpq+cr.")
-_SCHEMES = flags.DEFINE_list("schemes", ["W4A4"], "Bit widths, as W4A4.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds; each has its own teacher, data order and noise.")
-_WORKDIR = flags.DEFINE_string("sweep_workdir", "runs/sweep", "Folder for teachers and exported models.")
-_TABLE = flags.DEFINE_bool("table", False, "Only print the table.")
 
-_FIXED = (
-    ("dataset", "fashion_mnist", "Dataset."),
-    ("model", "resnet8", "Network."),
-    ("data_dir", None, "TFDS data directory."),
-)
-for _name, _value, _help in _FIXED:
-    flags.DEFINE_string(_name, _value, _help)
-flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
-flags.DEFINE_integer("width", Config.width, "Channels of the first stage.")
-flags.DEFINE_integer("float_epochs", 4, "Epochs of the float teacher.")
-flags.DEFINE_integer("epochs", 2, "Epochs of quantization-aware training.")
-flags.DEFINE_integer("batch_size", 128, "Images per step.")
-flags.DEFINE_float("learning_rate", Config.learning_rate, "First rate of quantization-aware training.")
 _SHARED = (
     "dataset",
     "model",
@@ -84,7 +64,7 @@ _KEY = (
 
 def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
     """The grid, seed by seed."""
-    grid = itertools.product(_SEEDS.value, _SCHEMES.value, _QUANTIZERS.value, _METHOD_SETS.value)
+    grid = itertools.product(flags.FLAGS.seeds, flags.FLAGS.schemes, flags.FLAGS.quantizers, flags.FLAGS.method_sets)
     for seed, scheme, quantizer, methods in grid:
         match = re.fullmatch(r"W(\d)A(\d)", scheme)
         if match is None:
@@ -175,15 +155,15 @@ def main(argv: Sequence[str]) -> None:
     """Runs what is missing and prints the table."""
     if len(argv) > 1:
         raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
-    path = pathlib.Path(_RESULTS.value)
+    path = pathlib.Path(flags.FLAGS.results)
     shared = {name: flags.FLAGS[name].value for name in _SHARED}
     try:
-        grid = list(configs(shared, pathlib.Path(_WORKDIR.value)))
+        grid = list(configs(shared, pathlib.Path(flags.FLAGS.sweep_workdir)))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     done = {key(line["config"]) for line in read(path)}
     missing = (
-        [] if _TABLE.value else [c for c in grid if key(json.loads(json.dumps(dataclasses.asdict(c)))) not in done]
+        [] if flags.FLAGS.table else [c for c in grid if key(json.loads(json.dumps(dataclasses.asdict(c)))) not in done]
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for config in tqdm.tqdm(missing, unit="run", file=sys.stderr):
@@ -193,5 +173,26 @@ def main(argv: Sequence[str]) -> None:
     print(table(read(path)))
 
 
+def _define_flags() -> None:
+    """Defines the flags: here and not on import, as other programs have some of the same names."""
+    flags.DEFINE_string("results", None, "JSON lines to append to.", required=True)
+    flags.DEFINE_list("quantizers", list(QUANTIZE_CONFIGS), "Base quantizers.")
+    flags.DEFINE_list("method_sets", ["none"], "Sets of methods, joined by +, as fpq or fpq+cr.")
+    flags.DEFINE_list("schemes", ["W4A4"], "Bit widths, as W4A4.")
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds; each has its own teacher, data order and noise.")
+    flags.DEFINE_string("sweep_workdir", "runs/sweep", "Folder for teachers and exported models.")
+    flags.DEFINE_bool("table", False, "Only print the table.")
+    flags.DEFINE_string("dataset", "fashion_mnist", "Dataset.")
+    flags.DEFINE_string("model", "resnet8", "Network.")
+    flags.DEFINE_string("data_dir", None, "TFDS data directory.")
+    flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
+    flags.DEFINE_integer("width", Config.width, "Channels of the first stage.")
+    flags.DEFINE_integer("float_epochs", 4, "Epochs of the float teacher.")
+    flags.DEFINE_integer("epochs", 2, "Epochs of quantization-aware training.")
+    flags.DEFINE_integer("batch_size", 128, "Images per step.")
+    flags.DEFINE_float("learning_rate", Config.learning_rate, "First rate of quantization-aware training.")
+
+
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)

@@ -96,7 +96,7 @@ ROLES: dict[type, Role] = {
 }
 
 # Layers outside Keras' public names, by class name: keras.applications' own.
-ROLES_BY_NAME: dict[str, Role] = {"LayerScale": Role.AFFINE}
+ROLES_BY_NAME: dict[str, Role] = {"LayerScale": Role.AFFINE, "Division": Role.AFFINE}
 
 # Roles of `Activation` layers by the name of their function.
 ACTIVATION_ROLES: dict[str, Role] = {

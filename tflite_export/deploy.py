@@ -24,6 +24,8 @@ from tflite_export.lowering import Codes, Pending
 # The highest code of every grid sits at the container's highest code, so its saturation is the grid's upper clip.
 INT8_MIN, INT8_MAX = -128, 127
 INT32_MAX = 2**31 - 1
+# XNNPACK does not open a file in which one step of a sum of products is so many output steps or more.
+RATIO_LIMIT = 256.0
 
 
 def deploy(student: keras.Model) -> DeployedModel:
@@ -154,6 +156,7 @@ class Builder:
         inputs = tuple(source.name for source in pending.sources)
         kernel: tuple[str, ...] = ()
         if pending.kernel is not None:
+            _check_ratio(pending.kernel, self.tensors[inputs[0]], output)
             kernel = self._add_kernel(pending.kernel, self.tensors[inputs[0]])
         if pending.kind == "TRANSPOSE_CONV":
             inputs = (*before, kernel[0], *inputs, kernel[1])
@@ -207,6 +210,18 @@ class Builder:
         inputs = (*(source.name for source in sources), *self.add_constants(name, constants))
         self._operators.append(Operator(kind, inputs, (name,), options or {}))
         return Codes(name, all(source.nonnegative for source in sources))
+
+
+def _check_ratio(kernel: Kernel, source: Tensor, output: Tensor) -> None:
+    """Refuses a kernel that XNNPACK refuses: `input scale * weight scale / output scale` of 256 or more in a channel."""
+    ratios = source.scale * kernel.scale.astype(np.float32) / output.scale
+    if ratios.max(initial=0) >= RATIO_LIMIT:
+        channel = int(ratios.argmax())
+        raise ValueError(
+            f"Channel {channel} of {kernel.name!r} is too large for its output {output.name!r}: one step of its sums is "
+            f"{ratios[channel]:.4g} output steps, and XNNPACK takes less than {RATIO_LIMIT:g}. Nearly all its values are clipped: "
+            "train longer, shrink the channel (its batch norm's gamma), or let the output's range grow."
+        )
 
 
 def _code(bound: float, grid: Tensor) -> int:

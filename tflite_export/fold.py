@@ -125,6 +125,7 @@ def _channel_affine(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 _AFFINE: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {
     "BatchNormalization": _batch_norm,
     "Rescaling": _rescaling,
+    "Division": _rescaling,
     "Normalization": _normalization,
     "LayerScale": _layer_scale,
     "ChannelAffine": _channel_affine,

@@ -314,4 +314,4 @@ _STARTS: dict[type, Callable[..., Codes | Pending]] = {
     ),
 }
 
-_STARTS_BY_NAME: dict[str, Callable[..., Codes | Pending]] = {"LayerScale": _affine}
+_STARTS_BY_NAME: dict[str, Callable[..., Codes | Pending]] = {"LayerScale": _affine, "Division": _affine}

@@ -37,7 +37,7 @@ def test_method_arguments_arrive():
     [
         ("dataset", "mnist"),
         ("model", "resnet18"),
-        ("methods", ("kd",)),
+        ("methods", ("mixup",)),
         ("methods", ("none", "sfp")),
         ("methods", ()),
         ("weight_bits", 1),

@@ -74,7 +74,8 @@ def test_every_estimator_is_alive_for_every_quantizer(quantizer):
     for estimator in ("mse", "min_max", "percentile", "paper"):
         tf_fpq.calibrate(student, X, weight_estimator=estimator, verbose=0)
         steps.add(tuple(_weight_steps(student)))
-    assert len(steps) == (3 if quantizer == "min_max" else 4)
+    # The range is all there is to estimate for weights of min-max, and for those that DoReFa squashes into it.
+    assert len(steps) == (3 if quantizer in ("min_max", "dorefa", "pact") else 4)
 
 
 def test_own_estimator():

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_fpq import estimators, quantizers
 from tf_fpq.estimators import Samples
@@ -101,10 +102,19 @@ def test_published_starts():
 
 def test_dorefa_keeps_the_scale_of_trained_weights():
     s, z = _start(quantizers.DoReFaQuantizer, WEIGHT, estimator="mse")
-    squashed = np.tanh(VALUES)
-    codes = np.rint(7 * squashed / np.abs(squashed).max(axis=1, keepdims=True))
-    errors = [np.square(codes * s[:, None] * f - VALUES).sum(axis=1) for f in (0.98, 1.0, 1.02)]
-    assert np.all(errors[1] < errors[0]) and np.all(errors[1] < errors[2]) and not z.any()
+    np.testing.assert_allclose(s, np.abs(VALUES).max(axis=1) / 7, rtol=1e-6)
+    assert not z.any()
+
+
+def test_dorefa_starts_from_latent_weights_that_are_squashed_to_the_trained_ones():
+    quantizer = quantizers.DoReFaQuantizer(4, symmetric=True, narrow_range=True, axis=(1,))
+    weights = np.random.default_rng(0).normal(0, [0.01, 1.0, 30.0, 0.0], (50, 4)).astype(np.float32)
+    latent = quantizer.latent(weights)
+    assert np.isfinite(latent).all() and np.abs(latent).max() < 3.01
+    step_size = np.abs(weights).max(axis=0, keepdims=True) / 7
+    variables = {"step_size": tf.constant(step_size), "zero_point": tf.zeros([1, 4])}
+    restored = quantizer.unrounded(tf.constant(latent), variables).numpy()
+    np.testing.assert_allclose(restored, weights, rtol=2e-4, atol=1e-6)
 
 
 def test_an_estimator_may_be_a_function():
