@@ -145,7 +145,7 @@ def _float_errors(report: report_lib.Report) -> str:
     noisy = [e for e in report.float_errors if e.sqnr_db is not None]
     worst = min(noisy, key=lambda e: e.sqnr_db, default=None)
     sentence = f"<p>Worst: <code>{html.escape(worst.layer)}</code>, {worst.sqnr_db:.1f} dB.</p>" if worst else ""
-    plot = _line([e.layer for e in noisy], [e.sqnr_db for e in noisy], "SQNR against float, dB, in execution order")
+    plot = _line([e.layer for e in noisy], [e.sqnr_db for e in noisy], "SQNR against float, dB")
     return "<h2>Quantized against float</h2>" + sentence + plot + _table(("tensor", "float layer", "SQNR dB"), rows)
 
 

@@ -15,6 +15,11 @@ layers = keras.layers
 SCHEMES = [(8, 8), (4, 8), (4, 4), (2, 4), (2, 2)]
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_every_time():
+    keras.utils.set_random_seed(0)
+
+
 @pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2_tiny"])
 def test_the_file_is_the_twin_at_every_scheme(name):
     model = randomize(models.build(name, (8, 8, 3), 10, width=4))

@@ -12,6 +12,11 @@ from tflite_export import deploy, twin
 layers = keras.layers
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_every_time():
+    keras.utils.set_random_seed(0)
+
+
 def _model(make, *shape):
     image = keras.Input(shape, name="image")
     return randomize(keras.Model(image, make(image)))
@@ -151,7 +156,6 @@ def test_a_bias_beyond_int32_is_named():
 
 
 def test_low_bit_grids_end_where_the_container_ends():
-    keras.utils.set_random_seed(0)
     student, deployed = _assert_exact(
         _model(lambda x: layers.Conv2D(2, 1)(layers.Conv2D(3, 1, name="c")(x)), 4, 4, 2), 4, 4
     )
