@@ -26,7 +26,7 @@ import tensorflow_model_optimization as tfmot
 
 from experiments import models
 import tf_fpq
-from tf_fpq import presets
+from tf_fpq.methods import presets
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
 

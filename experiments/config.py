@@ -9,9 +9,9 @@ from experiments import data
 from experiments import models
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
-from tf_fpq import presets
-from tf_fpq.distillation import TUNED_CSD_WEIGHT
-from tf_fpq.method import Method
+from tf_fpq.methods import presets
+from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
+from tf_fpq.methods.base import Method
 
 METHODS = (*presets.GROUPS, *presets.METHODS)
 IO_TYPES = ("int8", "uint8", "float32")

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_fpq
-from tf_fpq import keras3
+from tf_fpq.conversion import keras3
 from tf_fpq.keras_compat import keras
 import tflite_export
 

@@ -4,11 +4,11 @@ from tf_fpq import callbacks, quantizers
 from tf_fpq.augmentation import StrongAugmentation, WeakAugmentation
 from tf_fpq.calibration import calibrate, start_weights
 from tf_fpq.checking import CheckReport, check
-from tf_fpq.consistency import ConsistencyRegularization
-from tf_fpq.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
-from tf_fpq.feature_perturbation import FeaturePerturbation
-from tf_fpq.oscillation import OscillationDampening, OscillationFreezing
-from tf_fpq.presets import cr, fpq, methods_from_names
+from tf_fpq.methods.consistency import ConsistencyRegularization
+from tf_fpq.methods.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation
+from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
+from tf_fpq.methods.presets import cr, fpq, methods_from_names
 from tf_fpq.quantize import quantize_model
 from tf_fpq.quantize_config import (
     DoReFaQuantizeConfig,
@@ -19,7 +19,7 @@ from tf_fpq.quantize_config import (
     PactQuantizeConfig,
 )
 from tf_fpq.scheme import FpqQuantizeScheme
-from tf_fpq.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.spec import QuantRule, QuantSpec
 from tf_fpq.summary import Summary, summary
 from tf_fpq.training import QatModel

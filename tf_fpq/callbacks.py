@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
-from tf_fpq.method import Method
-from tf_fpq.oscillation import OscillationState, check_momentum, quantized_weights
+from tf_fpq.methods.base import Method
+from tf_fpq.methods.oscillation import OscillationState, check_momentum, quantized_weights
 
 
 def student_of(model: keras.Model) -> keras.Model:

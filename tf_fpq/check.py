@@ -17,7 +17,8 @@ import sys
 from absl import app
 from absl import flags
 
-from tf_fpq import checking, keras3
+from tf_fpq import checking
+from tf_fpq.conversion import keras3
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("rules", [], "PATTERN=W<bits>A<bits>, once per rule; W8A8 for all layers by default.")

@@ -12,7 +12,7 @@ from typing import Any
 from tf_fpq import graph, placement, roles
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
-from tf_fpq.prepare import prepare
+from tf_fpq.conversion.prepare import prepare
 from tf_fpq.roles import Role
 from tf_fpq.spec import QuantRule, match_rules
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
-from tf_fpq.normalization import ChannelMean
+from tf_fpq.conversion.normalization import ChannelMean
 from tf_fpq.roles import Role
 
 # XNNPACK's limits, with a factor of 2 left for training:

@@ -7,7 +7,7 @@ from absl import logging
 
 from tf_fpq import calibration, placement, roles
 from tf_fpq.keras_compat import keras
-from tf_fpq.prepare import flat, prepare
+from tf_fpq.conversion.prepare import flat, prepare
 from tf_fpq.quantize_config import config_maker
 from tf_fpq.scheme import raise_problems
 from tf_fpq.spec import QuantRule, describe_rules, match_rules

@@ -11,7 +11,7 @@ A layer class of your own is taken in one of two ways:
             mask = rewriter.make(keras.layers.Activation, rewriter.name(name, "mask"), activation="sigmoid")(x)
             return rewriter.make(keras.layers.Multiply, name)([x, mask])
 
-        tf_fpq.canonical.register(Gate, gate)
+        tf_fpq.conversion.canonical.register(Gate, gate)
 
 2.  It is an operator that TFLite has and Keras has not: give it a role here, and its operator in the exporter.
 
@@ -120,7 +120,7 @@ def register(layer_class: type, role: Role, kernel: Kernel | None = None) -> Non
     """Gives a layer class of your own its role, so that `quantize_model` and `check` take it.
 
     The exporter needs its operator too, `tflite_export.lowering.register`. A layer that computes what a few Keras layers compute
-    needs neither: `tf_fpq.canonical.register` says how to write it in those.
+    needs neither: `tf_fpq.conversion.canonical.register` says how to write it in those.
 
     Args:
       layer_class: The class; subclasses are classes of their own. Its instances must be copies of their `get_config()`, and the class

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow_model_optimization as tfmot
 
 from tf_fpq import calibration, placement, roles
-from tf_fpq.canonical import canonical
+from tf_fpq.conversion.canonical import canonical
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantize_config import GridQuantizeConfig, LsqQuantizeConfig
 

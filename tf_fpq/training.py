@@ -7,13 +7,14 @@ import warnings
 
 import tensorflow as tf
 
-from tf_fpq import calibration, distributed, graph, keras3, teacher as teachers, views
-from tf_fpq.feature_perturbation import FeaturePerturbation
+from tf_fpq import calibration, distributed, graph, teacher as teachers, views
+from tf_fpq.conversion import keras3
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import quantizer_variables
-from tf_fpq.method import Batch, Method, Step
-from tf_fpq.prepare import prepare
-from tf_fpq.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.methods.base import Batch, Method, Step
+from tf_fpq.conversion.prepare import prepare
+from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.training_graph import training_graph
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tf_fpq import graph, roles
-from tf_fpq.feature_perturbation import FeaturePerturbation, NoiseInserter
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation, NoiseInserter
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
 from tf_fpq.quantizers import LsqQuantizer

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq.augmentation import StrongAugmentation, WeakAugmentation
-from tf_fpq.method import Batch
+from tf_fpq.methods.base import Batch
 
 WEAK, STRONG = "weak", "strong"
 UNLABELED_WEAK, UNLABELED_STRONG = "unlabeled_weak", "unlabeled_strong"

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tf_fpq import normalization, roles
+from tf_fpq import roles
+from tf_fpq.conversion import normalization
 from tf_fpq.keras_compat import keras
 from tflite_export import fold
 from tflite_export.deployed import Tensor

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_fpq
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
-from tf_fpq.method import Method
+from tf_fpq.methods.base import Method
 from tflite_export import deploy
 
 

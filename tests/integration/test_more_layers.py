@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tests.integration import exactness
 import tf_fpq
-from tf_fpq import canonical, roles
+from tf_fpq import roles
+from tf_fpq.conversion import canonical
 from tf_fpq.keras_compat import keras
 from tflite_export import lowering
 

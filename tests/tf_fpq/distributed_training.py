@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.tf_fpq import small_student
-from tf_fpq import presets
+from tf_fpq.methods import presets
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
 

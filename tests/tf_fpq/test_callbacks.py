@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, fit, images, labels, pair
 from tf_fpq import callbacks
-from tf_fpq.distillation import KnowledgeDistillation
-from tf_fpq.feature_perturbation import FeaturePerturbation
+from tf_fpq.methods.distillation import KnowledgeDistillation
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.tf_fpq.small_student import bytes_of, fit, images, labels, pair
-from tf_fpq import presets
+from tf_fpq.methods import presets
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
 

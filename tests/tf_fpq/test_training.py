@@ -5,8 +5,8 @@ import pytest
 
 import tf_fpq
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, network, pair, student_of
-from tf_fpq.distillation import ChannelStandardizedDistillation
-from tf_fpq.feature_perturbation import FeaturePerturbation
+from tf_fpq.methods.distillation import ChannelStandardizedDistillation
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import quantizer_variables
 from tf_fpq.training import QatModel

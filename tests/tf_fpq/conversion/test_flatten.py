@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tf_fpq import flatten, operator_layers
+from tf_fpq.conversion import flatten, operator_layers
 from tf_fpq.keras_compat import keras
 
 layers = keras.layers

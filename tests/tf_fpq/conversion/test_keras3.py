@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_fpq import flatten
-from tf_fpq import keras3 as bridge
+from tf_fpq.conversion import flatten
+from tf_fpq.conversion import keras3 as bridge
 from tf_fpq.keras_compat import keras
 
 layers3 = keras3.layers

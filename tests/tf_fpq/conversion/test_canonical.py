@@ -5,7 +5,7 @@ import pytest
 
 from tests.integration.exactness import images_for, randomize
 from tf_fpq import graph, placement
-from tf_fpq.canonical import canonical
+from tf_fpq.conversion.canonical import canonical
 from tf_fpq.keras_compat import keras
 
 layers = keras.layers

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import graph, normalization, roles
+from tf_fpq import graph, roles
+from tf_fpq.conversion import normalization
 from tf_fpq.keras_compat import keras
 from tf_fpq.roles import Role
 

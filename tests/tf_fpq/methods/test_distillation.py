@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
-from tf_fpq.distillation import (
+from tf_fpq.methods.distillation import (
     ChannelStandardizedDistillation,
     KnowledgeDistillation,
     standardize,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, pair
-from tf_fpq.oscillation import OscillationDampening, OscillationFreezing, OscillationState, quantized_weights
+from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing, OscillationState, quantized_weights
 from tf_fpq.training import QatModel
 
 

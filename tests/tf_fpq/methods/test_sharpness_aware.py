@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import quantizer_variables
-from tf_fpq.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.training import QatModel
 
 

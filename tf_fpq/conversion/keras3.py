@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import keras3_operations
-from tf_fpq.keras3_layers import Translation, copy_weights, translate
-from tf_fpq.keras3_operations import UnsupportedError
+from tf_fpq.conversion import keras3_operations
+from tf_fpq.conversion.keras3_layers import Translation, copy_weights, translate
+from tf_fpq.conversion.keras3_operations import UnsupportedError
 from tf_fpq.keras_compat import keras
 
 TOLERANCE = 1e-5

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_fpq.consistency import ConsistencyRegularization
-from tf_fpq.distillation import (
+from tf_fpq.methods.consistency import ConsistencyRegularization
+from tf_fpq.methods.distillation import (
     PAPER_CSD_WEIGHT,
     TUNED_CSD_WEIGHT,
     ChannelStandardizedDistillation,
     KnowledgeDistillation,
 )
-from tf_fpq.feature_perturbation import FeaturePerturbation
-from tf_fpq.method import Method
-from tf_fpq.oscillation import OscillationDampening, OscillationFreezing
-from tf_fpq.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation
+from tf_fpq.methods.base import Method
+from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
+from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 
 CSD_WEIGHTS = {"tuned": TUNED_CSD_WEIGHT, "paper": PAPER_CSD_WEIGHT}
 

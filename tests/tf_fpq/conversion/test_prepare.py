@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.integration.exactness import images_for, randomize
-from tf_fpq import prepare
+from tf_fpq.conversion import prepare
 from tf_fpq.keras_compat import keras
 
 layers = keras.layers

@@ -12,7 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_fpq import graph, operator_layers
+from tf_fpq import graph
+from tf_fpq.conversion import operator_layers
 from tf_fpq.keras_compat import keras
 
 _WAYS_OUT = (

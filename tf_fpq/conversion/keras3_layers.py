@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_fpq.keras3_operations import OTHER_ACTIVATIONS, SAME_ACTIVATIONS, UnsupportedError
+from tf_fpq.conversion.keras3_operations import OTHER_ACTIVATIONS, SAME_ACTIVATIONS, UnsupportedError
 from tf_fpq.keras_compat import keras
 
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}

@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import distributed
-from tf_fpq.distillation import check_not_negative
+from tf_fpq.methods.distillation import check_not_negative
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.layers import QuantizedLayer
-from tf_fpq.method import Method, Step
+from tf_fpq.methods.base import Method, Step
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_fpq import distributed, divergence, graph, roles
-from tf_fpq.distillation import check_not_negative
+from tf_fpq import distributed, graph, roles
+from tf_fpq.methods import divergence
+from tf_fpq.methods.distillation import check_not_negative
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.layers import observing
-from tf_fpq.method import Batch, Method, Step
+from tf_fpq.methods.base import Batch, Method, Step
 from tf_fpq.training_graph import training_graph
 
 

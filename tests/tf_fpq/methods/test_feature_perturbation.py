@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, images, pair
-from tf_fpq.feature_perturbation import FeaturePerturbation, PerturbedInput
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation, PerturbedInput
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
 from tf_fpq.training_graph import training_graph

@@ -9,9 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_fpq import divergence, graph, roles
+from tf_fpq import graph, roles
+from tf_fpq.methods import divergence
 from tf_fpq.keras_compat import keras, register
-from tf_fpq.method import Method, Step
+from tf_fpq.methods.base import Method, Step
 
 # Weights of CSD beside a cross entropy: as the paper's total is printed (eq. 22), and what trained low-bit students best here.
 PAPER_CSD_WEIGHT = 1.0

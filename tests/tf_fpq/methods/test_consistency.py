@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
-from tf_fpq.consistency import ConsistencyRegularization, ema_decay, ramp
+from tf_fpq.methods.consistency import ConsistencyRegularization, ema_decay, ramp
 from tf_fpq.keras_compat import keras
 from tf_fpq.training import QatModel
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tf_fpq import canonical, normalization, roles
+from tf_fpq import roles
+from tf_fpq.conversion import canonical, normalization
 from tf_fpq.keras_compat import keras
 import tf_fpq
 

@@ -9,8 +9,9 @@ the same names.
 
 from typing import Any
 
-from tf_fpq import flatten, graph, keras3, operator_layers
-from tf_fpq.canonical import canonical
+from tf_fpq import graph
+from tf_fpq.conversion import flatten, keras3, operator_layers
+from tf_fpq.conversion.canonical import canonical
 from tf_fpq.keras_compat import keras
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.layers import QuantizeActivation
-from tf_fpq.method import Method
+from tf_fpq.methods.base import Method
 from tf_fpq.roles import Role
 
 POSITIONS = ("pre", "post")
