@@ -2,6 +2,8 @@ r"""What a training step costs, as a ratio to the step of the float network: pai
 
     python -m benchmarks.step_time --json=step_time.json --plot=step_time.png
 
+takes about ten minutes on a quiet machine, half of them for the memory (--nomemory).
+
 All variants of a network are built in one process and take turns, `steps` steps at a time, for `rounds` rounds; the order rotates.
 A ratio is the median over rounds of a variant's time divided by the float step's time in the same round, so a machine that is busy
 with something else for a while disturbs both. On a CPU the ratio is of CPU time (of one thread, unless `threads` says otherwise), on a
@@ -16,6 +18,7 @@ import os
 import pathlib
 import resource
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -23,6 +26,7 @@ from absl import app, flags
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
+import tqdm
 
 from experiments import models
 import tf_fpq
@@ -103,11 +107,12 @@ def time_variants(
     model_name: str, variants: list[str], settings: Settings, *, rounds: int, steps: int
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds per step, `{variant: {"cpu": [one per round], "wall": [...]}}`."""
-    functions = {variant: make_step(model_name, variant, settings) for variant in variants}
-    for function in functions.values():
-        function(), function()  # trace, then allocate
+    functions = {}
+    for variant in tqdm.tqdm(variants, desc=f"{model_name}: tracing", file=sys.stderr):
+        functions[variant] = make_step(model_name, variant, settings)
+        functions[variant](), functions[variant]()  # trace, then allocate
     times: dict[str, dict[str, list[float]]] = {variant: {"cpu": [], "wall": []} for variant in variants}
-    for index in range(rounds):
+    for index in tqdm.trange(rounds, desc=f"{model_name}: rounds", file=sys.stderr):
         turn = index % len(variants)
         for variant in variants[turn:] + variants[:turn]:
             cpu, wall = time.process_time(), time.perf_counter()
@@ -226,7 +231,8 @@ def main(_: list[str]) -> None:
         times = time_variants(name, variants, settings, rounds=flags.FLAGS.rounds, steps=flags.FLAGS.steps)
         results[name] = summarize(times, "cpu" if settings.device == "cpu" else "wall")
         if flags.FLAGS.memory:
-            results[name]["peak_mib"] = {variant: peak_memory(name, variant, settings) for variant in variants}
+            bar = tqdm.tqdm(variants, desc=f"{name}: memory", file=sys.stderr)
+            results[name]["peak_mib"] = {variant: peak_memory(name, variant, settings) for variant in bar}
         results[name]["settings"] = {
             **dataclasses.asdict(settings),
             "rounds": flags.FLAGS.rounds,
@@ -243,7 +249,7 @@ def main(_: list[str]) -> None:
 def _define_flags() -> None:
     """Defines the flags: here and not on import, as other programs have some of the same names."""
     flags.DEFINE_list("models", ["resnet20", "mobilenet_v2_tiny"], "Networks of experiments/models.")
-    flags.DEFINE_list("variants", list(VARIANTS), "Variants to time beside `float`.")
+    flags.DEFINE_list("variants", [name for name in VARIANTS if name != "sam"], "Variants to time beside `float`.")
     flags.DEFINE_integer("rounds", 9, "Rounds, in which every variant has its turn.", lower_bound=1)
     flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)

@@ -16,6 +16,7 @@ from tf_fpq.methods.base import Method
 METHODS = (*presets.GROUPS, *presets.METHODS)
 IO_TYPES = ("int8", "uint8", "float32")
 KERNELS = ("xnnpack", "builtin", "reference")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 # Layers that stay at 8 bits, as in the paper: the first convolution and the head.
 FIRST_AND_LAST = r"stem_conv|logits"
@@ -47,6 +48,8 @@ class Config:
       step_size_learning_rate_factor: Step sizes learn at this fraction of the learning rate.
       weight_decay: Decoupled weight decay of SGD with momentum 0.9, `w <- w - learning_rate * weight_decay * w`.
       augment: Whether training images are shifted and flipped.
+      jit_compile: Whether XLA compiles the training steps of teacher and student.
+      precision: Keras' mixed precision policy, one of `PRECISIONS`. It holds for the teacher; a student computes in float32.
       calibration_examples: Training images that the step sizes start from.
       seed: Of the initial weights, the data order, the augmentation and the noise.
       workdir: Folder for everything the experiment writes.
@@ -79,6 +82,8 @@ class Config:
     step_size_learning_rate_factor: float = 0.1
     weight_decay: float = 5e-3
     augment: bool = True
+    jit_compile: bool = False
+    precision: str = "float32"
     calibration_examples: int = 100
     seed: int = 0
     workdir: str = "runs/train"
@@ -99,6 +104,7 @@ class Config:
         object.__setattr__(self, "kernels", tuple(self.kernels))
         _check_choice("dataset", self.dataset, data.DATASETS)
         _check_choice("model", self.model, models.BUILDERS)
+        _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("input_type", self.input_type, IO_TYPES)
         _check_choice("output_type", self.output_type, IO_TYPES)
         for method in self.methods:

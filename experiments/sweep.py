@@ -26,7 +26,7 @@ import tqdm
 from experiments import data
 from experiments import pipeline
 from experiments import records
-from experiments.config import Config
+from experiments.config import Config, PRECISIONS
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantize_config import QUANTIZE_CONFIGS
 import tflite_export
@@ -42,6 +42,8 @@ _SHARED = (
     "epochs",
     "batch_size",
     "learning_rate",
+    "jit_compile",
+    "precision",
 )
 
 # What makes two runs the same run.
@@ -59,6 +61,8 @@ _KEY = (
     "weight_bits",
     "activation_bits",
     "seed",
+    "jit_compile",
+    "precision",
 )
 
 
@@ -78,13 +82,20 @@ def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
             seed=int(seed),
             kernels=("xnnpack",),
             min_top1_agreement=0.0,
-            workdir=str(workdir / f"seed{seed}" / f"{scheme}_{quantizer}_{methods}"),
+            workdir=str(workdir / f"seed{seed}{_scale_of(shared)}" / f"{scheme}_{quantizer}_{methods}"),
         )
 
 
+def _scale_of(config: dict[str, Any]) -> str:
+    """How a run computes, if not in float32 without XLA: teachers differ by it."""
+    xla = "_xla" if config.get("jit_compile") else ""
+    precision = config.get("precision", Config.precision)
+    return xla if precision == Config.precision else f"{xla}_{precision}"
+
+
 def key(config: dict[str, Any]) -> str:
-    """What identifies a run."""
-    return json.dumps([config[name] for name in _KEY])
+    """What identifies a run; a line that was written before a field existed has its default."""
+    return json.dumps([config.get(name, getattr(Config, name, None)) for name in _KEY])
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -98,6 +109,7 @@ def teacher(config: Config) -> str:
     if not path.exists():
         records.prepare_workdir(str(path.parent))
         keras.utils.set_random_seed(config.seed)
+        keras.mixed_precision.set_global_policy(config.precision)
         dataset = data.load(config.dataset, config.data_dir, train_examples=config.train_examples)
         model, _ = pipeline.float_teacher(config, dataset)
         records.write_whole(path, model.save)
@@ -122,7 +134,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     for line in lines:
         config = line["config"]
         scheme = f"W{config['weight_bits']}A{config['activation_bits']}"
-        row = (config["quantizer"], "+".join(config["methods"]))
+        row = (config["quantizer"], "+".join(config["methods"]) + _scale_of(config).replace("_", " ", 1))
         groups.setdefault(row, {}).setdefault(scheme, []).append(line)
     schemes = sorted({scheme for row in groups.values() for scheme in row}, reverse=True)
     teachers = {
@@ -190,6 +202,8 @@ def _define_flags() -> None:
     flags.DEFINE_integer("float_epochs", 4, "Epochs of the float teacher.")
     flags.DEFINE_integer("epochs", 2, "Epochs of quantization-aware training.")
     flags.DEFINE_integer("batch_size", 128, "Images per step.")
+    flags.DEFINE_bool("jit_compile", False, "Compile the training steps with XLA.")
+    flags.DEFINE_enum("precision", Config.precision, PRECISIONS, "Mixed precision policy.")
     flags.DEFINE_float("learning_rate", Config.learning_rate, "First rate of quantization-aware training.")
 
 

@@ -30,7 +30,7 @@ from absl import flags
 from experiments import data
 from experiments import models
 from experiments import pipeline
-from experiments.config import Config, IO_TYPES, METHODS
+from experiments.config import Config, IO_TYPES, METHODS, PRECISIONS
 import tflite_export
 
 flags.DEFINE_enum("dataset", Config.dataset, list(data.DATASETS), "Images to train and test on.")
@@ -71,6 +71,13 @@ flags.DEFINE_float(
     "multiplies it by 10.",
 )
 flags.DEFINE_bool("augment", Config.augment, "Shift and flip training images.")
+flags.DEFINE_bool("jit_compile", Config.jit_compile, "Compile the training steps with XLA.")
+flags.DEFINE_enum(
+    "precision",
+    Config.precision,
+    PRECISIONS,
+    "Mixed precision policy; it holds for the float teacher, a student computes in float32.",
+)
 flags.DEFINE_integer("calibration_examples", Config.calibration_examples, "Training images the step sizes start from.")
 flags.DEFINE_integer("seed", Config.seed, "Of everything random.")
 flags.DEFINE_string("workdir", Config.workdir, "Folder to write to.")

@@ -9,19 +9,24 @@ Examples:
 
   W4A4 with an 8-bit first and last layer, as JSON. The first rule that matches a layer's whole name wins; 32 is float.
     python -m tf_fpq.check model.keras --rules='stem|logits=W8A8' --rules='.*=W4A4' --json
+
+  A model with layer classes of your own, which my_layers.py in this folder registers with Keras.
+    python -m tf_fpq.check model.keras --imports=my_layers
 """
 
 from collections.abc import Sequence
+import importlib
 import sys
 
 from absl import app
 from absl import flags
 
 from tf_fpq import checking
-from tf_fpq.conversion import keras3
+from tf_fpq.conversion import loading
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("rules", [], "PATTERN=W<bits>A<bits>, once per rule; W8A8 for all layers by default.")
+flags.DEFINE_list("imports", [], "Python modules to import first: those that register your own classes with Keras.")
 flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
@@ -34,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise app.UsageError(f"--rules: {error}") from error
     try:
-        report = checking.check(keras3.load(argv[1]), rules or None)
+        for module in FLAGS.imports:
+            importlib.import_module(module)
+        report = checking.check(loading.load(argv[1]), rules or None)
     except (OSError, ImportError, TypeError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(report.to_json() if FLAGS.json else report)

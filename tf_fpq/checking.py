@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from tf_fpq import graph, placement, roles
+from tf_fpq import graph, placement, roles, rule_configs
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
 from tf_fpq.conversion.prepare import prepare
@@ -33,6 +33,8 @@ class LayerCheck:
       reason: Why, and for the last two what to do about it.
       weight_bits: Width of its kernel, or None.
       activation_bits: Width of what it reads, or None if that is on no grid of its own.
+      has_operator: Whether an integer operator is known for it; a class that only a rule's config makes possible has none until the
+        exporter is told one.
     """
 
     layer: str
@@ -41,6 +43,7 @@ class LayerCheck:
     reason: str = ""
     weight_bits: int | None = None
     activation_bits: int | None = None
+    has_operator: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class CheckReport:
     @property
     def exportable(self) -> bool:
         """Whether the student has an integer form throughout."""
-        return self.ok and not self.of(LEFT_FLOAT)
+        return self.ok and not self.of(LEFT_FLOAT) and all(row.has_operator for row in self.rows)
 
     def of(self, status: str) -> tuple[LayerCheck, ...]:
         """The rows of one status."""
@@ -99,18 +102,9 @@ def check(model: Any, rules: Sequence[QuantRule] | None = None) -> CheckReport:
       ValueError: If `model` is not built or parts of it cannot be copied, or a rule matches nothing.
     """
     model = prepare(model)
-    chosen = match_rules([QuantRule()] if rules is None else rules, kernels(model))
+    kernels, others = rule_configs.kernels(model), rule_configs.others(model)
+    chosen = dict.fromkeys(kernels, QuantRule()) if rules is None else match_rules(rules, kernels, others)
     return CheckReport(model.name, tuple(_Checker(model, chosen).rows()))
-
-
-def kernels(model: keras.Model) -> dict[str, str]:
-    """Class by name of the layers with a kernel, which rules choose among, in execution order.
-
-    Args:
-      model: A prepared model.
-    """
-    found = (call.layer for call in graph.calls(model) if roles.role(call.layer) is Role.KERNEL)
-    return {layer.name: type(layer).__name__ for layer in found}
 
 
 def parse_rule(text: str) -> QuantRule:
@@ -131,7 +125,7 @@ class _Checker:
     """Looks up each layer of one prepared model in its plan."""
 
     def __init__(self, model: keras.Model, rules: Mapping[str, QuantRule]):
-        self._model, self._rules, self._plan = model, rules, placement.plan(model)
+        self._model, self._rules, self._plan = model, rules, rule_configs.plan(model, rules)
         bits = {name: rule.activation_bits or placement.FLOAT for name, rule in rules.items()}
         self._widths = placement.group_widths(model, self._plan, bits)
         self._default = placement.FLOAT if bits and not any(bits.values()) else placement.DEFAULT_BITS
@@ -168,6 +162,11 @@ class _Checker:
             return dataclasses.replace(row, status=PASSED_THROUGH, reason=f"part of the operator of {begins}")
         width = max((self._width(tensor) or 0 for tensor in call.inputs), default=0) or None
         row = dataclasses.replace(row, activation_bits=width)
+        rule = self._rules.get(layer.name)
+        if rule is not None and rule.config is not None:
+            row = dataclasses.replace(row, weight_bits=rule_configs.weight_bits(layer, rule.config))
+            if kind is None:
+                return dataclasses.replace(row, reason=rule_configs.WITHOUT_OPERATOR, has_operator=False)
         if kind is Role.KERNEL:
             return self._kernel(row)
         if layer.name not in self._rules and type(layer) in roles.MINOR_KERNELS:
@@ -188,10 +187,12 @@ class _Checker:
         if rule is None:
             reason = "no rule matches it, so it keeps a float kernel and the student cannot be exported; add a rule"
             return dataclasses.replace(row, status=LEFT_FLOAT, reason=reason)
-        if rule.weight_bits is None or row.activation_bits is None:
+        bits = rule.weight_bits if rule.config is None else row.weight_bits
+        row = dataclasses.replace(row, weight_bits=bits)
+        if bits is None or row.activation_bits is None:
             reason = f"the rule {rule} leaves it float; the student cannot be exported"
-            return dataclasses.replace(row, status=LEFT_FLOAT, reason=reason, weight_bits=rule.weight_bits)
-        return dataclasses.replace(row, weight_bits=rule.weight_bits)
+            return dataclasses.replace(row, status=LEFT_FLOAT, reason=reason)
+        return row
 
     def _width(self, tensor: Any) -> int | None:
         return self._widths.get(self._plan.find(id(tensor)), self._default) or None

@@ -6,12 +6,17 @@ model's layers in order, on new symbolic tensors, and do something at some of th
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
+
+# Keras walks a graph by recursion, a frame for each layer of the longest path, also when it loads a file. The student of
+# EfficientNetV2L has more layers than Python's usual 1000 frames.
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -188,9 +188,14 @@ def observing(model: keras.Model) -> Iterator[None]:
 
 
 def quantizer_variables(model: keras.Model) -> list[tf.Variable]:
-    """The trainable variables of all quantizers of `model` (step sizes and the like), each once, in layer order."""
+    """The trainable variables of all quantizers of `model` (step sizes and the like), each once, in layer order.
+
+    Those of frozen layers are left out.
+    """
     found: dict[int, tf.Variable] = {}
     for layer in model.layers:
+        if not layer.trainable:
+            continue
         for variables in _variables_of_quantizers(layer):
             for variable in variables.values():
                 if isinstance(variable, tf.Variable) and variable.trainable:

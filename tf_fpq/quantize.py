@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import logging
 
-from tf_fpq import calibration, placement, roles
+from tf_fpq import calibration, placement, rule_configs
 from tf_fpq.keras_compat import keras
 from tf_fpq.conversion.prepare import flat, prepare
 from tf_fpq.quantize_config import config_maker
@@ -43,15 +43,14 @@ def quantize_model(
     if not rules:
         return _float_copy(flat(model))
     model = prepare(model)
-    the_plan = placement.plan(model)
+    layers, others = rule_configs.kernels(model), rule_configs.others(model)
+    if not layers and all(rule.config is None for rule in rules):
+        raise_problems(rule_configs.plan(model, {}).problems)  # rather than that the rules match nothing
+    chosen = match_rules(rules, layers, others)
+    the_plan = rule_configs.plan(model, chosen)
     raise_problems(the_plan.problems)
-    kernels = {layer.name: type(layer).__name__ for layer in model.layers if roles.role(layer) is roles.Role.KERNEL}
-    chosen = match_rules(rules, kernels)
-    _report(describe_rules(rules, kernels), verbose)
-    configs = {
-        name: make_config(rule.weight_bits, rule.activation_bits, per_channel=rule.per_channel)
-        for name, rule in chosen.items()
-    }
+    _report(describe_rules(rules, layers, others), verbose)
+    configs = rule_configs.configs(model, chosen, make_config)
     student = placement.place(model, configs, lambda bits: make_config(activation_bits=bits), the_plan)
     calibration.start_weights(student)
     calibration.start_latents(student)

@@ -3,7 +3,7 @@
 Whether a tensor needs a grid of its own follows from the roles of the layers around it: a convolution, its batch norm and
 its ReLU are one integer operator with one output grid; a max pooling keeps its input's grid; a sum has a new one.
 
-A layer class of your own is taken in one of two ways:
+A layer class of your own is taken in one of three ways:
 
 1.  It computes what a few Keras layers compute: say how. It then is those layers, in the student and in the file.
 
@@ -19,6 +19,9 @@ A layer class of your own is taken in one of two ways:
         tflite_export.lowering.register(
             HardSwish, lambda builder, layer, name, sources, output: lowering.Pending("HARD_SWISH", sources)
         )
+
+3.  It is to be trained with its weights on grids, whatever it computes: `QuantRule(layer_type=Mine, config=...)`, see `spec.py`. To be
+    exported it needs an operator too.
 """
 
 from collections.abc import Callable
@@ -230,6 +233,18 @@ _PROBLEMS: dict[type, Callable[[keras.layers.Layer], str | None]] = {
 }
 
 
+def _unknown(kind: str, is_keras: bool) -> str:
+    """What to do about a layer class without a role."""
+    if kind == "Lambda":
+        return "a Lambda holds code that cannot be read; write it as Keras layers or operators, or as a layer class of your own"
+    if is_keras:
+        return f"layer class {kind} is not supported; replace it, or quantize the model without the part around it"
+    return (
+        f"layer class {kind} is not supported. Two ways out: write it in Keras layers (tf_fpq.conversion.canonical.register); or "
+        f"give it a config, QuantRule(layer_type={kind}, config=...), and to export it an operator (tflite_export.lowering.register)"
+    )
+
+
 def problem(layer: keras.layers.Layer) -> str | None:
     """Why `layer` cannot become an integer operator, or None if it can."""
     if role(layer) is None:
@@ -237,7 +252,9 @@ def problem(layer: keras.layers.Layer) -> str | None:
         if type(layer) is layers.Activation:
             return f"activation {activation_name(layer)!r} is not supported; use one of {', '.join(ACTIVATION_ROLES)}"
         if hasattr(layer, "symbol"):
-            return f"operator {layer.symbol!r} is not supported; use a Keras layer, or a layer of your own with a role"
-        return f"layer class {kind} is not supported; replace it, or give it a role: see tf_fpq.roles"
+            return (
+                f"operator {layer.symbol!r} is not supported; use Keras layers, or put it in a layer class of your own"
+            )
+        return _unknown(kind, is_keras=type(layer).__module__.startswith("tf_keras."))
     check = _PROBLEMS.get(type(layer), _channels_last)
     return check(layer)

@@ -167,6 +167,8 @@ def _rows(calls: Sequence[Call], bits: dict[int, int]) -> list[SummaryRow]:
     inner = roles.inner(layer)
     if roles.kernel(inner) is not None:
         return [_kernel_row(layer, calls, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
+    if quantized_weights(layer):
+        return [_own_row(layer, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
     if layer.weights:  # batch norms: folded away, but part of the float model's bytes
         return [_folded_row(layer, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
     return []
@@ -194,6 +196,25 @@ def _folded_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
         granularity="folded",
         step_size=None,
         float_bytes=4 * sum(math.prod(weight.shape) for weight in layer.weights),
+    )
+
+
+def _own_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
+    """A layer whose weights a rule's config quantizes; what it multiplies is not known, so it has no MACs."""
+    found = [(math.prod(weight.shape), quantizer.spec) for _, weight, quantizer, _ in quantized_weights(layer)]
+    weights = sum(count for count, _ in found)
+    others = sum(math.prod(weight.shape) for weight in roles.inner(layer).weights) - weights
+    return SummaryRow(
+        layer=layer.name,
+        kind=type(roles.inner(layer)).__name__,
+        weight_bits=max(spec.num_bits for _, spec in found),
+        activation_bits=activation_bits,
+        granularity="tensor" if all(spec.axis is None for _, spec in found) else "channel",
+        step_size=None,
+        weights=weights,
+        float_bytes=4 * (weights + others),
+        bytes=sum(-(-count * spec.num_bits // 8) for count, spec in found) + BIAS_BYTES * others,
+        container_bytes=weights + BIAS_BYTES * others,
     )
 
 

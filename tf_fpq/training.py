@@ -96,7 +96,8 @@ class QatModel(keras.Model):
         shown = {name for method in methods for name in method.student_features}
         vars(self)["_graph"] = training_graph(student, _first(methods, FeaturePerturbation), shown)
         vars(self)["_teacher_graph"] = self._make_teacher_graph(teacher_dtype)
-        self._quantizer_variables = quantizer_variables(student)
+        # Past Keras' tracking too: it would train the variables of frozen layers.
+        vars(self)["_quantizer_variables"] = quantizer_variables(student)
         self._loss_metrics = {m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss}
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self.build(student.input_shape)

@@ -84,7 +84,8 @@ def load_images(path: str) -> Any:
     """Images, or the pair (images, labels), of a NumPy file.
 
     Args:
-      path: `x.npy` with images, or `x.npz` with `images` and, if you like, `labels`.
+      path: `x.npy` with images, or `x.npz` with `images` and, if you like, `labels`. For a model of several inputs, `x.npz` with
+        an array under the name of each input instead of `images`.
 
     Raises:
       ValueError: If it is something else.
@@ -100,6 +101,8 @@ def load_images(path: str) -> Any:
         raise ValueError(f"{path!r} is damaged: {error}") from error
     if isinstance(found, np.ndarray):
         return found
-    if "images" not in found:
-        raise ValueError(f"{path!r} has no array 'images'. Received: arrays {sorted(found)}.")
-    return (found["images"], found["labels"]) if "labels" in found else found["images"]
+    arrays = {name: found[name] for name in found.files if name != "labels"}
+    if not arrays:
+        raise ValueError(f"{path!r} has no array 'images', nor any by the names of inputs. Received: {found.files}.")
+    images = arrays.get("images", arrays)
+    return (images, found["labels"]) if "labels" in found else images

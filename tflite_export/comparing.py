@@ -1,6 +1,6 @@
 """Counting how codes differ, in LSB, batch by batch: memory does not depend on the number of images. Needs no TensorFlow."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
+from tflite_export import inputs as inputs_lib
 from tflite_export import report as report_lib
 
 # Largest difference between two 8-bit codes.
@@ -148,19 +149,29 @@ def kinds(model: deployed_lib.DeployedModel) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Some images as float32 and their class numbers, if known."""
+    """Some images as float32, one array for each input of the model in its order, and their class numbers, if known."""
 
-    images: np.ndarray
+    inputs: tuple[np.ndarray, ...]
     labels: np.ndarray | None
 
+    def __len__(self) -> int:
+        return len(self.inputs[0])
 
-def batches(images: Any, shape: tuple[int, ...], batch_size: int) -> Iterator[Batch]:
+    def first(self, count: int) -> "Batch":
+        """The first `count` images."""
+        return Batch(
+            tuple(array[:count] for array in self.inputs), None if self.labels is None else self.labels[:count]
+        )
+
+
+def batches(images: Any, shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> Iterator[Batch]:
     """Checked batches of at most `batch_size` images.
 
     Args:
       images: Array `[images, *shape]`, the pair `(images, labels)`, or a `tf.data.Dataset` of batches of either; labels are class
-        numbers or one-hot.
-      shape: Shape of one image.
+        numbers or one-hot, of the first output where there are several. Of a model with several inputs, images are a tuple or
+        list of arrays in the order of `shapes`, or a dict by its names; a pair with labels then is `((a, b), labels)`.
+      shapes: Shape of one image for each input of the model, by name.
       batch_size: Largest batch.
 
     Raises:
@@ -169,48 +180,64 @@ def batches(images: Any, shape: tuple[int, ...], batch_size: int) -> Iterator[Ba
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive. Received: batch_size={batch_size}.")
     count = 0
-    for part, labels in _parts(images):
-        part = _checked(part, shape)
-        labels = None if labels is None else _class_numbers(labels, len(part))
-        for start in range(0, len(part), batch_size):
+    for arrays, labels in _parts(images, tuple(shapes)):
+        arrays = _checked(arrays, shapes)
+        size = len(arrays[0])
+        labels = None if labels is None else _class_numbers(labels, size)
+        for start in range(0, size, batch_size):
             stop = start + batch_size
-            chunk = np.asarray(part[start:stop], np.float32)
-            if not np.isfinite(chunk).all():
-                raise ValueError(f"images contain NaN or infinity, among images {count} to {count + len(chunk) - 1}.")
-            count += len(chunk)
-            yield Batch(chunk, None if labels is None else labels[start:stop])
+            chunks = tuple(np.asarray(array[start:stop], np.float32) for array in arrays)
+            if not all(np.isfinite(chunk).all() for chunk in chunks):
+                raise ValueError(
+                    f"images contain NaN or infinity, among images {count} to {count + len(chunks[0]) - 1}."
+                )
+            count += len(chunks[0])
+            yield Batch(chunks, None if labels is None else labels[start:stop])
     if not count:
         raise ValueError("images is empty: verification needs at least one image. Received: 0 images.")
 
 
-def number_of(images: Any) -> int | None:
-    """Number of images, where it is known without reading them."""
-    part = images[0] if isinstance(images, tuple) else images
-    return None if hasattr(part, "as_numpy_iterator") else len(part)
+def number_of(images: Any, names: Sequence[str]) -> int | None:
+    """Number of images, where it is known without reading them; `names` are the model's inputs."""
+    if hasattr(images, "as_numpy_iterator"):
+        return None
+    return len(inputs_lib.in_order(_without_labels(images, len(names) > 1)[0], names)[0])
 
 
-def _parts(images: Any) -> Iterable[tuple[Any, Any]]:
+def _parts(images: Any, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     elements = images.as_numpy_iterator() if hasattr(images, "as_numpy_iterator") else [images]
     for element in elements:
-        if isinstance(element, tuple):
-            if len(element) not in (2, 3):
-                raise ValueError(f"images must be an array or a pair (images, labels). Received: {len(element)} parts.")
-            yield element[0], element[1]
-        else:
-            yield element, None
+        found, labels = _without_labels(element, len(names) > 1)
+        yield inputs_lib.in_order(found, names), labels
 
 
-def _checked(part: Any, shape: tuple[int, ...]) -> np.ndarray:
-    part = np.asarray(part)
-    if part.shape[1:] != tuple(shape) or part.ndim != len(shape) + 1 or part.dtype.kind not in "fiub":
-        raise ValueError(
-            f"images must be numbers of shape {(None, *shape)}, as the model's input; a Dataset must be batched. "
-            f"Received: shape {part.shape}, dtype {part.dtype}."
-        )
-    return part
+def _without_labels(element: Any, several: bool) -> tuple[Any, Any]:
+    """Images and labels. A tuple of arrays is a pair with labels for one input, and the inputs' arrays for several."""
+    if not isinstance(element, tuple):
+        return element, None
+    if several and not (element and isinstance(element[0], tuple | list | Mapping)):
+        return element, None
+    if len(element) not in (2, 3):
+        raise ValueError(f"images must be an array or a pair (images, labels). Received: {len(element)} parts.")
+    return element[0], element[1]
+
+
+def _checked(arrays: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[np.ndarray, ...]:
+    names, found = tuple(shapes), tuple(np.asarray(array) for array in arrays)
+    for name, array in zip(names, found, strict=True):
+        shape = shapes[name]
+        if array.shape[1:] != tuple(shape) or array.ndim != len(shape) + 1 or array.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{inputs_lib.title(name, names)} must be numbers of shape {(None, *shape)}, as the model's input; a Dataset must "
+                f"be batched. Received: shape {array.shape}, dtype {array.dtype}."
+            )
+    inputs_lib.check_lengths(found, names)
+    return found
 
 
 def _class_numbers(labels: Any, count: int) -> np.ndarray:
+    if isinstance(labels, tuple) and labels and np.ndim(labels[0]):  # one array for each output
+        labels = labels[0]
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(-1)

@@ -17,6 +17,7 @@ from tf_fpq import graph
 from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
 from tflite_export import lowering
+from tflite_export import ratios
 from tflite_export.deployed import DeployedModel, Operator, Tensor
 from tflite_export.fold import Kernel
 from tflite_export.lowering import Codes, Pending
@@ -24,8 +25,8 @@ from tflite_export.lowering import Codes, Pending
 # The highest code of every grid sits at the container's highest code, so its saturation is the grid's upper clip.
 INT8_MIN, INT8_MAX = -128, 127
 INT32_MAX = 2**31 - 1
-# XNNPACK does not open a file in which one step of a sum of products is so many output steps or more.
-RATIO_LIMIT = 256.0
+# One QUANTIZE changes a scale by up to 2^7 either way.
+_STEP_BITS = 7
 
 
 def deploy(student: keras.Model) -> DeployedModel:
@@ -151,19 +152,75 @@ class Builder:
         """A name for a tensor that is no call's output."""
         return graph.unique_name(name, self._names)
 
+    def add(self, pending: Pending, output: Tensor) -> Codes:
+        """Adds an operator within a layer, on a grid that the exporter chooses."""
+        output = dataclasses.replace(output, name=self._new_name(output.name))
+        self.tensors[output.name] = output
+        self._emit(pending, output)
+        return Codes(output.name, pending.nonnegative)
+
     def _emit(self, pending: Pending, output: Tensor) -> None:
         before = self.add_constants(f"{output.name}_leading", pending.leading)
         inputs = tuple(source.name for source in pending.sources)
         kernel: tuple[str, ...] = ()
         if pending.kernel is not None:
-            _check_ratio(pending.kernel, self.tensors[inputs[0]], output)
             kernel = self._add_kernel(pending.kernel, self.tensors[inputs[0]])
         if pending.kind == "TRANSPOSE_CONV":
             inputs = (*before, kernel[0], *inputs, kernel[1])
         else:
             inputs = (*before, *inputs, *kernel, *self.add_constants(output.name, pending.constants))
         options = {**pending.options, **({"activation": pending.fused} if pending.fuses else {})}
-        self._operators.append(Operator(pending.kind, inputs, (output.name,), options))
+        inputs = self._within_limits(pending.kind, inputs, output)
+        operator = Operator(pending.kind, inputs, (output.name,), options)
+        ratios.check(operator, self.tensors)
+        self._operators.append(operator)
+
+    def _within_limits(self, kind: str, inputs: tuple[str, ...], output: Tensor) -> tuple[str, ...]:
+        """The inputs, requantized where XNNPACK does not take them beside the output's scale, which loses nothing visible.
+
+        An operand of a sum or a product whose steps are next to nothing gets larger ones. Codes that move to a grid far away
+        go there in several steps.
+        """
+        if kind == "QUANTIZE":
+            return (self._towards(inputs[0], output),)
+        if kind not in ("ADD", "SUB", "MUL"):
+            return inputs
+        found = list(inputs)
+        lowest = ratios.LIMITS[kind].lowest
+        values = ratios.of(Operator(kind, inputs, (output.name,)), self.tensors)
+        if kind == "MUL":  # one ratio, of both: the finer operand gives way
+            smaller = min(range(2), key=lambda index: self.tensors[inputs[index]].scale)
+            values = np.where(np.arange(2) == smaller, values, np.float32(1))
+        for index, ratio in enumerate(values):
+            source = self.tensors[inputs[index]]
+            if 0 < ratio < lowest and source.data is None:
+                scale = source.scale * np.float32(2.0 ** math.ceil(math.log2(lowest / float(ratio))))
+                found[index] = self._requantized(inputs[index], output.name, scale, source.zero_point)
+        return tuple(found)
+
+    def _requantized(self, source: str, reader: str, scale: np.float32, zero_point: int) -> str:
+        """`source` on another grid, as an input of the operator that writes `reader`."""
+        grid = dataclasses.replace(
+            self.tensors[source], name=self._new_name(f"{reader}_step"), scale=np.asarray(scale), zero_point=zero_point
+        )
+        source = self._towards(source, grid)
+        self.tensors[grid.name] = grid
+        self._operators.append(Operator("QUANTIZE", (source,), (grid.name,)))
+        return grid.name
+
+    def _towards(self, source: str, output: Tensor) -> str:
+        """`source`, or codes of it that one QUANTIZE can bring to the grid of `output`.
+
+        The grids between are coarser than both or lie between them and clip nothing that `output` would not clip.
+        """
+        limits, tensor = ratios.LIMITS["QUANTIZE"], self.tensors[source]
+        ratio = tensor.scale / output.scale
+        if limits.lowest <= ratio < limits.end or not 0 < ratio < math.inf:
+            return source
+        up = ratio < 1
+        scale = tensor.scale * np.float32(2.0**_STEP_BITS if up else 2.0**-_STEP_BITS)
+        between = self._requantized(source, output.name, scale, tensor.zero_point if up else output.zero_point)
+        return self._towards(between, output)
 
     def _add_kernel(self, kernel: Kernel, source: Tensor) -> tuple[str, str]:
         """Adds the constant tensors of weights and bias and returns their names."""
@@ -210,18 +267,6 @@ class Builder:
         inputs = (*(source.name for source in sources), *self.add_constants(name, constants))
         self._operators.append(Operator(kind, inputs, (name,), options or {}))
         return Codes(name, all(source.nonnegative for source in sources))
-
-
-def _check_ratio(kernel: Kernel, source: Tensor, output: Tensor) -> None:
-    """Refuses a kernel that XNNPACK refuses: `input scale * weight scale / output scale` of 256 or more in a channel."""
-    ratios = source.scale * kernel.scale.astype(np.float32) / output.scale
-    if ratios.max(initial=0) >= RATIO_LIMIT:
-        channel = int(ratios.argmax())
-        raise ValueError(
-            f"Channel {channel} of {kernel.name!r} is too large for its output {output.name!r}: one step of its sums is "
-            f"{ratios[channel]:.4g} output steps, and XNNPACK takes less than {RATIO_LIMIT:g}. Nearly all its values are clipped: "
-            "train longer, shrink the channel (its batch norm's gamma), or let the output's range grow."
-        )
 
 
 def _code(bound: float, grid: Tensor) -> int:

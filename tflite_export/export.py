@@ -80,7 +80,16 @@ def main(arguments: list[str]) -> int:
 def _normalization() -> tuple[list[float], list[float]] | None:
     if (_MEAN.value is None) != (_STD.value is None):
         raise ValueError(f"--mean and --std go together. Received: --mean={_MEAN.value}, --std={_STD.value}.")
-    return None if _MEAN.value is None else ([float(x) for x in _MEAN.value], [float(x) for x in _STD.value])
+    return None if _MEAN.value is None else (_numbers("mean", _MEAN.value), _numbers("std", _STD.value))
+
+
+def _numbers(flag: str, parts: list[str]) -> list[float]:
+    try:
+        return [float(part) for part in parts]
+    except ValueError as error:
+        raise ValueError(
+            f"--{flag} must be one number, or one per channel by commas. Received: {','.join(parts)}."
+        ) from error
 
 
 if __name__ == "__main__":

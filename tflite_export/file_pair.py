@@ -10,6 +10,7 @@ import tqdm
 
 from tflite_export import comparing
 from tflite_export import deployed as deployed_lib
+from tflite_export import inputs as inputs_lib
 from tflite_export import interpreter
 from tflite_export import parameter_checks
 from tflite_export import parameters
@@ -40,9 +41,9 @@ def compare_files(
     float). Constants that differ are notes: two files of one network may well have different weights.
 
     Args:
-      left: A `.tflite` file with one input.
+      left: A `.tflite` file.
       right: Another one, with inputs and outputs of the same shapes; the path of the report is its.
-      images: As for `verify`; None for random codes of the left input's grid.
+      images: As for `verify`, several inputs by the names of the left file; None for random codes of the left inputs' grids.
       kernels: Kernel sets to run.
       tensor_images: Number of images for the intermediate tensors.
       batch_size: Images at once.
@@ -97,7 +98,7 @@ class _Pair:
     ):
         self._models, self._contents, self._kernels, self._verbose = models, contents, kernels, verbose
         left, right = models["left"], models["right"]
-        self._shape = tuple(left.tensors[left.inputs[0]].shape[1:])
+        self._shapes = {name: tuple(left.tensors[name].shape[1:]) for name in left.inputs}
         self._grids = [
             _grid(left.tensors[a], right.tensors[b]) for a, b in zip(left.outputs, right.outputs, strict=True)
         ]
@@ -107,26 +108,20 @@ class _Pair:
         one = len(self._kernels) == 1
         return {s if one else f"{s} {k}": (s, k) for k in self._kernels for s in ("left", "right")}
 
-    def random_images(self) -> np.ndarray:
-        """Values of random codes of an integer input's grid, or uniform in [0, 1) for float inputs."""
+    def random_images(self) -> Any:
+        """For each input values of random codes of an integer input's grid, or uniform in [0, 1) where both are float."""
         rng = np.random.default_rng(0)
-        for model in self._models.values():
-            tensor = model.tensors[model.inputs[0]]
-            if tensor.scale is not None:
-                limits = np.iinfo(tensor.dtype)
-                codes = rng.integers(limits.min, limits.max + 1, (RANDOM_IMAGES, *self._shape))
-                return interpreter.dequantize(codes, float(np.reshape(tensor.scale, ())), tensor.zero_point)
-        return rng.uniform(0, 1, (RANDOM_IMAGES, *self._shape)).astype(np.float32)
+        pairs = zip(*([model.tensors[name] for name in model.inputs] for model in self._models.values()), strict=True)
+        return inputs_lib.packed([_random(rng, pair) for pair in pairs])
 
     def outputs(self, images: Any, batch_size: int) -> tuple[comparing.OutputTable, int]:
         """Output codes over all images, and the number of images."""
         table, count = comparing.OutputTable(self._grids, comparing.kinds(self._models["left"])), 0
         runners = {name: interpreter.Interpreter(self._contents[s], k) for name, (s, k) in self.names().items()}
         for batch in self._batches(images, batch_size):
-            table.add(
-                {name: self._codes(name, runner.run(batch.images)) for name, runner in runners.items()}, batch.labels
-            )
-            count += len(batch.images)
+            found = {n: runner.run(inputs_lib.packed(batch.inputs)) for n, runner in runners.items()}
+            table.add({name: self._codes(name, outputs) for name, outputs in found.items()}, batch.labels)
+            count += len(batch)
         return table, count
 
     def tensors(self, images: Any, limit: int) -> tuple[report_lib.Comparison, ...]:
@@ -139,9 +134,10 @@ class _Pair:
         shared = _shared(self._models["left"], self._models["right"])
         table = comparing.TensorTable(self._models["left"], *names)
         for batch in self._batches(images, TENSOR_BATCH):
-            part = batch.images[:limit]
+            part = batch.first(limit)
             limit -= len(part)
-            found = [{n: t for n, t in runner.tensors(part).items() if n in shared} for runner in runners]
+            tensors = [runner.tensors(inputs_lib.packed(part.inputs)) for runner in runners]
+            found = [{name: tensor for name, tensor in side.items() if name in shared} for side in tensors]
             table.add(*found)
             if not limit:
                 break
@@ -156,11 +152,11 @@ class _Pair:
         ]
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[comparing.Batch]:
-        total = comparing.number_of(images)
+        total = comparing.number_of(images, tuple(self._shapes))
         with tqdm.tqdm(total=total, unit="image", disable=not self._verbose, leave=False, mininterval=1) as bar:
-            for batch in comparing.batches(images, self._shape, batch_size):
+            for batch in comparing.batches(images, self._shapes, batch_size):
                 yield batch
-                bar.update(len(batch.images))
+                bar.update(len(batch))
 
 
 def _check_pair(models: Mapping[str, deployed_lib.DeployedModel]) -> None:
@@ -172,8 +168,17 @@ def _check_pair(models: Mapping[str, deployed_lib.DeployedModel]) -> None:
         found = [shapes(model, getattr(model, what)) for model in (left, right)]
         if found[0] != found[1]:
             raise ValueError(f"The {what} of the files have different shapes. Received: {found[0]} and {found[1]}.")
-    if len(left.inputs) != 1:
-        raise ValueError(f"Only files with one input can be compared. Received: {len(left.inputs)} inputs.")
+
+
+def _random(rng: np.random.Generator, pair: Sequence[deployed_lib.Tensor]) -> np.ndarray:
+    """Random images for an input, given its tensor in both files."""
+    shape = (RANDOM_IMAGES, *pair[0].shape[1:])
+    for tensor in pair:
+        if tensor.scale is not None:
+            limits = np.iinfo(tensor.dtype)
+            codes = rng.integers(limits.min, limits.max + 1, shape)
+            return interpreter.dequantize(codes, float(np.reshape(tensor.scale, ())), tensor.zero_point)
+    return rng.uniform(0, 1, shape).astype(np.float32)
 
 
 def _grid(left: deployed_lib.Tensor, right: deployed_lib.Tensor) -> deployed_lib.Tensor:

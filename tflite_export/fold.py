@@ -77,6 +77,16 @@ def quantized_kernel(layer: Any, name: str, transpose: Callable[[np.ndarray], np
     return Kernel(f"{name}_kernel", codes, axis, scale, bias, variable)
 
 
+def at_least_strides(kernel: np.ndarray, strides: tuple[int, int]) -> np.ndarray:
+    """A transposed convolution's kernel `[h, w, ...]` with zeros after it up to the strides: the output is the same.
+
+    Where the kernel is smaller than the stride it writes the first places of each stride and the others are 0, with either padding.
+    XNNPACK does not take such an operator, and the kernel that replaces it rounds otherwise.
+    """
+    after = [(0, max(step - size, 0)) for size, step in zip(kernel.shape, strides, strict=False)]
+    return np.pad(kernel, after + [(0, 0)] * (kernel.ndim - 2))
+
+
 def unit_kernel(name: str, channels: int) -> Kernel:
     """A depthwise 1x1 kernel that does nothing, to fold an affine layer into that follows no kernel."""
     codes = np.full((1, 1, 1, channels), UNIT_CODE, np.int8)

@@ -16,6 +16,8 @@ import warnings
 from ai_edge_litert import interpreter as litert
 import numpy as np
 
+from tflite_export import inputs as inputs_lib
+
 KernelSet = Literal["xnnpack", "builtin", "reference"]
 
 # What a phone runs; LiteRT's own optimized kernels; the reference kernels, which TensorFlow Lite Micro shares.
@@ -94,24 +96,29 @@ class Interpreter:
         self.outputs: list[dict[str, Any]] = self._litert.get_output_details()
         self._keeps = keep_all_tensors
 
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, batch: Any) -> dict[str, np.ndarray]:
         """The outputs for a batch, by tensor name, images stacked along axis 0.
 
         Args:
           batch: `[images, ...]`. Floats for an integer input are quantized on its grid; a batch in the input's dtype goes in
-            as it is.
+            as it is. Several inputs come as a tuple in the file's order, or as a dict by tensor name.
 
         Raises:
-          ValueError: If the batch does not fit the input.
+          ValueError: If the batch does not fit the inputs.
         """
         return self._collect(batch, {details["name"]: details["index"] for details in self.outputs})
 
-    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def tensors(self, batch: Any) -> dict[str, np.ndarray]:
         """All activations for a batch, intermediate ones too; needs `keep_all_tensors=True`."""
         if not self._keeps:
             raise ValueError("Intermediate tensors need keep_all_tensors=True. Received: keep_all_tensors=False.")
-        self.invoke(self.to_input(batch)[:1])
+        self.invoke(*(codes[:1] for codes in self.to_inputs(batch)))
         return self._collect(batch, self._activations())
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of what `tensors` returns."""
+        return tuple(self._activations())
 
     def run_zeros(self) -> None:
         """Runs once on zeros: what `probe` does in a process of its own."""
@@ -123,32 +130,34 @@ class Interpreter:
         """Runs again on the inputs that are set: what a benchmark times."""
         self._litert.invoke()
 
-    def invoke(self, image: np.ndarray) -> None:
-        """Runs on one image `[1, ...]` in the input's dtype."""
-        self._litert.set_tensor(self.inputs[0]["index"], image)
+    def invoke(self, *images: np.ndarray) -> None:
+        """Runs on one image, an array `[1, ...]` for each input in its dtype."""
+        for details, image in zip(self.inputs, images, strict=True):
+            self._litert.set_tensor(details["index"], image)
         self._litert.invoke()
 
-    def to_input(self, batch: np.ndarray) -> np.ndarray:
-        """`batch` in the input's dtype: `clip(rint(x / scale) + zero_point)` for floats into an integer input."""
-        if len(self.inputs) != 1:
-            raise ValueError(f"Only models with one input can be run. Received: {len(self.inputs)} inputs.")
-        details, batch = self.inputs[0], np.asarray(batch)
-        expected, dtype = tuple(int(size) for size in details["shape"][1:]), np.dtype(details["dtype"])
-        if batch.shape[1:] != expected or not batch.size:
-            raise ValueError(f"images must have shape {(None, *expected)}. Received: {batch.shape}.")
-        if batch.dtype == dtype:
-            return batch
-        if batch.dtype.kind != "f":
-            raise ValueError(f"images must be float or {dtype}. Received: dtype {batch.dtype}.")
-        if dtype.kind == "f":
-            return batch.astype(dtype)
-        return quantize(batch, *details["quantization"], dtype)
+    def to_input(self, batch: Any) -> Any:
+        """`batch` in the inputs' dtypes: `clip(rint(x / scale) + zero_point)` for floats into an integer input.
 
-    def _collect(self, batch: np.ndarray, indices: Mapping[str, int]) -> dict[str, np.ndarray]:
+        Returns:
+          The array of a model with one input, else the tuple of its arrays.
+        """
+        return inputs_lib.packed(self.to_inputs(batch))
+
+    def to_inputs(self, batch: Any) -> tuple[np.ndarray, ...]:
+        """As `to_input`, always as a tuple."""
+        names = [details["name"] for details in self.inputs]
+        arrays = [np.asarray(array) for array in inputs_lib.in_order(batch, names)]
+        titles = [inputs_lib.title(name, names) for name in names]
+        found = tuple(map(_to_input, arrays, self.inputs, titles))
+        inputs_lib.check_lengths(found, names)
+        return found
+
+    def _collect(self, batch: Any, indices: Mapping[str, int]) -> dict[str, np.ndarray]:
         found: dict[str, list[np.ndarray]] = {name: [] for name in indices}
-        codes = self.to_input(batch)
-        for image in range(len(codes)):
-            self.invoke(codes[image : image + 1])
+        codes = self.to_inputs(batch)
+        for image in range(len(codes[0])):
+            self.invoke(*(part[image : image + 1] for part in codes))
             for name, index in indices.items():
                 found[name].append(self._litert.get_tensor(index))
         return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -159,6 +168,20 @@ class Interpreter:
         written |= {details["index"] for details in self.inputs}
         details = [d for d in self._litert.get_tensor_details() if d["index"] in written and d["name"]]
         return {d["name"]: d["index"] for d in details if d["shape"].size and d["shape"][0] == 1}
+
+
+def _to_input(batch: np.ndarray, details: Mapping[str, Any], title: str) -> np.ndarray:
+    """One input's array in its dtype; see `Interpreter.to_input`."""
+    expected, dtype = tuple(int(size) for size in details["shape"][1:]), np.dtype(details["dtype"])
+    if batch.shape[1:] != expected or not batch.size:
+        raise ValueError(f"{title} must have shape {(None, *expected)}. Received: {batch.shape}.")
+    if batch.dtype == dtype:
+        return batch
+    if batch.dtype.kind != "f":
+        raise ValueError(f"{title} must be float or {dtype}. Received: dtype {batch.dtype}.")
+    if dtype.kind == "f":
+        return batch.astype(dtype)
+    return quantize(batch, *details["quantization"], dtype)
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: Any = np.int8) -> np.ndarray:

@@ -158,9 +158,13 @@ def _depthwise(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], 
 
 
 def _transpose_conv(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
-    kernel = fold.quantized_kernel(layer, name, lambda codes: codes.transpose(2, 0, 1, 3), 0)
-    leading = (np.array(_shape(output)),)
-    return Pending("TRANSPOSE_CONV", sources, _window(roles.inner(layer)), _clamp(layer), kernel, leading=leading)
+    options = _window(roles.inner(layer))
+
+    def transpose(codes: np.ndarray) -> np.ndarray:
+        return fold.at_least_strides(codes, options["strides"]).transpose(2, 0, 1, 3)
+
+    kernel = fold.quantized_kernel(layer, name, transpose, 0)
+    return Pending("TRANSPOSE_CONV", sources, options, _clamp(layer), kernel, leading=(np.array(_shape(output)),))
 
 
 def _dense(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
@@ -211,6 +215,17 @@ def _channel_mean(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...
 
 
 def _reciprocal_root(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+    """RSQRT has no epsilon: where half a step of the variance's grid or more, an ADD brings it in, on a grid of that sum."""
+    epsilon, variance = np.float32(roles.inner(layer).epsilon), builder.tensors[sources[0].name]
+    if epsilon >= variance.scale / 2 and variance.zero_point == -128:
+        scale = np.asarray(variance.scale + epsilon / np.float32(255), np.float32)
+        total = dataclasses.replace(variance, name=f"{name}_variance", scale=scale)
+        constant = Tensor(
+            "epsilon", (1,), "int8", np.asarray(epsilon / np.float32(127)), 0, None, np.array([127], np.int8)
+        )
+        return Pending(
+            "RSQRT", (builder.add(Pending("ADD", sources, constants=(constant,)), total),), clamp=(0.0, math.inf)
+        )
     return Pending("RSQRT", sources, clamp=(0.0, math.inf))
 
 

@@ -55,7 +55,7 @@ def student_weights(student: Any, found: deployed_lib.DeployedModel) -> tuple[tu
     Returns:
       Failures, and a note for each weight whose layout this check does not know.
     """
-    from tf_fpq import graph
+    from tf_fpq import graph, roles
     from tf_fpq.layers import QuantizedLayer
 
     readers = {operator.inputs[1]: operator.kind for operator in found.operators if len(operator.inputs) > 1}
@@ -65,7 +65,13 @@ def student_weights(student: Any, found: deployed_lib.DeployedModel) -> tuple[tu
             continue
         for _, weight, quantizer, variables in call.layer.quantized_weights():
             name = f"{call.name}_kernel"
-            trained = _channels(quantizer.codes(weight, variables).numpy(), readers.get(name), trained=True)
+            codes = quantizer.codes(weight, variables).numpy()
+            if readers.get(name) == "TRANSPOSE_CONV":
+                missing = np.subtract(roles.inner(call.layer).strides, codes.shape[:2]).clip(
+                    0
+                )  # zeros up to the strides
+                codes = np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
+            trained = _channels(codes, readers.get(name), trained=True)
             if trained is None:
                 notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
                 continue

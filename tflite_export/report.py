@@ -5,8 +5,9 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any, Literal
+
+from tflite_export import files
 
 # Counts up when a field changes its name or meaning; new fields alone do not change it.
 SCHEMA_VERSION = 1
@@ -64,6 +65,23 @@ class FloatError:
 
 
 @dataclasses.dataclass(frozen=True)
+class OperatorBound:
+    """How far the twin may be from a kernel set in the output of one kind of operator; all others must be equal.
+
+    Attributes:
+      kind: The operator.
+      kernels: The kernel set.
+      lsb: Largest difference.
+      share: Largest share of codes that differ.
+    """
+
+    kind: str
+    kernels: str
+    lsb: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Failure:
     """One unmet condition: which check, which tensor, and what is wrong."""
 
@@ -88,6 +106,7 @@ class Report:
       tensors: Intermediate tensors, in execution order.
       float_errors: Error against a float teacher, in execution order; empty without one.
       accuracy: Share of right answers by runtime; empty without labels.
+      bounds: Operators of the file that need not be equal, and their bounds.
       failures: Unmet conditions, most upstream first.
       notes: What a reader should know, such as weights that stayed int8.
       seconds: Time spent, by runtime.
@@ -105,6 +124,7 @@ class Report:
     tensors: tuple[Comparison, ...] = ()
     float_errors: tuple[FloatError, ...] = ()
     accuracy: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bounds: tuple[OperatorBound, ...] = ()
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -159,8 +179,8 @@ class Report:
                 f"expected {SCHEMA_VERSION}."
             )
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
-        for name, record in (("float_errors", FloatError), ("failures", Failure)):
-            fields[name] = tuple(record(**entry) for entry in fields[name])
+        for name, record in (("float_errors", FloatError), ("bounds", OperatorBound), ("failures", Failure)):
+            fields[name] = tuple(record(**entry) for entry in fields.get(name, ()))
         for name in ("outputs", "tensors"):
             fields[name] = tuple(_comparison(entry) for entry in fields[name])
         fields["operators"] = tuple(tuple(entry) for entry in fields["operators"])
@@ -195,7 +215,7 @@ class Report:
             contents = self.text()
         else:
             raise ValueError(f"path must end in .json, .html or .txt. Received: path={os.fspath(path)!r}.")
-        write_text(path, contents)
+        _write(path, contents)
 
     def overlay(self, metric: str = "differing", left: str = "student", right: str = "xnnpack") -> dict[str, Any]:
         """Colours for Google's Model Explorer: one value per operator of the file, by its first output tensor.
@@ -227,7 +247,7 @@ class Report:
 
     def save_overlay(self, path: str | os.PathLike[str], metric: str = "differing", **pair: str) -> None:
         """Writes `overlay(metric, **pair)` as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.overlay(metric, **pair), indent=1))
+        _write(path, json.dumps(self.overlay(metric, **pair), indent=1))
 
     def _metric(self, metric: str, pair: set[str]) -> dict[str, float | None]:
         if metric == "float_sqnr_db":
@@ -236,26 +256,8 @@ class Report:
         return {c.tensor: c.share if metric == "differing" else getattr(c, metric) for c in chosen}
 
 
-def write_text(path: str | os.PathLike[str], contents: str) -> None:
-    """Writes a text file whole or not at all.
-
-    Raises:
-      OSError: If the path cannot be written; what was there before is untouched.
-    """
-    target = pathlib.Path(path)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = pathlib.Path(file.name)
-            file.write(contents)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise type(error)(error.errno, f"Cannot write the report ({error.strerror})", str(target)) from error
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    files.write_whole(text.encode(), path, "the report")
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:

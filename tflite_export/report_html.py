@@ -32,7 +32,7 @@ def render(report: report_lib.Report) -> str:
         f"<p><code>{html.escape(report.path)}</code>, {report.bytes:,} bytes. {report.parameters} constant tensors compared with "
         f"the student's; outputs on {report.images:,} images, intermediate tensors on {report.tensor_images:,}.</p>",
         _failures(report),
-        _list("Notes", report.notes),
+        _list("Notes", [*filter(None, [report_text.bounds(report)]), *report.notes]),
         _accuracy(report),
         _outputs(report),
         _tensors(report),

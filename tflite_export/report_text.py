@@ -17,6 +17,7 @@ def render(report: report_lib.Report) -> str:
         _outputs(report),
         _tensors(report),
         _float_errors(report),
+        bounds(report),
         "\n".join(f"Note: {note}" for note in report.notes),
     ]
     return "\n\n".join(section for section in sections if section)
@@ -32,6 +33,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
+
+
+def bounds(report: report_lib.Report) -> str:
+    """Which operators need not be equal, in one sentence; empty where all must be."""
+    if not report.bounds:
+        return ""
+    lines = [f"{b.kind} on {b.kernels} {b.lsb} LSB in at most {b.share:.0%} of the codes" for b in report.bounds]
+    return (
+        f"Bounds between twin and interpreter, for the last bit of the C library's exp, tanh and erf: {'; '.join(lines)}. Every other "
+        "operator must be exact; behind these, intermediate tensors are computed from the interpreter's codes."
+    )
 
 
 def decibels(value: float | None) -> str:

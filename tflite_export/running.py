@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import tqdm
 
+from tflite_export import bounds
 from tflite_export import comparing
 from tflite_export import deployed as deployed_lib
 from tflite_export import exporting
+from tflite_export import inputs as inputs_lib
 from tflite_export import interpreter
 from tflite_export import report as report_lib
 
@@ -19,9 +21,12 @@ from tflite_export import report as report_lib
 TENSOR_BATCH = 16
 # Which interpreter each rounding of the twin stands for.
 TWINS = {"xnnpack": "twin", "reference": "twin_double"}
+_CLIPS = ("MAXIMUM", "MINIMUM")
 ROUNDINGS = {"twin": "single", "twin_double": "double"}
 
-Outputs = Callable[[np.ndarray], Sequence[np.ndarray]]
+# One array for each input of the student, in its order.
+Arrays = tuple[np.ndarray, ...]
+Outputs = Callable[[Arrays], Sequence[np.ndarray]]
 
 
 class Runtime(Protocol):
@@ -29,8 +34,8 @@ class Runtime(Protocol):
 
     name: str
 
-    def run(self, batch: np.ndarray) -> Mapping[str, np.ndarray]:
-        """The outputs by tensor name for float images `[images, ...]`, in the file's output types."""
+    def run(self, batch: Any) -> Mapping[str, np.ndarray]:
+        """The outputs by tensor name for float images `[images, ...]` (a tuple of them for several inputs), in the file's types."""
         ...
 
 
@@ -44,10 +49,13 @@ class Run:
         self._model = exported.file_model
         self._inner = [exported.deployed.tensors[name] for name in exported.deployed.outputs]
         self._kernels = tuple(kernels)
-        self._shape = tuple(student.input_shape[1:])
+        self._shapes = {n: tuple(t.shape[1:]) for n, t in zip(student.input_names, student.inputs, strict=True)}
+        self._order = file_order(student, exported.deployed)
         self.seconds: dict[str, float] = {}
+        # Intermediate tensors before images were added that were chosen because outputs differ.
+        self.unselected: tuple[report_lib.Comparison, ...] = ()
         # The first images on which a twin and its interpreter differ: their intermediate tensors tell where it starts.
-        self._suspects: list[np.ndarray] = []
+        self._suspects: list[Arrays] = []
 
     @functools.cached_property
     def _twins(self) -> dict[str, Any]:
@@ -69,18 +77,18 @@ class Run:
         everywhere, limited = self._sources(), {runtime.name: self._of_runtime(runtime) for runtime in runtimes}
         count = 0
         for batch in self._batches(images, batch_size, "outputs"):
-            codes = {name: self._timed(name, run, batch.images) for name, run in everywhere.items()}
-            few = batch.images[: max(0, runtime_images - count)]
-            codes |= {name: self._timed(name, run, few) for name, run in limited.items() if len(few)}
+            codes = {name: self._timed(name, run, batch.inputs) for name, run in everywhere.items()}
+            few = batch.first(max(0, runtime_images - count))
+            codes |= {name: self._timed(name, run, few.inputs) for name, run in limited.items() if len(few)}
             table.add(codes, batch.labels)
-            self._suspect(codes, batch.images)
-            count += len(batch.images)
+            self._suspect(codes, batch.inputs)
+            count += len(batch)
         return dataclasses.replace(
             report, images=count, outputs=table.comparisons(), accuracy=table.accuracy(), seconds=dict(self.seconds)
         )
 
     def tensors(self, report: report_lib.Report, images: Any, limit: int, teacher: Any) -> report_lib.Report:
-        """Compares intermediate tensors over the first images."""
+        """Compares intermediate tensors over the first images, the twins' behind bounded operators as `bounds` says."""
         from tflite_export import deploy
 
         runners = {
@@ -95,62 +103,93 @@ class Run:
         }
         first = self._kernels[0]
         tables["student", first] = comparing.TensorTable(self._model, "student", first)
-        activations = [name for name, tensor in self._model.tensors.items() if tensor.data is None]
-        student = _traced(deploy.student_codes(self._student), self._shape)
-        functions = {**self._twin_functions(activations), "student": student}
+        student = _traced(deploy.student_codes(self._student), list(self._shapes.values()))
+        twins = {name: self._cut_twin(name, runner) for name, runner in runners.items() if name in TWINS}
         floats = FloatTable(teacher, self._model) if teacher is not None else None
-        count = 0
-        for part in self._first(images, limit):
-            found = {name: runner.tensors(part) for name, runner in runners.items()}
-            found |= {name: _numpy(function(part)) for name, function in functions.items()}
+
+        def compare(part: Arrays) -> int:
+            found = {name: runner.tensors(self._for_file(part)) for name, runner in runners.items()}
+            found |= {TWINS[name]: run(part, found[name]) for name, run in twins.items()}
+            found["student"] = _numpy(student(part))
             for (left, right), table in tables.items():
                 table.add(found[left], found[right])
             if floats is not None:
                 floats.add(part, found[first])
-            count += len(part)
-        return dataclasses.replace(
-            report,
-            tensor_images=count,
-            tensors=tuple(comparison for table in tables.values() for comparison in table.comparisons()),
-            float_errors=floats.result() if floats is not None else (),
-        )
+            return len(part[0])
 
-    def _suspect(self, codes: Mapping[str, Sequence[np.ndarray]], images: np.ndarray) -> None:
+        def comparisons() -> tuple[report_lib.Comparison, ...]:
+            return tuple(comparison for table in tables.values() for comparison in table.comparisons())
+
+        count = sum(map(compare, self._first(images, limit)))
+        self.unselected = comparisons()
+        if self._suspects:
+            count += compare(tuple(np.stack(arrays) for arrays in zip(*self._suspects, strict=True)))
+        errors = floats.result() if floats is not None else ()
+        return dataclasses.replace(report, tensor_images=count, tensors=comparisons(), float_errors=errors)
+
+    def _for_file(self, arrays: Arrays) -> Any:
+        """A batch as a file takes it: in the order of the file's inputs."""
+        return inputs_lib.packed([arrays[index] for index in self._order])
+
+    def _suspect(self, codes: Mapping[str, Sequence[np.ndarray]], arrays: Arrays) -> None:
         for name in self._kernels:
             if name in TWINS and len(self._suspects) < TENSOR_BATCH:
                 pairs = zip(codes[TWINS[name]], codes[name], strict=True)
                 bad = np.any([(a != b).reshape(len(a), -1).any(1) for a, b in pairs], axis=0)
-                self._suspects += list(images[bad][: TENSOR_BATCH - len(self._suspects)])
+                room = TENSOR_BATCH - len(self._suspects)
+                self._suspects += list(zip(*(array[bad][:room] for array in arrays), strict=True))
 
     def _sources(self) -> dict[str, Outputs]:
         """What computes output codes on all images, by name."""
         names = self._exported.deployed.outputs
-        student = _traced(lambda x: self._student(x, training=False), self._shape)
-        sources: dict[str, Outputs] = {"student": lambda batch: self._student_codes(student(batch))}
+        student = _traced(lambda x: self._student(x, training=False), list(self._shapes.values()))
+        sources: dict[str, Outputs] = {"student": lambda arrays: self._student_codes(student(arrays))}
         for name, run in self._twin_functions(names).items():
-            sources[name] = lambda batch, run=run: list(run(batch).values())
+            sources[name] = lambda arrays, run=run: [found[name] for found in [run(arrays)] for name in names]
         for name in self._kernels:
             sources[name] = self._of_runtime(interpreter.Interpreter(self._contents, name))
         return sources
 
-    def _twin_functions(self, names: Sequence[str]) -> dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    def _twin_functions(self, names: Sequence[str]) -> dict[str, Callable[[Arrays], dict[str, np.ndarray]]]:
         """The twins as functions of float images to the codes of tensors `names`.
 
         They get the interpreters' own input codes, quantized once, so that only arithmetic is compared.
         """
         runner = interpreter.Interpreter(self._contents, self._kernels[0])
-        dtype = runner.inputs[0]["dtype"]
         functions = {}
         for name, twin in self._twins.items():
-            run = _traced(functools.partial(_selected, twin, names), self._shape, dtype)
-            functions[name] = lambda batch, run=run: _numpy(run(runner.to_input(batch)))
+            run = _traced_twin(twin, names)
+            functions[name] = lambda arrays, run=run: _numpy(run(runner.to_inputs(self._for_file(arrays))))
         return functions
+
+    def _cut_twin(
+        self, kernels: str, runner: interpreter.Interpreter
+    ) -> Callable[[Arrays, Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+        """A twin as a function of float images and the interpreter's tensors to the codes of all tensors.
+
+        Behind a bounded operator it goes on with the interpreter's codes; see `bounds`.
+        """
+        from tflite_export import twin
+
+        given = [name for name in bounds.of_tensors(self._model, kernels) if name in runner.kept]
+        whole = self._twins[TWINS[kernels]]
+        cut = twin.IntegerTwin(bounds.cut(self._model, given), whole.rounding) if given else whole
+        activations = [name for name, tensor in self._model.tensors.items() if tensor.data is None]
+        computed = {name: f"{name}{bounds.COMPUTED}" if name in given else name for name in activations}
+        run = _traced_twin(cut, list(computed.values()))
+
+        def codes(arrays: Arrays, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            inputs = runner.to_inputs(self._for_file(arrays))
+            found = run((*inputs, *(tensors[name] for name in given)))
+            return {name: np.asarray(found[written]) for name, written in computed.items()}
+
+        return codes
 
     def _of_runtime(self, runtime: Runtime) -> Outputs:
         """A runtime's outputs as codes of the tensors inside the borders."""
 
-        def run(batch: np.ndarray) -> list[np.ndarray]:
-            outputs = runtime.run(batch)
+        def run(arrays: Arrays) -> list[np.ndarray]:
+            outputs = runtime.run(self._for_file(arrays))
             pairs = zip(self._model.outputs, self._inner, strict=True)
             return [_inner_codes(outputs[name], inner) for name, inner in pairs]
 
@@ -158,32 +197,32 @@ class Run:
 
     def _student_codes(self, outputs: Any) -> list[np.ndarray]:
         """The student's outputs are on their grid already; dividing by the scale gives the codes exactly."""
-        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        import tensorflow as tf
+
+        outputs = tf.nest.flatten(outputs)
         return [_inner_codes(output.numpy(), inner) for output, inner in zip(outputs, self._inner, strict=True)]
 
     def _batches(self, images: Any, batch_size: int, label: str) -> Iterator[comparing.Batch]:
         """Batches with a progress bar in images."""
-        total = comparing.number_of(images)
+        total = comparing.number_of(images, tuple(self._shapes))
         with tqdm.tqdm(
             total=total, desc=f"verify {label}", unit="image", disable=not self._verbose, leave=False, mininterval=1
         ) as bar:
-            for batch in comparing.batches(images, self._shape, batch_size):
+            for batch in comparing.batches(images, self._shapes, batch_size):
                 yield batch
-                bar.update(len(batch.images))
+                bar.update(len(batch))
 
-    def _first(self, images: Any, limit: int) -> Iterator[np.ndarray]:
+    def _first(self, images: Any, limit: int) -> Iterator[Arrays]:
         for batch in self._batches(images, TENSOR_BATCH, "tensors"):
-            part = batch.images[:limit]
+            part = batch.first(limit)
             limit -= len(part)
-            yield part
+            yield part.inputs
             if not limit:
                 break
-        if self._suspects:
-            yield np.stack(self._suspects)
 
-    def _timed(self, name: str, run: Outputs, images: np.ndarray) -> Sequence[np.ndarray]:
+    def _timed(self, name: str, run: Outputs, arrays: Arrays) -> Sequence[np.ndarray]:
         start = time.perf_counter()
-        result = run(images)
+        result = run(arrays)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         return result
 
@@ -200,12 +239,12 @@ class FloatTable:
         self._layers = {name: layer for name, layer in pairs.items() if layer in layers}
         self._grids = {name: model.tensors[name] for name in self._layers}
         probe = keras.Model(teacher.inputs, {name: layers[layer].output for name, layer in self._layers.items()})
-        self._run = _traced(lambda x: probe(x, training=False), tuple(teacher.input_shape[1:]))
+        self._run = _traced(lambda x: probe(x, training=False), [t.shape[1:] for t in teacher.inputs])
         self._powers = dict.fromkeys(self._layers, (0.0, 0.0))
 
-    def add(self, images: np.ndarray, tensors: Mapping[str, np.ndarray]) -> None:
+    def add(self, arrays: Arrays, tensors: Mapping[str, np.ndarray]) -> None:
         """Adds a batch."""
-        for name, values in self._run(images).items():
+        for name, values in self._run(arrays).items():
             exact = values.numpy().astype(np.float64)
             grid = self._grids[name]
             error = interpreter.dequantize(tensors[name], float(grid.scale), grid.zero_point) - exact
@@ -227,18 +266,51 @@ def _inner_codes(values: np.ndarray, inner: deployed_lib.Tensor) -> np.ndarray:
     return values.astype(np.int16) - 128 if values.dtype == np.uint8 else values
 
 
+def file_order(student: Any, deployed: deployed_lib.DeployedModel) -> list[int]:
+    """For each input of the file the number of the student's input that it is: a file lists them as its operators read them."""
+    from tf_fpq import graph
+    from tf_fpq.layers import QuantizeActivation
+
+    numbers = {id(tensor): number for number, tensor in enumerate(student.inputs)}
+    quantizers = {
+        call.name: numbers[id(call.inputs[0])]
+        for call in graph.calls(student)
+        if isinstance(call.layer, QuantizeActivation) and id(call.inputs[0]) in numbers
+    }
+    clips = {operator.inputs[0]: operator.outputs[0] for operator in deployed.operators if operator.kind in _CLIPS}
+    order = []
+    for name in deployed.inputs:
+        # A low-bit input is clipped first; the result of the clips has the quantizer's name.
+        while name not in quantizers:
+            name = clips[name]
+        order.append(quantizers[name])
+    return order
+
+
 def _traced(
-    function: Callable[..., Any], shape: tuple[int, ...], dtype: Any = np.float32
-) -> Callable[[np.ndarray], Any]:
-    """A graph function of images with any batch size, traced once."""
+    function: Callable[..., Any], shapes: Sequence[Sequence[int]], dtypes: Sequence[Any] | None = None
+) -> Callable[[Arrays], Any]:
+    """A graph function of one array for each input, with any batch size, traced once.
+
+    `function` gets the tensor of a model with one input, else the list of tensors.
+    """
     import tensorflow as tf
 
-    return tf.function(function, input_signature=[tf.TensorSpec((None, *shape), dtype)])
+    dtypes = [np.float32] * len(shapes) if dtypes is None else dtypes
+    specs = [tf.TensorSpec((None, *shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    graph = tf.function(lambda *parts: function(parts[0] if len(parts) == 1 else list(parts)), input_signature=specs)
+    return lambda arrays: graph(*arrays)
 
 
-def _selected(twin: Any, names: Sequence[str], codes: Any) -> dict[str, Any]:
-    found = twin.run_codes(codes)
-    return {name: found[name] for name in names}
+def _traced_twin(twin: Any, names: Sequence[str]) -> Callable[[Arrays], dict[str, Any]]:
+    """The codes of tensors `names` as a function of the codes of a twin's inputs."""
+
+    def selected(codes: Any) -> dict[str, Any]:
+        found = twin.run_codes(codes)
+        return {name: found[name] for name in names}
+
+    inputs = [twin.deployed.tensors[name] for name in twin.deployed.inputs]
+    return _traced(selected, [tensor.shape[1:] for tensor in inputs], [np.dtype(tensor.dtype) for tensor in inputs])
 
 
 def _numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@
 
 The first form deploys the student afresh and compares every constant of the file with it, then runs integer twin and
 interpreter on all images: not one output code may differ. The second form needs neither TensorFlow nor a student; without
---images it runs on random codes. Images are x.npy, or x.npz with `images` and `labels`, preprocessed as for training.
+--images it runs on random codes. Images are x.npy, or x.npz with `images` and `labels`, preprocessed as for training; for a network
+of several inputs x.npz with an array by the name of each (of the left file's tensors, where there is no student).
 
 Exit code: 0 the conditions are met, 1 they are not (the first bad tensor is named), 2 a file cannot be read or run.
 
@@ -26,7 +27,9 @@ if __name__ not in ("__main__", "__mp_main__"):
         "tflite_export.verify is a program (python -m tflite_export.verify) and a function, not a module to import."
     )
 
-_IMAGES = flags.DEFINE_string("images", None, "x.npy with images, or x.npz with `images` and `labels`.")
+_IMAGES = flags.DEFINE_string(
+    "images", None, "x.npy with images, or x.npz with `images` (or an array by the name of each input) and `labels`."
+)
 _TEACHER = flags.DEFINE_string(
     "teacher", None, "Float model (.keras): adds each tensor's distance from the float network."
 )

@@ -4,14 +4,13 @@ already known.
 
 from collections.abc import Mapping
 import os
-import pathlib
-import tempfile
 
 from ai_edge_litert import schema_py_generated as schema
 import flatbuffers
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
+from tflite_export import files
 from tflite_export import operator_options
 from tflite_export import operator_versions
 
@@ -86,22 +85,7 @@ def write_bytes(data: bytes, path: str | os.PathLike[str]) -> int:
     Raises:
       OSError: If the path cannot be written; what was there before is untouched.
     """
-    target = pathlib.Path(path)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = pathlib.Path(file.name)
-            file.write(data)
-        # A temporary file is readable by its owner only; an exported model is a file like others.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise type(error)(error.errno, f"Cannot write the .tflite file ({error.strerror})", str(target)) from error
-    return len(data)
+    return files.write_whole(data, path, "the .tflite file")
 
 
 def check(deployed: deployed_lib.DeployedModel) -> None:

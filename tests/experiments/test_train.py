@@ -32,6 +32,7 @@ def test_every_field_is_a_flag_and_arrives():
         "weight_bits": 2, "activation_bits": 3, "quantizer": "other", "methods": ["sfp"], "noise_probability": 0.2,
         "noise_position": "post", "csd_weight": 0.5, "epochs": 1, "float_epochs": 2, "batch_size": 3, "learning_rate": 0.2,
         "float_learning_rate": 0.3, "step_size_learning_rate_factor": 0.4, "weight_decay": 0.5, "augment": False,
+        "jit_compile": True, "precision": "mixed_bfloat16",
         "calibration_examples": 9, "seed": 4, "workdir": "w", "teacher": __file__, "input_type": "uint8", "output_type": "float32",
         "kernels": ["xnnpack"], "min_top1_agreement": 0.6,
     }  # fmt: skip

@@ -139,9 +139,10 @@ def test_rules_that_are_none(text):
         checking.parse_rule(text)
 
 
-def run(*arguments):
+def run(*arguments, **environment):
     command = [sys.executable, "-m", "tf_fpq.check", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": ""})
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "", **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def test_the_command_reads_a_keras_3_file(tmp_path):
@@ -161,3 +162,25 @@ def test_the_command_fails_on_a_model_that_is_not_supported(tmp_path):
     unsupported().save(tmp_path / "model.keras")
     done = run(str(tmp_path / "model.keras"))
     assert done.returncode == 1 and "recurrent" in done.stdout
+
+
+OWN_LAYER = """
+from tf_fpq.keras_compat import keras
+
+@keras.utils.register_keras_serializable(package="my_layers")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return x * 2
+"""
+
+
+def test_the_command_imports_what_registers_ones_own_classes(tmp_path):
+    (tmp_path / "my_layers.py").write_text(OWN_LAYER)
+    names = {}
+    exec(OWN_LAYER, names)
+    x = keras.Input((4,), name="x")
+    keras.Model(x, layers.Dense(2)(names["Twice"](name="twice")(x))).save(tmp_path / "model.keras")
+    done = run(str(tmp_path / "model.keras"))
+    assert done.returncode == 1 and "--imports=MODULE" in done.stderr and "Traceback" not in done.stderr
+    done = run(str(tmp_path / "model.keras"), "--imports=my_layers", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1 and "Two ways out" in done.stdout and "Traceback" not in done.stderr

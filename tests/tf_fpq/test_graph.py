@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_fpq
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
 
@@ -113,3 +114,13 @@ def test_copy_weights_of_an_adapted_normalization():
 @pytest.mark.parametrize("thing", [None, layers.Dense(1), keras.Sequential([layers.Dense(1)])])
 def test_what_has_no_graph(thing):
     assert not graph.is_functional(thing)
+
+
+@pytest.mark.slow
+def test_a_model_deeper_than_pythons_usual_stack_is_quantized_saved_and_loaded(tmp_path):
+    x = inputs = keras.Input((2,))
+    for _ in range(1100):
+        x = keras.layers.ActivityRegularization()(x)
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+    tf_fpq.quantize_model(model, [tf_fpq.QuantRule()]).save(tmp_path / "deep.keras")
+    assert len(keras.models.load_model(tmp_path / "deep.keras").layers) > 1100

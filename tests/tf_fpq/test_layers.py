@@ -106,6 +106,7 @@ def test_clones_and_configs(trained):
 def test_freezing_a_layer_or_the_model():
     student = student_of(_network())
     count = len(student.trainable_weights)
+    assert not student.get_layer("image_quantize").trainable
     conv = student.get_layer("conv")
     conv.trainable = False
     assert len(student.trainable_weights) == count - 3  # kernel, bias and step size
@@ -117,7 +118,7 @@ def test_freezing_a_layer_or_the_model():
     student.trainable = False
     assert not student.trainable_weights and len(student.non_trainable_weights) == len(student.weights)
     student.trainable = True
-    assert len(student.trainable_weights) == count
+    assert len(student.trainable_weights) == count + 1  # the step size of the 8-bit input too, which starts frozen
 
 
 def test_a_layer_frozen_before_is_frozen_with_its_steps(tmp_path):
@@ -232,4 +233,4 @@ def test_quantizer_variables_are_listed_once():
     image = keras.Input((4, 4, 2))
     student = tf_fpq.quantize_model(keras.Model(image, conv(conv(image))), [tf_fpq.QuantRule()])
     names = [variable.name for variable in fpq_layers.quantizer_variables(student)]
-    assert len(names) == len(set(names)) == 4  # the kernel, the input, both outputs
+    assert len(names) == len(set(names)) == 3  # the kernel and both outputs; the 8-bit input keeps its step

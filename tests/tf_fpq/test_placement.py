@@ -189,3 +189,23 @@ def test_integer_inputs_become_float():
     tf_fpq.calibrate(student, pixels, verbose=0)
     np.testing.assert_allclose(student.predict(pixels, verbose=0), model(pixels), atol=0.03)
     assert np.ptp(model(pixels)) > 0.3
+
+
+@pytest.mark.parametrize(("bits", "trains"), [(8, False), (4, True)])
+def test_an_8_bit_grid_of_an_input_keeps_its_step(bits, trains):
+    image = keras.Input((4, 4, 2), name="image")
+    outputs = keras.layers.Conv2D(2, 1, name="c")(image)
+    student = tf_fpq.quantize_model(
+        keras.Model(image, outputs), [tf_fpq.QuantRule(".*", weight_bits=8, activation_bits=bits)]
+    )
+    assert student.get_layer("image_quantize").trainable == trains
+    assert student.get_layer("c_quantize").trainable
+
+
+def test_a_grid_that_an_input_shares_with_others_trains():
+    image = keras.Input((4, 4, 2), name="image")
+    joined = keras.layers.Concatenate(name="join")([image, keras.layers.Conv2D(2, 1, name="c")(image)])
+    student = tf_fpq.quantize_model(
+        keras.Model(image, joined), [tf_fpq.QuantRule(".*", weight_bits=8, activation_bits=8)]
+    )
+    assert student.get_layer("image_quantize").trainable

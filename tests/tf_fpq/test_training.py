@@ -136,3 +136,15 @@ def test_an_uncalibrated_student_is_pointed_out():
     with pytest.warns(UserWarning, match="Not calibrated: image_quantize"):
         QatModel(student)
     assert student_of(network()).name
+
+
+def test_a_frozen_layer_keeps_its_step_sizes():
+    _, student = pair()
+    layer = student.get_layer("stem_relu_quantize")
+    layer.trainable = False
+    before = layer.get_weights()
+    model = QatModel(student)
+    fit(model)
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert len(model.trainable_weights) == len(student.trainable_weights)

@@ -66,6 +66,43 @@ def test_export_then_verify(folder):
     assert json.loads((folder / "overlay.json").read_text())["main"]["results"]
 
 
+def test_labels_and_normalization_become_metadata(folder):
+    labels = folder / "labels.txt"
+    labels.write_text("cat\ndog\nbird\nfish\nhorse\n\n")
+    target = folder / "labelled.tflite"
+    flags = [f"--labels={labels}", "--mean=127.5,100", "--std=64", "--input_type=float32", "--json"]
+    done = run("export", folder / "student.keras", target, *flags)
+    assert done.returncode == 0, done.stderr
+    found = tflite_export.read_metadata(target)
+    assert found.labels == ("cat", "dog", "bird", "fish", "horse")
+    # One number stands for both channels.
+    assert (found.mean, found.std) == ((127.5, 100.0), (64.0, 64.0))
+    printed = json.loads(done.stdout)
+    assert (printed["labels"], printed["mean"], printed["std"]) == (list(found.labels), [127.5, 100.0], [64.0, 64.0])
+    # The network is the one without metadata.
+    plain = tflite_export.export(small_student.student(), folder / "plain.tflite", input_type="float32")
+    assert parameters.differences(plain.file_model, tflite_export.read(target)) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "message"),
+    [
+        ("cat\ndog\n", [], "labels must be one per class, 5. Received: 2 labels."),
+        (None, ["--labels=absent.txt"], "No such file or directory: 'absent.txt'"),
+        (None, ["--mean=127.5"], "--mean and --std go together. Received: --mean=['127.5'], --std=None."),
+        (None, ["--mean=half", "--std=1"], "--mean must be one number, or one per channel by commas. Received: half."),
+    ],
+)
+def test_labels_and_normalizations_that_do_not_fit_are_one_line(folder, tmp_path, lines, flags, message):
+    if lines is not None:
+        (tmp_path / "labels.txt").write_text(lines)
+        flags = [*flags, f"--labels={tmp_path / 'labels.txt'}"]
+    done = run("export", folder / "student.keras", tmp_path / "never.tflite", *flags)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and message in line and "Traceback" not in done.stderr
+    assert not (tmp_path / "never.tflite").exists()
+
+
 def test_verify_fails_for_ci_and_names_the_tensor(folder):
     exported = tflite_export.export(small_student.student(), folder / "y.tflite")
     student = small_student.make_student()

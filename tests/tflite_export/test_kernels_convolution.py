@@ -175,7 +175,7 @@ def test_refuses_accumulators_that_overflow():
 def test_refuses_what_the_kernels_do_not_run():
     rng = np.random.default_rng(9)
     model = weighted("CONV_2D", rng, *CONVOLUTIONS[0][:3], 0, out_scale=1e-6)
-    with pytest.raises(ValueError, match=r"below 256.*calibrate"):
+    with pytest.raises(ValueError, match=r"256\) .*clipped"):
         twin_lib.IntegerTwin(model)
     model = weighted("DEPTHWISE_CONV_2D", rng, (1, 4, 4, 3), (1, 1, 1, 6), (1, 4, 4, 6), 3)
     with pytest.raises(ValueError, match="depth_multiplier=1"):
@@ -183,3 +183,13 @@ def test_refuses_what_the_kernels_do_not_run():
     model = weighted("CONV_2D", rng, *CONVOLUTIONS[0][:3], 0, stride=(1, 1))
     with pytest.raises(ValueError, match="no option"):
         twin_lib.IntegerTwin(model)
+
+
+def test_a_transposed_kernel_below_its_strides_is_not_xnnpacks():
+    model = weighted("CONV_2D", np.random.default_rng(0), (1, 4, 5, 6), (3, 1, 2, 6), (1, 8, 10, 3), 0)
+    shape = cases.constant("shape", np.array((1, 8, 10, 3), np.int32))
+    inputs = [shape, *(model.tensors[name] for name in ("w", "x", "b"))]
+    model = cases.one_operator("TRANSPOSE_CONV", inputs, model.tensors["y"], strides=(2, 2))
+    with pytest.raises(ValueError, match="pad the kernel with zeros"):
+        twin_lib.IntegerTwin(model, "single")
+    twin_lib.IntegerTwin(model, "double")

@@ -280,9 +280,9 @@ def test_images_are_streamed():
                 yield IMAGES[:8]
 
     endless = Endless()
-    stream = comparing.batches(endless, (8, 8, 2), 4)
+    stream = comparing.batches(endless, {"image": (8, 8, 2)}, 4)
     for _ in range(6):
-        assert next(stream).images.shape == (4, 8, 8, 2)
+        assert next(stream).inputs[0].shape == (4, 8, 8, 2)
     assert endless.taken == 3
 
 

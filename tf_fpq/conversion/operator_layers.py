@@ -39,6 +39,9 @@ class Substitute:
     inputs: Any
 
 
+Rule = Callable[[dict[str, Any], tf.TensorShape], Substitute | None]
+
+
 @register
 class Division(keras.layers.Rescaling):
     """`x / divisor`: a Rescaling by `1 / divisor` that rounds once, as TensorFlow's division does.
@@ -129,13 +132,10 @@ def _merge(class_name: str, inputs: list[Any]) -> Substitute | None:
 
 
 def _scaling(tensor: Any, shape: tf.TensorShape, scale: Any = 1.0, offset: Any = 0.0) -> Substitute | None:
-    if scale is None or offset is None or not _is_float(tensor) or _grows(tensor, shape):
+    if not _is_float(tensor) or _grows(tensor, shape):
         return None
-    return Substitute(
-        keras.layers.Rescaling,
-        {"scale": scale, "offset": offset, "dtype": tensor.dtype.name},
-        tensor,
-    )
+    line = {"scale": np.asarray(scale).tolist(), "offset": np.asarray(offset).tolist()}
+    return Substitute(keras.layers.Rescaling, {**line, "dtype": tensor.dtype.name}, tensor)
 
 
 def _grows(tensor: Any, shape: tf.TensorShape) -> bool:
@@ -144,33 +144,30 @@ def _grows(tensor: Any, shape: tf.TensorShape) -> bool:
     return len(before) != len(after) or any(new not in (None, old) for old, new in zip(before, after, strict=True))
 
 
-def _negative(constant: Any) -> Any:
-    return None if constant is None else (-np.asarray(constant)).tolist()
+def _arithmetic(class_name: str, line: Callable[[np.ndarray, bool], dict[str, Any]]) -> Rule:
+    """Two tensors merge; one and a constant are the line `scale * x + offset`.
+
+    Args:
+      class_name: The merging layer.
+      line: `line(constant, on_left)` gives `scale` and `offset`; `on_left` says that the constant is the left operand.
+    """
+
+    def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
+        left, right = _operands(arguments)
+        if _is_symbolic(left) and _is_symbolic(right):
+            return _merge(class_name, [left, right])
+        tensor, other = (left, right) if _is_symbolic(left) else (right, left)
+        constant = _constant(other, tensor)
+        return None if constant is None else _scaling(tensor, shape, **line(np.asarray(constant), tensor is right))
+
+    return rule
 
 
-def _add(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    left, right = _operands(arguments)
-    if _is_symbolic(left) and _is_symbolic(right):
-        return _merge("Add", [left, right])
-    tensor, constant = (left, right) if _is_symbolic(left) else (right, left)
-    return _scaling(tensor, shape, offset=_constant(constant, tensor))
-
-
-def _subtract(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    left, right = _operands(arguments)
-    if _is_symbolic(left) and _is_symbolic(right):
-        return _merge("Subtract", [left, right])
-    if _is_symbolic(left):
-        return _scaling(left, shape, offset=_negative(_constant(right, left)))
-    return _scaling(right, shape, scale=-1.0, offset=_constant(left, right))
-
-
-def _multiply(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    left, right = _operands(arguments)
-    if _is_symbolic(left) and _is_symbolic(right):
-        return _merge("Multiply", [left, right])
-    tensor, constant = (left, right) if _is_symbolic(left) else (right, left)
-    return _scaling(tensor, shape, scale=_constant(constant, tensor))
+_add = _arithmetic("Add", lambda constant, on_left: {"offset": constant})
+_multiply = _arithmetic("Multiply", lambda constant, on_left: {"scale": constant})
+_subtract = _arithmetic(
+    "Subtract", lambda constant, on_left: {"scale": -1.0, "offset": constant} if on_left else {"offset": -constant}
+)
 
 
 def _divide(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
@@ -183,7 +180,7 @@ def _divide(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | No
 
 def _extremum(
     class_name: str,
-) -> Callable[[dict[str, Any], tf.TensorShape], Substitute | None]:
+) -> Rule:
     def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
         del shape
         left, right = _operands(arguments)
@@ -196,7 +193,7 @@ def _extremum(
     return rule
 
 
-def _unary(class_name: str, **config: Any) -> Callable[[dict[str, Any], tf.TensorShape], Substitute | None]:
+def _unary(class_name: str, **config: Any) -> Rule:
     """A function of one tensor; further arguments must have the value that `config` cannot express otherwise."""
 
     def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
@@ -273,7 +270,7 @@ def _transpose(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute |
 
 def _global_pooling(
     class_name: str,
-) -> Callable[[dict[str, Any], tf.TensorShape], Substitute | None]:
+) -> Rule:
     def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
         del shape
         tensor, axis = arguments["input_tensor"], arguments["axis"]
@@ -332,11 +329,11 @@ def _negate(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | No
 
 def _activation(
     name: str,
-) -> Callable[[dict[str, Any], tf.TensorShape], Substitute | None]:
+) -> Rule:
     return _unary("Activation", activation=name)
 
 
-_RULES: dict[str, Callable[[dict[str, Any], tf.TensorShape], Substitute | None]] = {
+_RULES: dict[str, Rule] = {
     "__operators__.add": _add,
     "math.add": _add,
     "math.subtract": _subtract,

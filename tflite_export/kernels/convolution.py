@@ -17,12 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
+from tflite_export import ratios as ratios_lib
 from tflite_export.kernels import accumulate
 from tflite_export.kernels import base
 from tflite_export.kernels import rounding as rounding_lib
-
-# XNNPACK refuses a requantization scale of 256 or more, and with it the whole delegate.
-MAX_REQUANTIZATION_SCALE = 256.0
 
 
 def conv_2d(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
@@ -113,11 +111,20 @@ def transpose_conv(operator: deployed.Operator, tensors: base.Tensors, rounding:
 
     Options: strides=(1, 1), padding="SAME"|"VALID", activation="NONE"|.... Padding is that of the convolution from the
     output to the input. As the output shape is a constant, an interpreter runs it with batch 1 only.
+
+    single: XNNPACK does not take a kernel that is smaller than its stride, and the builtin kernel, which would run instead, rounds
+    ties by one rule in its vector loop and by another behind it. Such a kernel is refused; `fold.at_least_strides` pads it.
     """
     _, weights, x = base.input_tensors(operator, tensors)[:3]
     output, opts = base.output_tensor(operator, tensors), base.options(operator)
     inner = deployed.Operator(operator.kind, (x.name, weights.name, *operator.inputs[3:]), operator.outputs, opts)
     codes = base.constant(operator, tensors, 1, "weights")
+    if rounding == "single" and any(size < step for size, step in zip(codes.shape[1:3], opts["strides"], strict=True)):
+        base.fail(
+            operator,
+            "XNNPACK takes kernels of at least the strides: pad the kernel with zeros after its codes. "
+            f"Received: kernel {codes.shape[1:3]}, strides={tuple(opts['strides'])}.",
+        )
     bias = _bias(inner, tensors, codes.shape[0])
     dtype = accumulate.accumulator_type(operator, codes, bias, accumulate.largest_offset(x), (1, 2, 3))
     kernel, bias = tf.constant(np.transpose(codes, (1, 2, 0, 3)), dtype), tf.constant(bias, dtype)
@@ -140,14 +147,8 @@ def requantization_scale(operator: deployed.Operator, tensors: base.Tensors, dty
     x, weights = base.input_tensors(operator, tensors)[:2]
     s_in, s_out = (dtype(base.scalar_scale(operator, t)) for t in (x, base.output_tensor(operator, tensors)))
     s_w = np.reshape(np.asarray(weights.scale, np.float32), (-1,)).astype(dtype)
-    scale = s_in * s_w / s_out
-    if np.any(scale >= MAX_REQUANTIZATION_SCALE):
-        base.fail(
-            operator,
-            f"input scale * weight scale / output scale must be below {MAX_REQUANTIZATION_SCALE:g} (XNNPACK's limit). "
-            f"Received: {float(scale.max()):g}; calibrate its output again.",
-        )
-    return scale
+    ratios_lib.check(operator, tensors)
+    return s_in * s_w / s_out
 
 
 def _requantize(

@@ -9,12 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
+from tflite_export import ratios as ratios_lib
 from tflite_export.kernels import base
 from tflite_export.kernels import rounding as rounding_lib
 
-# XNNPACK's limits: lowest ratio taken, lowest ratio no longer taken.
-ADD_RATIOS = (2.0**-10, 2.0**8)
-MUL_RATIOS = (2.0**-16, 2.0**8)
 # Bits that ADD and SUB of the reference kernels keep below the binary point before the final multiplier.
 LEFT_SHIFT = 20
 
@@ -32,7 +30,7 @@ def add(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
     a, b = base.input_tensors(operator, tensors)
     scales = [base.scalar_scale(operator, t) for t in (a, b, base.output_tensor(operator, tensors))]
     ratios = np.array([scales[0] / scales[2], scales[1] / scales[2]], np.float32)
-    _check_ratios(operator, "input scale / output scale", ratios, ADD_RATIOS)
+    ratios_lib.check(operator, tensors)
     combine = _add_single(ratios, sign) if rounding == "single" else _add_double(scales, sign)
     zero_point = base.output_tensor(operator, tensors).zero_point
     low, high = base.bounds(operator, tensors, rounding)
@@ -57,7 +55,7 @@ def mul(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
     output = base.output_tensor(operator, tensors)
     s_a, s_b, s_out = (base.scalar_scale(operator, t) for t in (a, b, output))
     ratio = s_a * s_b / s_out
-    _check_ratios(operator, "scale * scale / output scale", np.array([ratio]), MUL_RATIOS)
+    ratios_lib.check(operator, tensors)
     low, high = base.bounds(operator, tensors, rounding)
     real = np.float64(s_a * s_b) / np.float64(s_out)
 
@@ -77,15 +75,6 @@ def extremum(operator: deployed.Operator, tensors: base.Tensors, rounding: round
     base.require_same_grid(operator, *base.input_tensors(operator, tensors), base.output_tensor(operator, tensors))
     choose = tf.maximum if operator.kind == "MAXIMUM" else tf.minimum
     return lambda *codes: choose(*base.operands(operator, tensors, codes))
-
-
-def _check_ratios(operator: deployed.Operator, what: str, ratios: np.ndarray, limits: tuple[float, float]) -> None:
-    if not np.all((ratios >= limits[0]) & (ratios < limits[1])):
-        base.fail(
-            operator,
-            f"{what} must lie in [{limits[0]:g}, {limits[1]:g}) (XNNPACK's limits); calibrate or clamp a scale. "
-            f"Received: {ratios.tolist()}.",
-        )
 
 
 def _add_single(ratios: np.ndarray, sign: int):

@@ -10,11 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
+from tflite_export import ratios as ratios_lib
 from tflite_export.kernels import base
 from tflite_export.kernels import rounding as rounding_lib
-
-# XNNPACK converts int8 to int8 with an 8-bit multiplier `rint(256 * s_in / s_out)`, for ratios in this range.
-CONVERT_RATIOS = (2.0**-8, 2.0**7)
 
 
 def from_table(tensor: deployed.Tensor, function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -57,8 +55,7 @@ def quantize(operator: deployed.Operator, tensors: base.Tensors, rounding: round
     ratio = s_in / scale
     if x.dtype != output.dtype:
         return _flip(operator, x, output)
-    if not CONVERT_RATIOS[0] <= ratio <= CONVERT_RATIOS[1]:
-        base.fail(operator, f"input scale / output scale must lie in {CONVERT_RATIOS}. Received: {ratio:g}.")
+    ratios_lib.check(operator, tensors)
     if rounding == "double":
         real = np.float64(s_in) / np.float64(scale)
         return from_table(
