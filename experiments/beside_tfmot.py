@@ -127,7 +127,7 @@ def _tfmot(config: Config, teacher: keras.Model, dataset: data.Dataset, path: pa
     import tensorflow_model_optimization as tfmot
 
     model = tfmot.quantization.keras.quantize_model(teacher)
-    pipeline._fit(model, config, dataset, config.learning_rate, config.epochs)
+    pipeline.fit(model, config, dataset, config.learning_rate, config.epochs)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8

@@ -114,7 +114,7 @@ def float_teacher(config: Config, dataset: data.Dataset) -> tuple[keras.Model, d
             )
         return teacher, {}
     model = models.build(config.model, dataset.image_shape, dataset.num_classes, config.width)
-    history = _fit(model, config, dataset, config.float_learning_rate, config.float_epochs)
+    history = fit(model, config, dataset, config.float_learning_rate, config.float_epochs)
     return model, history
 
 
@@ -135,7 +135,7 @@ def train_student(
         methods=config.make_methods(),
         step_size_learning_rate_factor=config.step_size_learning_rate_factor,
     )
-    return _fit(model, config, dataset, config.learning_rate, config.epochs)
+    return fit(model, config, dataset, config.learning_rate, config.epochs)
 
 
 def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
@@ -149,7 +149,7 @@ def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
     return tf_fpq.two_views(batches, weak=weak, strong=strong, seed=config.seed)
 
 
-def _fit(
+def fit(
     model: keras.Model, config: Config, dataset: data.Dataset, learning_rate: float, epochs: int
 ) -> dict[str, list[float]]:
     """SGD with momentum and a cosine to 0; the test accuracy is watched, nothing is chosen by it."""

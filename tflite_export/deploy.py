@@ -18,7 +18,7 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.layers import QuantizeActivation
 from tflite_export import lowering
 from tflite_export import ratios
-from tflite_export.deployed import DeployedModel, Operator, Tensor
+from tflite_export.deployed import INT4_KINDS, INT4_LIMIT, DeployedModel, Operator, Tensor, WeightType
 from tflite_export.fold import Kernel
 from tflite_export.lowering import Codes, Pending
 
@@ -29,41 +29,46 @@ INT32_MAX = 2**31 - 1
 _STEP_BITS = 7
 
 
-def deploy(student: keras.Model) -> DeployedModel:
+def deploy(student: keras.Model, weights: WeightType = "int8") -> DeployedModel:
     """Builds the deployed model of `student`.
+
+    Args:
+      student: A model from `tf_fpq.quantize_model`.
+      weights: "int4" for packed tensors where LiteRT has them and the codes fit, else "int8".
 
     Raises:
       ValueError: If the student was not made by `tf_fpq.quantize_model`, or a layer of it is not quantized.
     """
-    return Builder(student).build()
+    return Builder(student, weights).build()
 
 
-def round_biases(student: keras.Model) -> float:
+def round_biases(student: keras.Model, weights: WeightType = "int8") -> float:
     """Moves the student's biases onto the int32 grid of the deployed model, in place.
 
-    The file rounds every folded bias to a multiple of `input scale * weight scale`, up to 0.05 output steps at W4A4, and a
+    The file rounds every folded bias to a multiple of `input scale * weight scale`, a small part of an output step, and a
     value that this tips over makes other values tip behind it. Training cannot avoid it, as the grid moves with every step.
     After training, this adds the difference to the variable that the bias comes from (a layer's bias, or the beta of its batch
     norm), by at most half a bias step. The deployed model is the same before and after; the student then computes what it does.
 
     Args:
       student: A trained model from `tf_fpq.quantize_model`.
+      weights: See `deploy`; packed weights have coarser grids.
 
     Returns:
       The largest move.
     """
-    moves = bias_moves(student)
+    moves = bias_moves(student, weights)
     for variable, move in moves:
         variable.assign(variable.numpy().astype(np.float64) + move)
     return max((float(np.abs(move).max()) for _, move in moves), default=0.0)
 
 
-def bias_moves(student: keras.Model) -> list[tuple[tf.Variable, np.ndarray]]:
+def bias_moves(student: keras.Model, weights: WeightType = "int8") -> list[tuple[tf.Variable, np.ndarray]]:
     """What to add to the student's variables so that its biases lie on their int32 grids; see `round_biases`.
 
     A variable that shifts several kernels, of a shared layer, cannot be on all their grids and is left out.
     """
-    builder = Builder(student)
+    builder = Builder(student, weights)
     builder.build()
     variables = [variable for variable, _ in builder.bias_moves]
     return [(v, move) for v, move in builder.bias_moves if sum(v is other for other in variables) == 1]
@@ -72,12 +77,14 @@ def bias_moves(student: keras.Model) -> list[tuple[tf.Variable, np.ndarray]]:
 class Builder:
     """Collects tensors and operators along a student."""
 
-    def __init__(self, student: keras.Model):
+    def __init__(self, student: keras.Model, weights: WeightType = "int8"):
         self._student = student
+        self._weights = weights
         self.tensors: dict[str, Tensor] = {}
         self._operators: list[Operator] = []
         self._values: dict[int, Codes | Pending | None] = {id(tensor): None for tensor in student.inputs}
-        self._inputs: list[str] = []
+        # Position among the student's inputs, and name.
+        self._inputs: list[tuple[int, str]] = []
         self._names = {call.name for call in graph.calls(student)}
         self.bias_moves: list[tuple[tf.Variable, np.ndarray]] = []
 
@@ -86,8 +93,9 @@ class Builder:
         for call in graph.calls(self._student):
             sources = [self._values[id(tensor)] for tensor in call.inputs]
             self._values[id(call.outputs[0])] = self._visit(call, sources)
+        inputs = tuple(name for _, name in sorted(self._inputs))
         outputs = tuple(self._output(tensor) for tensor in self._student.outputs)
-        return DeployedModel(self.tensors, tuple(self._operators), tuple(self._inputs), outputs, self._student.name)
+        return DeployedModel(self.tensors, tuple(self._operators), inputs, outputs, self._student.name)
 
     def _output(self, tensor: Any) -> str:
         value = self._values[id(tensor)]
@@ -100,22 +108,24 @@ class Builder:
     def _visit(self, call: graph.Call, sources: list[Any]) -> Codes | Pending:
         name, output = call.name, call.outputs[0]
         if isinstance(call.layer, QuantizeActivation):
-            return self._quantize(call.layer, name, sources[0], output)
+            return self._quantize(call, sources[0])
         if any(source is None for source in sources):
             raise ValueError(f"Layer {name!r} reads a float input; make the student with tf_fpq.quantize_model.")
         if isinstance(sources[0], Pending):
             return lowering.join(call.layer, sources[0])
         return lowering.start(self, call.layer, name, tuple(sources), output)
 
-    def _quantize(self, layer: QuantizeActivation, name: str, value: Any, output: Any) -> Codes:
-        """Gives the grid of `layer` to a pending operator, a model input, or codes on another grid."""
+    def _quantize(self, call: graph.Call, value: Any) -> Codes:
+        """Gives the grid of a `QuantizeActivation` to a pending operator, a model input, or codes on another grid."""
+        layer, name, output = call.layer, call.name, call.outputs[0]
         spec = layer.quantizer.spec
         step_size, zero_point = (np.float32(part) for part in layer.quantizer.grid(layer.variables_of_quantizer))
         grid_zero = INT8_MAX - spec.qmax + int(zero_point)
         tensor = Tensor(name, static_shape(output), "int8", np.asarray(step_size, np.float32), grid_zero)
         lowest = INT8_MAX - (spec.qmax - spec.qmin)
         if value is None:
-            return self._model_input(tensor, lowest)
+            position = [id(source) for source in self._student.inputs].index(id(call.inputs[0]))
+            return self._model_input(position, tensor, lowest)
         pending = Pending("QUANTIZE", (value,), monotone=True) if isinstance(value, Codes) else value
         low = INT8_MIN if pending.nonnegative else lowest
         high = INT8_MAX if "RELU6" in (pending.fused, pending.kind) else _code(pending.clamp[1], tensor)
@@ -123,9 +133,9 @@ class Builder:
         self._emit(pending, written)
         return self._clip(tensor, low, high, Codes(written.name, pending.nonnegative))
 
-    def _model_input(self, tensor: Tensor, lowest: int) -> Codes:
+    def _model_input(self, position: int, tensor: Tensor, lowest: int) -> Codes:
         written = self._before_clips(tensor, lowest, INT8_MAX)
-        self._inputs.append(written.name)
+        self._inputs.append((position, written.name))
         return self._clip(tensor, lowest, INT8_MAX, Codes(written.name))
 
     def _before_clips(self, tensor: Tensor, low: int, high: int) -> Tensor:
@@ -164,7 +174,7 @@ class Builder:
         inputs = tuple(source.name for source in pending.sources)
         kernel: tuple[str, ...] = ()
         if pending.kernel is not None:
-            kernel = self._add_kernel(pending.kernel, self.tensors[inputs[0]])
+            kernel = self._add_kernel(pending.kernel, pending.kind, self.tensors[inputs[0]])
         if pending.kind == "TRANSPOSE_CONV":
             inputs = (*before, kernel[0], *inputs, kernel[1])
         else:
@@ -222,8 +232,10 @@ class Builder:
         between = self._requantized(source, output.name, scale, tensor.zero_point if up else output.zero_point)
         return self._towards(between, output)
 
-    def _add_kernel(self, kernel: Kernel, source: Tensor) -> tuple[str, str]:
+    def _add_kernel(self, kernel: Kernel, kind: str, source: Tensor) -> tuple[str, str]:
         """Adds the constant tensors of weights and bias and returns their names."""
+        packed = self._weights == "int4" and kind in INT4_KINDS and np.abs(kernel.codes).max(initial=0) <= INT4_LIMIT
+        kernel = kernel.widened(INT4_LIMIT if packed else INT8_MAX, source.scale)
         scale = kernel.scale.astype(np.float32)
         bias_scale = (source.scale * scale).astype(np.float32)
         step = np.float64(source.scale) * scale.astype(np.float64)
@@ -238,7 +250,9 @@ class Builder:
                 "bias: train with a larger batch norm epsilon, or prune the channel."
             )
         name, bias_name = self._new_name(kernel.name), self._new_name(f"{kernel.name}_bias")
-        self.tensors[name] = Tensor(name, kernel.codes.shape, "int8", scale, 0, kernel.axis, kernel.codes)
+        self.tensors[name] = Tensor(
+            name, kernel.codes.shape, "int4" if packed else "int8", scale, 0, kernel.axis, kernel.codes
+        )
         self.tensors[bias_name] = Tensor(bias_name, bias.shape, "int32", bias_scale, 0, 0, bias.astype(np.int32))
         return name, bias_name
 

@@ -13,9 +13,14 @@ so that "trained integers are exported integers" is a comparison of two records.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+# Operators that LiteRT runs with packed INT4 weights, and their largest code.
+INT4_KINDS = ("CONV_2D", "FULLY_CONNECTED")
+INT4_LIMIT = 7
+WeightType = Literal["int8", "int4"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

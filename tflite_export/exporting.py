@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from tflite_export.twin import IntegerTwin
 
 IoType = Literal["int8", "uint8", "float32"]
-WeightType = Literal["int8", "int4"]
-
-# Operators whose weights LiteRT runs as packed INT4, and the codes that fit (narrow range).
-INT4_KINDS = ("CONV_2D", "FULLY_CONNECTED")
-INT4_LIMIT = 7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +40,7 @@ class ExportedModel:
     deployed: deployed_lib.DeployedModel
     input_type: IoType
     output_type: IoType
-    weights: WeightType
+    weights: deployed_lib.WeightType
     bytes: int
     metadata: metadata_lib.Metadata = metadata_lib.Metadata()
 
@@ -73,7 +68,7 @@ def export(
     *,
     input_type: IoType = "int8",
     output_type: IoType = "int8",
-    weights: WeightType = "int8",
+    weights: deployed_lib.WeightType = "int8",
     round_biases: bool = True,
     labels: Sequence[str] | None = None,
     normalization: tuple[Any, Any] | None = None,
@@ -119,11 +114,11 @@ def export(
     data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
     size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
-        deploy.round_biases(student)
+        deploy.round_biases(student, weights)
     return ExportedModel(os.fspath(path), deployed, input_type, output_type, weights, size, metadata)
 
 
-def deployed_model(student: Any, weights: WeightType = "int8") -> deployed_lib.DeployedModel:
+def deployed_model(student: Any, weights: deployed_lib.WeightType = "int8") -> deployed_lib.DeployedModel:
     """The deployed model of a student, with packed weights where asked; see `export`."""
     from tf_fpq.keras_compat import keras
     from tflite_export import deploy
@@ -140,8 +135,13 @@ def deployed_model(student: Any, weights: WeightType = "int8") -> deployed_lib.D
             "student must be a functional model from tf_fpq.quantize_model. "
             f"Received: a subclassed or unbuilt {type(student).__name__} {student.name!r}."
         )
-    deployed = deploy.deploy(student)
-    return pack_int4(deployed) if weights == "int4" else deployed
+    deployed = deploy.deploy(student, weights)
+    if weights == "int4" and not any(tensor.dtype == "int4" for tensor in deployed.tensors.values()):
+        raise ValueError(
+            f"No weight of {deployed.name!r} fits INT4: it needs a convolution or Dense layer with weight_bits of 4 or less. "
+            "Received: weights='int4'."
+        )
+    return deployed
 
 
 def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
@@ -168,29 +168,9 @@ def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
     return ExportedModel(os.fspath(path), deployed, input_type, output_type, weights, size, metadata)
 
 
-def pack_int4(deployed: deployed_lib.DeployedModel) -> deployed_lib.DeployedModel:
-    """The same network with INT4 tensors for the weights that LiteRT runs so and whose codes fit.
-
-    Raises:
-      ValueError: If no weight fits.
-    """
-    packed = {}
-    for operator in deployed.operators:
-        if operator.kind in INT4_KINDS:
-            weight = deployed.tensors[operator.inputs[1]]
-            if np.abs(weight.data.astype(np.int16)).max(initial=0) <= INT4_LIMIT:
-                packed[weight.name] = dataclasses.replace(weight, dtype="int4")
-    if not packed:
-        raise ValueError(
-            f"No weight of {deployed.name!r} fits INT4: it needs a convolution or Dense layer with weight_bits of 4 or less. "
-            "Received: weights='int4'."
-        )
-    return dataclasses.replace(deployed, tensors={**deployed.tensors, **packed})
-
-
 def unpacked_weights(deployed: deployed_lib.DeployedModel) -> list[str]:
     """Names of weights that are int8 in a model exported with `weights="int4"`."""
-    kinds = (*INT4_KINDS, "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+    kinds = (*deployed_lib.INT4_KINDS, "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
     names = [operator.inputs[1] for operator in deployed.operators if operator.kind in kinds]
     return [
         name for name in names if deployed.tensors[name].data is not None and deployed.tensors[name].dtype == "int8"

@@ -6,6 +6,7 @@ its codes (negated where `f < 0`), its scale becomes `step_size * |f|` and its b
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ layers = keras.layers
 
 # Code of the only weight of a channel that is scaled and shifted: with the scale `|factor| / 127` it is exact.
 UNIT_CODE = 127
+# Where biases stay when codes are widened: half of int32, so that the sum has room.
+BIAS_LIMIT = 2.0**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,24 @@ class Kernel:
         return dataclasses.replace(
             self, codes=self.codes * sign, scale=scale, bias=self.bias * factor + offset, offset=variable
         )
+
+    def widened(self, limit: int, input_scale: float) -> "Kernel":
+        """The same weights, with codes `2^k` times as large and scales `2^-k` as large.
+
+        k is the largest that keeps the codes within `limit` and the bias within half of int32. At low widths sums of products thereby have
+        steps as fine, beside those of their output, as at 8 bits. The bias, a multiple of that step, is `2^k` times as exact; and
+        kernels that round twice lose their bias: they first round to a multiple of `2^-n` output steps, where n is what the
+        requantization shifts by, and at n = 1 take every fraction from a quarter up to the next code (`kernels/rounding.py`).
+
+        Args:
+          limit: Largest code of the container.
+          input_scale: Scale of the codes that the weights are multiplied by.
+        """
+        codes = int(np.abs(self.codes.astype(np.int16)).max(initial=1)) or 1
+        bias = np.abs(self.bias / (input_scale * self.scale)).max(initial=0)
+        room = min(limit / codes, BIAS_LIMIT / max(bias, 1))
+        power = 2 ** max(0, math.floor(math.log2(room)))
+        return dataclasses.replace(self, codes=(self.codes * power).astype(np.int8), scale=self.scale / power)
 
 
 def quantized_kernel(layer: Any, name: str, transpose: Callable[[np.ndarray], np.ndarray], axis: int) -> Kernel:

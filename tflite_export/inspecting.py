@@ -161,8 +161,9 @@ def arena_bytes(model: deployed_lib.DeployedModel) -> int:
 
 
 def _code_bits(tensor: deployed_lib.Tensor) -> int:
-    """Width of the narrowest symmetric, narrow-range grid that holds the codes."""
-    largest = int(np.abs(tensor.data.astype(np.int16)).max(initial=0))
+    """Width of the narrowest symmetric, narrow-range grid that holds the codes, but for a factor that they share."""
+    codes = np.abs(tensor.data.astype(np.int16))
+    largest = int(codes.max(initial=0)) // max(1, int(np.gcd.reduce(codes, axis=None)))
     return max(2, largest.bit_length() + 1)
 
 

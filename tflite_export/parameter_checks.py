@@ -48,7 +48,9 @@ def constants(model: deployed_lib.DeployedModel) -> list[str]:
 
 
 def student_weights(student: Any, found: deployed_lib.DeployedModel) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
-    """Compares the student's own quantizer codes with the weights of a file, up to the sign a batch norm's gamma gives a channel.
+    """Compares the student's own quantizer codes with the weights of a file.
+
+    They are equal up to the sign that a batch norm's gamma gives a channel, and to one power of two that fills the container.
 
     This does not go through the exporter's fold: it is the second opinion on it.
 
@@ -81,11 +83,14 @@ def student_weights(student: Any, found: deployed_lib.DeployedModel) -> tuple[tu
 
 
 def _channel_failures(name: str, trained: np.ndarray, stored: np.ndarray) -> list[Failure]:
-    """A channel may be negated, or all zero where its gamma is 0, but not anything else."""
+    """A channel may be negated, or all zero where its gamma is 0, and all multiplied by one power of two, but not anything else."""
     if trained.shape != stored.shape:
         return [Failure("parameters", name, f"has {stored.shape} codes; the student's kernel has {trained.shape}")]
-    same = (trained == stored).all(1) | (trained == -stored).all(1) | (stored == 0).all(1)
-    bad = np.flatnonzero(~same)
+    stored = stored.astype(np.int16)
+    candidates = [trained.astype(np.int16) * 2**power for power in range(7)]
+    matches = [(wide == stored).all(1) | (wide == -stored).all(1) | (stored == 0).all(1) for wide in candidates]
+    best = int(np.argmax([match.sum() for match in matches]))
+    trained, bad = candidates[best], np.flatnonzero(~matches[best])
     if not bad.size:
         return []
     wrong = int((trained[bad[0]] != stored[bad[0]]).sum())

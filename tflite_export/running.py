@@ -267,7 +267,7 @@ def _inner_codes(values: np.ndarray, inner: deployed_lib.Tensor) -> np.ndarray:
 
 
 def file_order(student: Any, deployed: deployed_lib.DeployedModel) -> list[int]:
-    """For each input of the file the number of the student's input that it is: a file lists them as its operators read them."""
+    """For each input of the file the number of the student's input that it is; one that nothing reads is in no file."""
     from tf_fpq import graph
     from tf_fpq.layers import QuantizeActivation
 

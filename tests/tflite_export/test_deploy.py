@@ -208,6 +208,26 @@ def test_rounded_biases_change_the_student_and_not_the_file(bits):
     assert np.mean([(gap > 0).mean() for gap in gaps.values()]) < 0.01
 
 
+def test_kernels_that_round_twice_compute_nearly_the_same_at_low_widths():
+    """Because codes fill their container: sums of 2-bit codes would be requantized by a bit or two, and rounding twice biased."""
+
+    def make(x):
+        for _ in range(3):
+            x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x)))
+        return x
+
+    model = _model(make, 8, 8, 4)
+    student = student_of(model, 2, 2)
+    images = images_for(model)
+    wide, narrow = deploy.deploy(student), deploy.deploy(student, "int4")
+    once = twin.IntegerTwin(wide).codes(images)["re_lu_1_quantize"]
+    differing = {
+        name: np.mean(once != twin.IntegerTwin(deployed, "double").codes(images)["re_lu_1_quantize"])
+        for name, deployed in (("wide", wide), ("narrow", narrow))
+    }
+    assert differing["wide"] < 0.03 and differing["narrow"] > 4 * differing["wide"], differing
+
+
 def test_a_shared_layers_bias_is_left_alone():
     conv = layers.Conv2D(2, 1, name="conv")
     student = student_of(_model(lambda x: conv(layers.ReLU()(conv(x))), 4, 4, 2))

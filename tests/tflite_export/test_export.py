@@ -25,13 +25,19 @@ def test_the_file_holds_the_deployed_records_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("weight_bits", range(2, 9))
 def test_trained_codes_are_exported_codes_at_every_width(tmp_path, weight_bits):
+    """Times the power of two that fills the container, at a scale as much smaller."""
     student = small_student.make_student(weight_bits, 8)
     exported = tflite_export.export(student, tmp_path / "x.tflite")
     layer = student.get_layer("project")
     ((_, weight, quantizer, variables),) = layer.quantized_weights()
     trained = quantizer.codes(weight, variables).numpy().transpose(3, 0, 1, 2)
     stored = tflite_export.quant_params(exported.path)["project_kernel"]
-    np.testing.assert_array_equal(stored.data, trained)
+    power = 2 ** (8 - weight_bits)
+    np.testing.assert_array_equal(stored.data, trained * power)
+    batch_norm = student.get_layer("project_bn")
+    factor = np.abs(batch_norm.gamma) / np.sqrt(batch_norm.moving_variance + batch_norm.epsilon)
+    step_size = quantizer.grid(variables)[0].numpy().reshape(-1)
+    np.testing.assert_allclose(stored.scale * power, step_size * factor, rtol=1e-6)
     assert np.abs(trained).max() == 2 ** (weight_bits - 1) - 1
     assert (stored.axis, stored.zero_point, stored.scale.shape) == (0, 0, (6,))
 
@@ -73,7 +79,9 @@ def test_int4_packs_what_fits_and_keeps_the_codes(tmp_path):
     }
     whole = tflite_export.export(student, tmp_path / "8.tflite")
     for name in ("stem_kernel", "project_kernel"):
-        np.testing.assert_array_equal(found[name].data, whole.deployed.tensors[name].data)
+        packed, wide = found[name], whole.deployed.tensors[name]
+        np.testing.assert_array_equal(packed.data.astype(int) * 16, wide.data)
+        np.testing.assert_array_equal(packed.scale, wide.scale * 16)
     assert exporting.unpacked_weights(small.deployed) == ["depthwise_kernel"] + ["logits_kernel"]
 
 

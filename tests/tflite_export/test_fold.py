@@ -41,6 +41,24 @@ def test_folding_twice_is_folding_the_product():
 
 
 @pytest.mark.parametrize(
+    ("codes", "limit", "power"),
+    [([[1, -1], [0, 1]], 127, 64), ([[1, -1], [0, 1]], 7, 4), ([[7, 0], [3, -2]], 127, 16), ([[7, 0], [3, -2]], 7, 1),
+     ([[127, 1], [0, 0]], 127, 1), ([[-128, 1], [0, 0]], 127, 1), ([[0, 0], [0, 0]], 127, 64)],
+)  # fmt: skip
+def test_wider_codes_are_the_same_weights(codes, limit, power):
+    kernel = _kernel(codes, [0.5, 0.25], [1.0, -2.0])
+    wide = kernel.widened(limit, 0.1)
+    assert wide.codes.dtype == np.int8 and wide.codes.reshape(2, 2).tolist() == (power * np.array(codes)).tolist()
+    assert (wide.scale * power).tolist() == [0.5, 0.25] and wide.bias.tolist() == [1.0, -2.0]
+
+
+def test_codes_are_as_wide_as_the_bias_allows():
+    # 1e7 steps of 0.1 * 0.5: times 64 still below 2^30, 4e7 steps are not, and 2e9 steps stay for the exporter to refuse.
+    powers = [_kernel([[1]], [0.5], [steps * 0.05]).widened(127, 0.1).codes.item() for steps in (1e7, 4e7, 2e9)]
+    assert powers == [64, 16, 1]
+
+
+@pytest.mark.parametrize(
     "layer",
     [
         layers.BatchNormalization(),

@@ -37,7 +37,7 @@ TIES = 20
 
 def test_a_last_epoch_trains_what_is_deployed(tmp_path):
     student = small_student.make_student(4, 4)
-    assert differing(student) > 10_000  # what a training does not see
+    assert differing(student) > 1_000  # what a training does not see
     twin = compiled(student)
     assert differing(student) <= TIES
     trained, kept = values(student.trainable_variables), values(student.non_trainable_variables)

@@ -6,8 +6,8 @@ LiteRT has no int8 layer normalization, but an int8 operator for each step:
 
 Each step's output has an 8-bit grid of its own, found by calibration, so the student trains with all the roundings of the phone.
 
-Note: The integer graph has no epsilon: a variance whose code is 0 gives the largest factor on the grid, as `1 / sqrt(epsilon)`, clipped
-  to the grid, does in training. One step of the variance's grid is far above the usual epsilon.
+Note: The integer graph adds epsilon where it is half a step of the variance's grid or more. Below that it has none: a variance whose code is
+  0 gives the largest factor on the grid, as `1 / sqrt(epsilon)`, clipped to the grid, does in training.
 """
 
 from typing import Any
