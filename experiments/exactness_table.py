@@ -56,11 +56,13 @@ def _pairs_table(title: str, rows: Sequence[Row], pairs: Sequence[tuple[str, str
         return ""
     lines = [f"### {title}: differing output codes", ""]
     names = [f"{left}, {right}" for left, right in pairs]
-    lines += [_line(["network", "scheme", "images", "bytes", "accuracy", *names]), _line(["---"] * (5 + len(names)))]
+    head = ["network", "scheme", "images", "bytes", "accuracy", "reference kernels'", *names]
+    lines += [_line(head), _line(["---"] * len(head))]
     for row in rows:
-        accuracy = row["accuracy"].get("xnnpack")
         cells = [row["network"], row["scheme"], f"{row['images']:,}", f"{row['bytes']:,}"]
-        cells.append("" if accuracy is None else f"{accuracy:.2%}")
+        for kernels in ("xnnpack", "reference"):
+            accuracy = row["accuracy"].get(kernels)
+            cells.append("" if accuracy is None else f"{accuracy:.2%}")
         lines.append(_line(cells + [_cell(row["outputs"], pair) for pair in pairs]))
     return "\n".join(lines)
 
