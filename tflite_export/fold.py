@@ -93,7 +93,7 @@ def quantized_kernel(layer: Any, name: str, transpose: Callable[[np.ndarray], np
     step_size = np.broadcast_to(quantizer.grid(variables)[0].numpy(), weight.shape)
     channels = codes.shape[axis]
     scale = np.moveaxis(transpose(step_size), axis, 0).reshape(channels, -1)[:, 0].astype(np.float64)
-    variable = layer.layer.bias if layer.layer.use_bias else None
+    variable = layer.layer.bias if getattr(layer.layer, "use_bias", False) else None
     bias = np.zeros(channels) if variable is None else variable.numpy().astype(np.float64)
     return Kernel(f"{name}_kernel", codes, axis, scale, bias, variable)
 

@@ -106,7 +106,10 @@ def start(
     inner = roles.inner(layer)
     function = _STARTS.get(type(inner)) or _STARTS_BY_NAME.get(type(inner).__name__)
     if function is None:
-        raise ValueError(f"Layer {name!r} ({type(inner).__name__}) has no TFLite operator here.")
+        raise ValueError(
+            f"Layer {name!r} ({type(inner).__name__}) has no TFLite operator here; tflite_export.lowering.register gives "
+            "it one, or write it in Keras layers (tf_fpq.conversion.canonical.register)."
+        )
     return function(builder, layer, name, sources, output)
 
 

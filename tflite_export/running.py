@@ -21,7 +21,6 @@ from tflite_export import report as report_lib
 TENSOR_BATCH = 16
 # Which interpreter each rounding of the twin stands for.
 TWINS = {"xnnpack": "twin", "reference": "twin_double"}
-_CLIPS = ("MAXIMUM", "MINIMUM")
 ROUNDINGS = {"twin": "single", "twin_double": "double"}
 
 # One array for each input of the student, in its order.
@@ -50,7 +49,6 @@ class Run:
         self._inner = [exported.deployed.tensors[name] for name in exported.deployed.outputs]
         self._kernels = tuple(kernels)
         self._shapes = {n: tuple(t.shape[1:]) for n, t in zip(student.input_names, student.inputs, strict=True)}
-        self._order = file_order(student, exported.deployed)
         self.seconds: dict[str, float] = {}
         # Intermediate tensors before images were added that were chosen because outputs differ.
         self.unselected: tuple[report_lib.Comparison, ...] = ()
@@ -108,7 +106,7 @@ class Run:
         floats = FloatTable(teacher, self._model) if teacher is not None else None
 
         def compare(part: Arrays) -> int:
-            found = {name: runner.tensors(self._for_file(part)) for name, runner in runners.items()}
+            found = {name: runner.tensors(inputs_lib.packed(part)) for name, runner in runners.items()}
             found |= {TWINS[name]: run(part, found[name]) for name, run in twins.items()}
             found["student"] = _numpy(student(part))
             for (left, right), table in tables.items():
@@ -126,10 +124,6 @@ class Run:
             count += compare(tuple(np.stack(arrays) for arrays in zip(*self._suspects, strict=True)))
         errors = floats.result() if floats is not None else ()
         return dataclasses.replace(report, tensor_images=count, tensors=comparisons(), float_errors=errors)
-
-    def _for_file(self, arrays: Arrays) -> Any:
-        """A batch as a file takes it: in the order of the file's inputs."""
-        return inputs_lib.packed([arrays[index] for index in self._order])
 
     def _suspect(self, codes: Mapping[str, Sequence[np.ndarray]], arrays: Arrays) -> None:
         for name in self._kernels:
@@ -159,7 +153,7 @@ class Run:
         functions = {}
         for name, twin in self._twins.items():
             run = _traced_twin(twin, names)
-            functions[name] = lambda arrays, run=run: _numpy(run(runner.to_inputs(self._for_file(arrays))))
+            functions[name] = lambda arrays, run=run: _numpy(run(runner.to_inputs(inputs_lib.packed(arrays))))
         return functions
 
     def _cut_twin(
@@ -179,7 +173,7 @@ class Run:
         run = _traced_twin(cut, list(computed.values()))
 
         def codes(arrays: Arrays, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            inputs = runner.to_inputs(self._for_file(arrays))
+            inputs = runner.to_inputs(inputs_lib.packed(arrays))
             found = run((*inputs, *(tensors[name] for name in given)))
             return {name: np.asarray(found[written]) for name, written in computed.items()}
 
@@ -189,7 +183,7 @@ class Run:
         """A runtime's outputs as codes of the tensors inside the borders."""
 
         def run(arrays: Arrays) -> list[np.ndarray]:
-            outputs = runtime.run(self._for_file(arrays))
+            outputs = runtime.run(inputs_lib.packed(arrays))
             pairs = zip(self._model.outputs, self._inner, strict=True)
             return [_inner_codes(outputs[name], inner) for name, inner in pairs]
 
@@ -264,27 +258,6 @@ def _inner_codes(values: np.ndarray, inner: deployed_lib.Tensor) -> np.ndarray:
     if values.dtype.kind == "f":
         return interpreter.quantize(values, float(np.reshape(inner.scale, ())), inner.zero_point)
     return values.astype(np.int16) - 128 if values.dtype == np.uint8 else values
-
-
-def file_order(student: Any, deployed: deployed_lib.DeployedModel) -> list[int]:
-    """For each input of the file the number of the student's input that it is; one that nothing reads is in no file."""
-    from tf_fpq import graph
-    from tf_fpq.layers import QuantizeActivation
-
-    numbers = {id(tensor): number for number, tensor in enumerate(student.inputs)}
-    quantizers = {
-        call.name: numbers[id(call.inputs[0])]
-        for call in graph.calls(student)
-        if isinstance(call.layer, QuantizeActivation) and id(call.inputs[0]) in numbers
-    }
-    clips = {operator.inputs[0]: operator.outputs[0] for operator in deployed.operators if operator.kind in _CLIPS}
-    order = []
-    for name in deployed.inputs:
-        # A low-bit input is clipped first; the result of the clips has the quantizer's name.
-        while name not in quantizers:
-            name = clips[name]
-        order.append(quantizers[name])
-    return order
 
 
 def _traced(

@@ -109,7 +109,9 @@ def test_layers_of_ones_own(own_layers, own, kind):
 def test_without_registration_the_message_says_where_to_look(own):
     inputs = keras.Input((6, 6, 2), name="x")
     model = keras.Model(inputs, layers.Conv2D(2, 1)(own(name="mine")(inputs)))
-    with pytest.raises(ValueError, match="mine: .*see tf_fpq.roles"):
+    with pytest.raises(
+        ValueError, match="mine: .*tf_fpq.conversion.canonical.register.*tflite_export.lowering.register"
+    ):
         tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
 
 

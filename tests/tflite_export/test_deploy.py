@@ -212,17 +212,17 @@ def test_kernels_that_round_twice_compute_nearly_the_same_at_low_widths():
     """Because codes fill their container: sums of 2-bit codes would be requantized by a bit or two, and rounding twice biased."""
 
     def make(x):
-        for _ in range(3):
-            x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x)))
+        for index in range(3):
+            x = layers.ReLU(name=f"relu{index}")(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x)))
         return x
 
     model = _model(make, 8, 8, 4)
     student = student_of(model, 2, 2)
     images = images_for(model)
     wide, narrow = deploy.deploy(student), deploy.deploy(student, "int4")
-    once = twin.IntegerTwin(wide).codes(images)["re_lu_1_quantize"]
+    once = twin.IntegerTwin(wide).codes(images)["relu1_quantize"]
     differing = {
-        name: np.mean(once != twin.IntegerTwin(deployed, "double").codes(images)["re_lu_1_quantize"])
+        name: np.mean(once != twin.IntegerTwin(deployed, "double").codes(images)["relu1_quantize"])
         for name, deployed in (("wide", wide), ("narrow", narrow))
     }
     assert differing["wide"] < 0.03 and differing["narrow"] > 4 * differing["wide"], differing

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_fpq
 from tf_fpq.keras_compat import keras
 import tflite_export
-from tflite_export import command_line, comparing, file_pair, inputs, interpreter, parameters, running, writer
+from tflite_export import command_line, comparing, file_pair, inputs, interpreter, parameters, writer
 
 layers = keras.layers
 COUNT = 24
@@ -21,7 +21,7 @@ LABELS = np.arange(COUNT) % 3
 
 
 def network() -> keras.Model:
-    """`state` is the first input and the last one that a layer reads, so that the file lists it second."""
+    """`state` is the first input, and the last one that a layer reads."""
     keras.utils.set_random_seed(0)
     state, image = keras.Input((6,), name="state"), keras.Input((8, 8, 2), name="image")
     x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
@@ -66,10 +66,8 @@ def test_the_file_is_its_twin_on_both_outputs(tmp_path, bits, input_type):
         assert report.first_diverging(*pair) is None
 
 
-def test_the_files_order_is_not_the_students(exported):
-    """The reason for the map between the two: swapped inputs would have been compared with themselves."""
-    assert [name.removesuffix("_quantize") for name in exported.deployed.inputs] == ["image", "state"]
-    assert running.file_order(student(8), exported.deployed) == [1, 0]
+def test_the_files_order_is_the_students(exported):
+    assert [name.removesuffix("_quantize") for name in exported.deployed.inputs] == ["state", "image"]
 
 
 def test_all_structures_are_the_same_images(exported):
@@ -142,32 +140,32 @@ def test_images_that_do_not_fit_name_the_input(exported, images, message):
 def test_the_interpreter_takes_its_own_order_or_names(exported):
     runner = interpreter.Interpreter(exported.path)
     first, second = (details["name"] for details in runner.inputs)
-    in_order = runner.run((IMAGE, STATE))
+    in_order = runner.run((STATE, IMAGE))
     assert {name: codes.shape for name, codes in in_order.items()} == {
         "scores_quantize": (COUNT, 3),
         "position_quantize": (COUNT, 2),
     }
-    by_name = runner.run({second: STATE, first: IMAGE})
-    codes = runner.to_input((IMAGE, STATE))
+    by_name = runner.run({second: IMAGE, first: STATE})
+    codes = runner.to_input((STATE, IMAGE))
     assert isinstance(codes, tuple) and [part.dtype for part in codes] == [np.int8, np.int8]
     for name, found in in_order.items():
         np.testing.assert_array_equal(found, by_name[name])
         np.testing.assert_array_equal(found, runner.run(codes)[name])
-    with pytest.raises(ValueError, match=rf"input '{first}' must have shape \(None, 8, 8, 2\). Received: \(24, 6\)"):
-        runner.run((STATE, IMAGE))
+    with pytest.raises(ValueError, match=rf"input '{first}' must have shape \(None, 6\). Received: \(24, 8, 8, 2\)"):
+        runner.run((IMAGE, STATE))
     with pytest.raises(ValueError, match="as many images"):
-        runner.run((IMAGE[:2], STATE))
+        runner.run((STATE[:2], IMAGE))
 
 
 def test_two_files_of_several_inputs_are_compared(exported, tmp_path):
     floats = tflite_export.export(student(8), tmp_path / "f.tflite", input_type="float32", output_type="uint8")
     names = exported.file_model.inputs
-    for images in (None, (IMAGE, STATE), dict(zip(names, (IMAGE, STATE), strict=True))):
+    for images in (None, (STATE, IMAGE), dict(zip(names, (STATE, IMAGE), strict=True))):
         report = file_pair.compare_files(exported.path, floats.path, images, verbose=0, tensor_images=4)
         assert report.passed and [c.differing for c in report.outputs] == [0, 0]
         assert report.images == (COUNT if images else file_pair.RANDOM_IMAGES)
-    with pytest.raises(ValueError, match="'image_quantize' must be numbers of shape"):
-        file_pair.compare_files(exported.path, floats.path, (STATE, IMAGE), verbose=0)
+    with pytest.raises(ValueError, match="'state_quantize' must be numbers of shape"):
+        file_pair.compare_files(exported.path, floats.path, (IMAGE, STATE), verbose=0)
 
 
 def test_a_file_of_arrays_by_name(tmp_path):
