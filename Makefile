@@ -11,10 +11,10 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow fuzz lint format clean
+.PHONY: help install demo test test-slow test-families fuzz lint format clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## Create .venv and install everything, as pinned in constraints.txt.
 
@@ -31,6 +31,9 @@ test: $(STAMP)  ## Run the tests, without the slow ones.
 
 test-slow: $(STAMP)  ## Run the slow tests only.
 	$(RUN) pytest -m slow $(PYTEST_FLAGS)
+
+test-families: $(STAMP)  ## The smallest model of each family of keras.applications, from quantization to verification.
+	$(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/test_coverage.py --numprocesses=2
 
 fuzz: $(STAMP)  ## Random networks through the exporter, for five minutes; FUZZ_SEED is the first.
 	$(RUN) experiments.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
