@@ -272,7 +272,9 @@ def _traced(
     dtypes = [np.float32] * len(shapes) if dtypes is None else dtypes
     specs = [tf.TensorSpec((None, *shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     graph = tf.function(lambda *parts: function(parts[0] if len(parts) == 1 else list(parts)), input_signature=specs)
-    return lambda arrays: graph(*arrays)
+    # TensorFlow takes all of these for one function, and warned of its tracings.
+    concrete = graph.get_concrete_function()
+    return lambda arrays: concrete(*map(tf.convert_to_tensor, arrays))
 
 
 def _traced_twin(twin: Any, names: Sequence[str]) -> Callable[[Arrays], dict[str, Any]]:
