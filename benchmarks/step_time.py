@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import statistics
 import sys
 import time
@@ -28,7 +27,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tqdm
 
-from experiments import models
+from experiments import memory, models
 import tf_fpq
 from tf_fpq.methods import presets
 from tf_fpq.keras_compat import keras
@@ -155,14 +154,14 @@ def configure(settings: Settings) -> None:
 
 def _peak_of_process(model_name: str, variant: str, settings: Settings, queue: Any) -> None:
     configure(settings)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory.peak_mib()
     step = make_step(model_name, variant, settings)
     for _ in range(3):
         step()
     if settings.device == "gpu":
         queue.put(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
     else:
-        queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+        queue.put(memory.peak_mib() - before)
 
 
 def peak_memory(model_name: str, variant: str, settings: Settings) -> float:

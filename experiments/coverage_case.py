@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import os
 import re
-import resource
 import tempfile
 import time
 import zlib
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from experiments import memory
 import tf_fpq
 from tf_fpq.conversion import keras3
 from tf_fpq.keras_compat import keras
@@ -95,7 +95,7 @@ def run(name: str, source: str) -> Iterator[Row]:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {_one_line(error)}"}
         row["seconds"][stage] = round(time.perf_counter() - start, 2)
         row["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        row |= case.facts | {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+        row |= case.facts | {"memory_mib": memory.peak_mib()}
         if row["status"] == "failed":
             break
     else:

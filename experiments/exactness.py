@@ -27,7 +27,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import shlex
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from absl import app
 from absl import flags
 
 from experiments import exactness_table
+from experiments import memory
 from experiments import records
 
 NETWORKS = ("resnet8", "resnet20", "mobilenet_v2_tiny")
@@ -279,7 +279,7 @@ def cost(student: Any, images: Any) -> Row:
     """
     import tflite_export
 
-    before = _peak_mib()
+    before = memory.peak_mib()
     wall, processor = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         exported = tflite_export.export(student, os.path.join(folder, "model.tflite"))
@@ -293,13 +293,9 @@ def cost(student: Any, images: Any) -> Row:
         "beyond_wall_s": round(wall - own, 2),
         "beyond_processor_s": round(processor - own, 2),
         "mib_before": before,
-        "mib_peak": _peak_mib(),
+        "mib_peak": memory.peak_mib(),
         "seconds": dict(report.seconds),
     }
-
-
-def _peak_mib() -> int:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _append(path: pathlib.Path, row: Row) -> None:

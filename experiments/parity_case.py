@@ -6,13 +6,13 @@ the layers' differences prove the conversion, those of the logits show the netwo
 """
 
 from collections.abc import Iterator, Sequence
-import resource
 import time
 from typing import Any
 
 import numpy as np
 
 from experiments import coverage_case
+from experiments import memory
 from tf_fpq.conversion import keras3
 
 WAYS = ("drawn", "settled")
@@ -36,7 +36,7 @@ def run(name: str) -> Iterator[Row]:
     except Exception as error:
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     row["seconds"] = {"parity": round(time.perf_counter() - start, 2)}
-    row["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    row["memory_mib"] = memory.peak_mib()
     yield row
 
 
