@@ -187,6 +187,7 @@ def plot(results: dict[str, Any], path: str) -> None:
     for axis, (name, result) in zip(axes[0], results.items(), strict=True):
         bars = axis.bar(list(result["ratios"]), list(result["ratios"].values()), color="steelblue")
         axis.bar_label(bars, fmt="%.2f")
+        axis.margins(y=0.12)
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set_title(name)
         axis.set_ylabel("time of a step / float step")
