@@ -12,9 +12,7 @@ GPU of wall time. Views for CR are made beforehand: this is the step, not the in
 
 from collections.abc import Callable, Iterator
 import dataclasses
-import json
 import multiprocessing
-import os
 import pathlib
 import statistics
 import sys
@@ -27,7 +25,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tqdm
 
-from experiments import memory, models
+from experiments import memory, models, records
 import tf_fpq
 from tf_fpq.methods import presets
 from tf_fpq.keras_compat import keras
@@ -196,14 +194,6 @@ def plot(results: dict[str, Any], path: str) -> None:
     pyplot.close(figure)
 
 
-def write_json(results: dict[str, Any], path: str) -> None:
-    """Writes the results, whole or not at all."""
-    target = pathlib.Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, target)
-
-
 def _print_table(name: str, result: dict[str, Any]) -> None:
     print(f"\n{name:20}{'ratio':>8}{'quartiles':>16}{'CPU ms':>10}{'wall ms':>10}{'peak MiB':>10}")
     for variant, cpu in result["cpu_ms"].items():
@@ -241,7 +231,7 @@ def main(_: list[str]) -> None:
         results[name]["settings"]["tensorflow"] = tf.__version__
         _print_table(name, results[name])
     if flags.FLAGS.json:
-        write_json(results, flags.FLAGS.json)
+        records.write_json(pathlib.Path(flags.FLAGS.json), results)
     if flags.FLAGS.plot:
         plot(results, flags.FLAGS.plot)
 

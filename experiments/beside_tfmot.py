@@ -85,12 +85,7 @@ def measure(config: Config) -> Row:
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
-    dataset = data.load(
-        config.dataset,
-        config.data_dir,
-        fashion_mnist_dir=config.fashion_mnist_dir,
-        train_examples=config.train_examples,
-    )
+    dataset = pipeline.load(config)
     teacher, _ = pipeline.float_teacher(config, dataset)
     with tempfile.TemporaryDirectory() as folder:
         paths = {side: pathlib.Path(folder) / f"{side}.tflite" for side in ("ours", "tfmot")}

@@ -141,14 +141,9 @@ def _first(dataset: Any, examples: int) -> Any:
 
 def load(config: Any) -> Any:
     """The dataset of a configuration."""
-    from experiments import data
+    from experiments import pipeline
 
-    return data.load(
-        config.dataset,
-        config.data_dir,
-        fashion_mnist_dir=config.fashion_mnist_dir,
-        train_examples=config.train_examples,
-    )
+    return pipeline.load(config)
 
 
 def compare(student: Any, config: Any, test: tuple[Any, Any], runtimes: Any = lambda exported: []) -> list[Row]:

@@ -45,12 +45,7 @@ def run(config: Config) -> Result:
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.precision)
-    dataset = data.load(
-        config.dataset,
-        config.data_dir,
-        fashion_mnist_dir=config.fashion_mnist_dir,
-        train_examples=config.train_examples,
-    )
+    dataset = load(config)
     seconds: dict[str, float] = {}
     with _timed("float teacher", seconds):
         teacher, float_history = float_teacher(config, dataset)
@@ -147,6 +142,16 @@ def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
     weak = tf_fpq.WeakAugmentation(shift=info.shift / dataset.image_shape[0], flip=info.flip)
     strong = tf_fpq.StrongAugmentation(weak=weak, **STRONG_VIEWS.get(config.dataset, {}))
     return tf_fpq.two_views(batches, weak=weak, strong=strong, seed=config.seed)
+
+
+def load(config: Config) -> data.Dataset:
+    """The images that a configuration names."""
+    return data.load(
+        config.dataset,
+        config.data_dir,
+        fashion_mnist_dir=config.fashion_mnist_dir,
+        train_examples=config.train_examples,
+    )
 
 
 def fit(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import step_time
+from experiments import records
 
 SMALL = step_time.Settings(batch_size=4, image_size=8)
 
@@ -43,7 +44,7 @@ def test_ratios_are_paired_medians():
 
 def test_json_and_plot(tmp_path):
     results = {"resnet20": {"ratios": {"lsq": 1.1, "fpq": 1.4}}, "mobilenet_v2_tiny": {"ratios": {"lsq": 1.2}}}
-    step_time.write_json(results, str(tmp_path / "out.json"))
+    records.write_json(tmp_path / "out.json", results)
     assert json.loads((tmp_path / "out.json").read_text()) == results
     step_time.plot(results, str(tmp_path / "out.png"))
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
