@@ -5,6 +5,7 @@ network has where a branch is next to nothing (ConvNeXt's layer scale starts at 
 whatever its own step is, so a larger step loses nothing.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -43,12 +44,18 @@ def raise_small_steps(student: keras.Model) -> list[str]:
     """
     operators = _operators(student)
     raised: dict[str, None] = {}
-    for _ in range(_ROUNDS):
-        changed = [quantizer.name for operator in operators for quantizer in _fit(operator)]
-        raised.update(dict.fromkeys(changed))
-        if not changed:
-            break
-    return list(raised)
+    grids = {grid for operator in operators for grid in (*operator.sources, operator.output)}
+    before = [(variable, variable.numpy()) for grid in grids for variable in grid.variables]
+    with contextlib.suppress(OverflowError):
+        for _ in range(_ROUNDS):
+            changed = [quantizer.name for operator in operators for quantizer in _fit(operator)]
+            raised.update(dict.fromkeys(changed))
+            if not changed:
+                return list(raised)
+    # Grids that raise each other in a circle: the exporter names the operator that does not fit.
+    for variable, value in before:
+        variable.assign(value)
+    return []
 
 
 def _operators(student: keras.Model) -> list[_Operator]:
@@ -83,7 +90,7 @@ def _fit(operator: _Operator) -> list[QuantizeActivation]:
     else:
         products, lowest = steps, LOWEST_OF_SUM
     raised = []
-    if max(products) / output > HIGHEST:
+    if max(products) / output > HIGHEST and operator.output not in operator.sources:
         raised += _raise(operator.output, max(products) / HIGHEST)
         output = _step(operator.output)
     if type(operator.layer) is keras.layers.Multiply:
@@ -101,7 +108,9 @@ def _step(quantizer: QuantizeActivation) -> float:
 
 
 def _raise(quantizer: QuantizeActivation, step_size: float) -> list[QuantizeActivation]:
-    """Sets a step; a grid that TFLite prescribes stays as it is."""
+    """Sets a step; a grid that TFLite prescribes stays as it is. Raises OverflowError for a step beyond float32."""
+    if step_size > np.finfo(np.float32).max / 2:
+        raise OverflowError(f"{quantizer.name}: {step_size}")
     variables: Any = quantizer.variables_of_quantizer
     before, zero_point = _step(quantizer), quantizer.quantizer.grid(variables)[1]
     # Rounded up: a step that is set to exactly the limit must not miss it in float32.

@@ -64,3 +64,31 @@ def test_products(steps, output):
     assert len(limits.raise_small_steps(student)) == 1
     ratio = step(student, "a") * step(student, "b") / step(student, "product")
     assert limits.LOWEST_OF_PRODUCT <= ratio <= limits.HIGHEST
+
+
+def product_and_its_operand_on_one_grid():
+    a = keras.Input((2,), name="a")
+    product = layers.Multiply(name="product")([a, a])
+    doubled = layers.Add(name="doubled")([product, product])
+    joined = layers.Concatenate(name="joined")([a, doubled])
+    model = keras.Model(a, layers.Dense(1, name="dense")(joined))
+    return tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
+
+
+def test_grids_that_raise_each_other_in_a_circle_are_left_alone():
+    student = product_and_its_operand_on_one_grid()
+    (shared,) = [name for name in ("a", "joined", "doubled") if f"{name}_quantize" in {x.name for x in student.layers}]
+    set_step(student, shared, 1e6)
+    before = student.get_weights()
+    assert limits.raise_small_steps(student) == []
+    assert all(np.array_equal(old, new) for old, new in zip(before, student.get_weights(), strict=True))
+
+
+def test_a_product_on_the_grid_of_its_own_operand_is_left_alone():
+    a = keras.Input((2,), name="a")
+    square = layers.Multiply(name="square")([a, a])
+    model = keras.Model(a, layers.Dense(1, name="dense")(layers.Concatenate(name="joined")([a, square])))
+    student = tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
+    tf_fpq.calibrate(student, np.random.default_rng(0).normal(0, 1e5, (16, 2)).astype(np.float32), verbose=0)
+    assert all(np.isfinite(value).all() for value in student.get_weights())
+    assert limits.raise_small_steps(student) == []
