@@ -41,6 +41,22 @@ def test_mul_is_exact_on_every_pair(scales):
     cases.assert_exact(binary("MUL", scales), every_pair())
 
 
+def test_the_reference_multiplier_is_divided_in_float32():
+    # 18161 times its float64 quotient and times its float32 quotient lie on two sides of a tie of the second rounding.
+    cases.assert_exact(
+        binary("MUL", (0.030846938490867615, 0.00390625, 0.018011486157774925), (0, -128, -3)), every_pair()
+    )
+
+
+def test_random_muls_are_exact():
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        a, b, ratio = 2.0 ** rng.uniform([-8, -8, -10], [0, 0, -4])
+        cases.assert_exact(
+            binary("MUL", (a, b, a * b / ratio), [int(z) for z in rng.integers(-128, 128, 3)]), every_pair()
+        )
+
+
 @pytest.mark.parametrize(
     ("kind", "scales"),
     [("ADD", (1e-4, 2.0, 1.9)), ("SUB", (0.9, 0.1, 0.003)), ("MUL", (1e-7, 0.5, 0.9)), ("MUL", (0.9, 0.7, 0.002))],

@@ -49,7 +49,7 @@ def mul(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
     The scale must lie in [2^-16, 2^8).
     single: one rounding, float32 scale. XNNPACK's ARM kernel rounds its product in fixed point, so a tie may differ
     there.
-    double: fixed-point multiplier.
+    double: fixed-point multiplier of the same float32 scale.
     """
     a, b = base.input_tensors(operator, tensors)
     output = base.output_tensor(operator, tensors)
@@ -57,7 +57,7 @@ def mul(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
     ratio = s_a * s_b / s_out
     ratios_lib.check(operator, tensors)
     low, high = base.bounds(operator, tensors, rounding)
-    real = np.float64(s_a * s_b) / np.float64(s_out)
+    real = np.float64(ratio)  # LiteRT divides in float32 before it widens.
 
     def run(*codes: tf.Tensor) -> tf.Tensor:
         left, right = base.operands(operator, tensors, codes)
