@@ -19,12 +19,13 @@ from tf_fpq.layers import QuantizeActivation
 from tflite_export import lowering
 from tflite_export import ratios
 from tflite_export.deployed import INT4_KINDS, INT4_LIMIT, DeployedModel, Operator, Tensor, WeightType
-from tflite_export.fold import Kernel
+from tflite_export.fold import INT32_MAX, Kernel
 from tflite_export.lowering import Codes, Pending
 
 # The highest code of every grid sits at the container's highest code, so its saturation is the grid's upper clip.
 INT8_MIN, INT8_MAX = -128, 127
-INT32_MAX = 2**31 - 1
+# Codes of clamps stay below int32's limit with room for a zero point.
+_CODE_LIMIT = 2**30
 # One QUANTIZE changes a scale by up to 2^7 either way.
 _STEP_BITS = 7
 
@@ -127,6 +128,7 @@ class Builder:
             position = [id(source) for source in self._student.inputs].index(id(call.inputs[0]))
             return self._model_input(position, tensor, lowest)
         pending = Pending("QUANTIZE", (value,), monotone=True) if isinstance(value, Codes) else value
+        pending = _within_int32(pending, tensor)
         low = INT8_MIN if pending.nonnegative else lowest
         high = INT8_MAX if "RELU6" in (pending.fused, pending.kind) else _code(pending.clamp[1], tensor)
         written = self._before_clips(tensor, low, high)
@@ -174,7 +176,7 @@ class Builder:
         inputs = tuple(source.name for source in pending.sources)
         kernel: tuple[str, ...] = ()
         if pending.kernel is not None:
-            kernel = self._add_kernel(pending.kernel, pending.kind, self.tensors[inputs[0]])
+            kernel = self._add_kernel(pending.kernel, pending.kind, self.tensors[inputs[0]], output)
         if pending.kind == "TRANSPOSE_CONV":
             inputs = (*before, kernel[0], *inputs, kernel[1])
         else:
@@ -193,6 +195,10 @@ class Builder:
         """
         if kind == "QUANTIZE":
             return (self._towards(inputs[0], output),)
+        source = self.tensors[inputs[0]]
+        if kind == "SOFTMAX" and source.scale < ratios.LOWEST_OF_SOFTMAX:
+            scale = np.float32(ratios.LOWEST_OF_SOFTMAX)
+            return (self._requantized(inputs[0], output.name, scale, source.zero_point),)
         if kind not in ("ADD", "SUB", "MUL"):
             return inputs
         found = list(inputs)
@@ -232,12 +238,12 @@ class Builder:
         between = self._requantized(source, output.name, scale, tensor.zero_point if up else output.zero_point)
         return self._towards(between, output)
 
-    def _add_kernel(self, kernel: Kernel, kind: str, source: Tensor) -> tuple[str, str]:
+    def _add_kernel(self, kernel: Kernel, kind: str, source: Tensor, output: Tensor) -> tuple[str, str]:
         """Adds the constant tensors of weights and bias and returns their names."""
         packed = self._weights == "int4" and kind in INT4_KINDS and np.abs(kernel.codes).max(initial=0) <= INT4_LIMIT
+        kernel = kernel.within(float(source.scale), float(output.scale))
         kernel = kernel.widened(INT4_LIMIT if packed else INT8_MAX, source.scale)
         scale = kernel.scale.astype(np.float32)
-        bias_scale = (source.scale * scale).astype(np.float32)
         step = np.float64(source.scale) * scale.astype(np.float64)
         bias = np.rint(kernel.bias / step)
         if kernel.offset is not None:
@@ -246,9 +252,12 @@ class Builder:
             channel = int(np.abs(bias).argmax())
             raise ValueError(
                 f"The bias of channel {channel} of {kernel.name!r} does not fit int32 on its grid: value "
-                f"{kernel.bias[channel]:.3g} in steps of {bias_scale[channel]:.3g}. Its weights are next to nothing beside the "
+                f"{kernel.bias[channel]:.3g} in steps of {step[channel]:.3g}. Its weights are next to nothing beside the "
                 "bias: train with a larger batch norm epsilon, or prune the channel."
             )
+        # Where every sum but 0 is beyond the output's grid, a smaller scale gives the same codes, and XNNPACK takes it.
+        scale = np.minimum(scale, np.float32(ratios.SATURATES * output.scale / source.scale))
+        bias_scale = (source.scale * scale).astype(np.float32)
         name, bias_name = self._new_name(kernel.name), self._new_name(f"{kernel.name}_bias")
         self.tensors[name] = Tensor(
             name, kernel.codes.shape, "int4" if packed else "int8", scale, 0, kernel.axis, kernel.codes
@@ -288,6 +297,14 @@ def _code(bound: float, grid: Tensor) -> int:
     if math.isinf(bound):
         return INT8_MAX
     return int(np.clip(np.rint(np.float32(bound) / grid.scale) + grid.zero_point, INT8_MIN, INT8_MAX))
+
+
+def _within_int32(pending: Pending, grid: Tensor) -> Pending:
+    """`pending` without a clamp at 6 that the grid is far below: TFLite refuses one whose code `6 / scale` overflows int32."""
+    if pending.clamp != (0.0, 6.0) or 6.0 / float(grid.scale) < _CODE_LIMIT:
+        return pending
+    kind = "RELU" if pending.kind == "RELU6" else pending.kind
+    return dataclasses.replace(pending, kind=kind, clamp=(0.0, math.inf))
 
 
 def static_shape(tensor: Any) -> tuple[int, ...]:

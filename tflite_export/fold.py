@@ -19,6 +19,9 @@ layers = keras.layers
 
 # Code of the only weight of a channel that is scaled and shifted: with the scale `|factor| / 127` it is exact.
 UNIT_CODE = 127
+INT32_MAX = 2**31 - 1
+# A constant channel's value in its steps: as exact as float32, and small enough for other channels to be widened.
+CONSTANT_STEPS = 2.0**23
 # Where biases stay when codes are widened: half of int32, so that the sum has room.
 BIAS_LIMIT = 2.0**30
 
@@ -52,6 +55,30 @@ class Kernel:
         return dataclasses.replace(
             self, codes=self.codes * sign, scale=scale, bias=self.bias * factor + offset, offset=variable
         )
+
+    def within(self, input_scale: float, output_scale: float) -> "Kernel":
+        """The kernel without what its output cannot show, so that sums fit int32 and the kernels' arithmetic.
+
+        A bias that is farther beyond the output's grid than all products together reach is clipped to there: the sums saturate as before.
+        (XNNPACK on x86 and the reference kernels return the wrong end of the grid for sums of 2^31 output steps.)
+        A channel whose products together move the output by less than 1/256 of a step, and whose bias has no room in int32 on their
+        grid, becomes a constant: weight decay leaves such channels behind, with a batch norm's gamma of 1e-20.
+
+        Args:
+          input_scale: Scale of the codes that the weights are multiplied by.
+          output_scale: Scale of the output's codes.
+        """
+        others = tuple(axis for axis in range(self.codes.ndim) if axis != self.axis)
+        step = input_scale * self.scale
+        reach = 255.0 * np.abs(self.codes.astype(np.int64)).sum(others) * step
+        limit = reach + 512.0 * output_scale
+        bias = np.clip(self.bias, -limit, limit)
+        dead = (reach < output_scale / 256) & (np.abs(bias) >= INT32_MAX * step)
+        shape = [1] * self.codes.ndim
+        shape[self.axis] = -1
+        codes = np.where(dead.reshape(shape), np.int8(0), self.codes)
+        scale = np.where(dead, np.abs(bias) / (CONSTANT_STEPS * input_scale), self.scale)
+        return dataclasses.replace(self, codes=codes, scale=scale, bias=bias)
 
     def widened(self, limit: int, input_scale: float) -> "Kernel":
         """The same weights, with codes `2^k` times as large and scales `2^-k` as large.

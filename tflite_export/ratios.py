@@ -28,9 +28,13 @@ class Limits:
 
 
 _KERNEL = Limits("input scale * weight scale / output scale", 0.0, 2.0**8)
+# A sum of products of 1 is beyond every int8 grid at this ratio, wherever the zero point is, as it is at any higher one.
+SATURATES = 255.5
 _SUM = Limits("input scale / output scale", 2.0**-10, 2.0**8)
 # 2^7 itself is taken.
 _CONVERSION = Limits("input scale / output scale", 2.0**-8, float(np.nextafter(np.float32(2.0**7), np.float32(np.inf))))
+# LiteRT aborts the process where a SOFTMAX's input has a scale of 2^-26 or less; its outputs are all equal long before that.
+LOWEST_OF_SOFTMAX = 2.0**-25
 _KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 LIMITS: Mapping[str, Limits] = {
     **dict.fromkeys(_KERNELS, _KERNEL),

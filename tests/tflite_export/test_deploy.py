@@ -147,12 +147,36 @@ def test_a_model_of_zeros_alone():
     assert not twin.IntegerTwin(deployed)(images_for(model)).numpy().any()
 
 
-def test_a_bias_beyond_int32_is_named():
+def _with_a_tiny_gamma():
     model = _model(lambda x: layers.BatchNormalization(name="bn")(layers.Conv2D(2, 1, name="c")(x)), 4, 4, 2)
     norm = model.get_layer("bn")
     norm.set_weights([np.array([1.0, 1e-12], np.float32), np.array([1.0, 1.0], np.float32), *norm.get_weights()[2:]])
+    return model
+
+
+@pytest.mark.parametrize("bits", [(), (4, 4)])
+def test_a_channel_that_weight_decay_killed_is_a_constant(bits):
+    student, deployed = _assert_exact(_with_a_tiny_gamma(), *bits)
+    assert not deployed.tensors["c_kernel"].data[1].any()
+    output = student(images_for(student)).numpy()[..., 1]
+    assert np.unique(output).size == 1 and abs(output.flat[0] - 1.0) < 0.5
+
+
+def test_a_bias_beyond_int32_is_named():
+    student = student_of(_with_a_tiny_gamma())
+    norm, conv, image = (student.get_layer(name) for name in ("bn", "c", "image_quantize"))
+    ((_, kernel, quantizer, variables),) = conv.quantized_weights()
+    step_size = float(image.quantizer.grid(image.variables_of_quantizer)[0])
+    step_size *= (
+        float(np.ravel(quantizer.grid(variables)[0])[1]) * 1e-12 / np.sqrt(norm.moving_variance[1] + norm.epsilon)
+    )
+    reach = 255 * np.abs(quantizer.codes(kernel, variables).numpy()[..., 1]).sum() * step_size
+    # Its products show in such an output, by more than 1/256 of a step, and the range holds the bias.
+    output = student.get_layer("bn_quantize")
+    output.quantizer.set_grid(output.variables_of_quantizer, np.float32(200 * reach), np.asarray(0.0))
+    norm.beta.assign([0.0, 2.0**31 * 1.1 * step_size + 1e-12 * norm.moving_mean[1]])
     with pytest.raises(ValueError, match="bias of channel 1 of 'c_kernel' does not fit int32"):
-        deploy.deploy(student_of(model))
+        deploy.deploy(student)
 
 
 def test_low_bit_grids_end_where_the_container_ends():

@@ -59,6 +59,32 @@ def test_codes_are_as_wide_as_the_bias_allows():
 
 
 @pytest.mark.parametrize(
+    ("bias", "output_scale", "dead"),
+    [(1.0, 0.01, True), (4e-6, 1e-8, False), (1e-8, 1e-3, False)],
+    ids=["products below a step", "products show", "fits int32"],
+)
+def test_a_channel_whose_bias_has_no_room_is_constant_where_its_products_do_not_show(bias, output_scale, dead):
+    kernel = _kernel([[127, -3], [100, 127]], [0.01, 1e-14], [0.5, bias])  # reaches 255 * 227 * 0.1 * 1e-14 = 5.8e-11
+    found = kernel.within(0.1, output_scale)
+    assert found.codes.dtype == np.int8
+    np.testing.assert_array_equal(found.codes[0], kernel.codes[0])
+    assert (found.scale[0], found.bias[1]) == (0.01, bias)
+    if dead:
+        assert not found.codes[1].any()
+        assert np.rint(bias / (0.1 * found.scale[1])) == 2**23
+    else:
+        np.testing.assert_array_equal(found.codes, kernel.codes)
+        assert found.scale[1] == 1e-14
+
+
+def test_a_bias_ends_where_every_sum_saturates():
+    kernel = _kernel([[2, -3], [2, -3]], [0.01, 0.01], [1e9, -1.0])
+    found = kernel.within(0.1, 0.5)
+    np.testing.assert_allclose(found.bias, [255 * 5 * 0.001 + 512 * 0.5, -1.0])
+    np.testing.assert_array_equal(found.codes, kernel.codes)
+
+
+@pytest.mark.parametrize(
     "layer",
     [
         layers.BatchNormalization(),

@@ -116,11 +116,16 @@ def test_an_operand_far_above_is_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_channel_too_large_is_refused():
-    student = student_of(model_of(lambda x: layers.Conv2D(3, 1, name="conv")(x), 4, 4, 2))
-    set_step(student, "conv_quantize", 1e-9)
-    with pytest.raises(ValueError, match="CONV_2D -> 'conv_quantize'.*in channel . of 'conv_kernel'"):
-        deploy.deploy(student)
+@pytest.mark.parametrize("step_size", [1e-9, 1e-18])
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_a_channel_of_which_every_sum_saturates_gets_a_scale_that_xnnpack_takes(activation, step_size):
+    student = student_of(model_of(lambda x: layers.Conv2D(3, 1, activation=activation, name="conv")(x), 4, 4, 2))
+    set_step(student, "conv_quantize", step_size)
+    found = assert_twin_is_interpreter(student, images_for(student))
+    (operator,) = [operator for operator in found.operators if operator.kind == "CONV_2D"]
+    np.testing.assert_allclose(ratios.of(operator, found.tensors), ratios.SATURATES, rtol=1e-6)
+    gaps = student_lsb(student, images_for(student))
+    assert max(gap.max() for gap in gaps.values()) <= 1
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -145,3 +150,28 @@ def test_a_normalizations_epsilon_counts_where_variances_are_small():
     assert "RSQRT" in kinds(assert_twin_is_interpreter(student, images_for(student)))
     gaps = {name: gap.mean() for name, gap in student_lsb(student, images_for(student)).items()}
     assert gaps["norm_factor_quantize"] < 3, gaps
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_clamp_at_6_that_a_fine_grid_never_reaches_is_left_out(alone):
+    def make(x):
+        x = layers.Conv2D(3, 1, name="conv")(x)
+        x = layers.MaxPooling2D(1)(x) if alone else x
+        return layers.ReLU(6.0, name="relu")(x)
+
+    student = student_of(model_of(make, 4, 4, 2))
+    for layer in student.layers:
+        if layer.name.endswith("_quantize"):
+            set_step(student, layer.name, 1e-12)
+    found = assert_twin_is_interpreter(student, images_for(student))
+    last = found.operators[-1]
+    assert (last.kind, last.options.get("activation")) == (("RELU", None) if alone else ("CONV_2D", "RELU"))
+
+
+def test_the_input_of_a_softmax_gets_a_scale_that_litert_takes():
+    student = student_of(model_of(lambda x: layers.Dense(5, activation="softmax", name="dense")(x), 6))
+    set_step(student, "image_quantize", 1e-9)
+    set_step(student, "dense_quantize", 1e-9)
+    found = assert_twin_is_interpreter(student, images_for(student))
+    assert kinds(found)[-2:] == ["QUANTIZE", "SOFTMAX"]
+    assert found.tensors[found.operators[-1].inputs[0]].scale == ratios.LOWEST_OF_SOFTMAX
