@@ -34,6 +34,7 @@ setuptools.setup(
         ],
         "dev": [
             "hypothesis>=6.100",
+            "jax>=0.4",  # the other backend of Keras 3 that the tests bring models from
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.9",

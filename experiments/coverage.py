@@ -209,10 +209,10 @@ _PARITY = """# How far Keras 3 models are from their conversions
 
 Every builder of Keras 3's `keras.applications`, the smallest input it allows, 10 classes, on two random images: the largest
 difference of two logits, the same relative to the largest logit (or 1), and that of the worst layer by itself, on the input that the
-Keras 3 layer has. "Drawn": every weight but kernels is uniform in 0.5 .. 1. "Settled": batch norms take their statistics from 16
-random images. The layers show that the conversion is right; the logits show how far the network carries the rounding of its layers,
-which for hundreds of layers with such weights may be more than 1e-5. `from_keras3` accepts 1e-5 of the outputs, in silence, or of
-each layer, with a warning.
+Keras 3 layer has. "Built": the weights that the builder starts with (`weights=None`). "Drawn": every weight but kernels is uniform in
+0.5 .. 1. "Settled": batch norms take their statistics from 16 random images. The layers show that the conversion is right; the logits
+show how far the network carries the rounding of its layers, which for hundreds of layers with such weights may be more than 1e-5.
+`from_keras3` accepts 1e-5 of the outputs, in silence, or of each layer, with a warning.
 Regenerate with `python -m experiments.coverage --parity`.
 """
 

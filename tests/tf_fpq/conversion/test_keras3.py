@@ -1,5 +1,8 @@
 """Keras 3 models arrive in tf_keras with the same outputs, or are refused with everything that stands in the way."""
 
+import os
+import pathlib
+import subprocess
 import sys
 
 import keras as keras3
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_fpq
 from tf_fpq.conversion import flatten, loading
 from tf_fpq.conversion import keras3 as bridge
 from tf_fpq.keras_compat import keras
@@ -234,9 +238,11 @@ def test_everything_in_the_way_is_named_at_once():
     assert "(Cumsum): no counterpart is known" in message
 
 
-def test_a_registered_twin_of_a_users_layer():
-    @keras.utils.register_keras_serializable(package="test_keras3", name="Twin")
-    class Twin(keras.layers.Layer):
+def _in_both_keras(name, error=1.0):
+    """`_Own`, as a class of Keras 3, and a class of tf_keras under the same registered name that computes `error` times as much."""
+
+    @keras.utils.register_keras_serializable(package="test_keras3", name=name)
+    class Own(keras.layers.Layer):
         def __init__(self, factor=2.0, **kwargs):
             super().__init__(**kwargs)
             self.factor = factor
@@ -245,26 +251,20 @@ def test_a_registered_twin_of_a_users_layer():
             self.scale = self.add_weight(shape=(shape[-1],), name="scale", initializer="ones")
 
         def call(self, x):
-            return x * self.scale * self.factor
+            return x * self.scale * self.factor * error
 
-    source = keras3.saving.register_keras_serializable(package="test_keras3", name="Twin")(type("Twin3", (_Own,), {}))
+    source = type(f"{name}3", (_Own,), {})
+    return keras3.saving.register_keras_serializable(package="test_keras3", name=name)(source), Own
+
+
+def test_a_registered_twin_of_a_users_layer():
+    source, twin = _in_both_keras("Twin")
     converted = _assert_converted(_sequential(source(factor=3.0, name="twin"), shape=(4,)))
-    assert isinstance(converted.get_layer("twin"), Twin)
+    assert isinstance(converted.get_layer("twin"), twin)
 
 
 def test_the_layer_that_computes_something_else_is_named():
-    @keras.utils.register_keras_serializable(package="test_keras3", name="Liar")
-    class Liar(keras.layers.Layer):
-        def __init__(self, factor=2.0, **kwargs):
-            super().__init__(**kwargs)
-
-        def build(self, shape):
-            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
-
-        def call(self, x):
-            return x * self.scale * 1.001
-
-    source = keras3.saving.register_keras_serializable(package="test_keras3", name="Liar")(type("Liar3", (_Own,), {}))
+    source, _ = _in_both_keras("Liar", error=1.001)
     inner = _sequential(layers3.Dense(4, name="before"), source(factor=1.0, name="liar"), layers3.ReLU(), shape=(4,))
     x = keras3.Input((4,))
     model = keras3.Model(x, layers3.Dense(3, name="after")(inner(x)), name="model")
@@ -319,3 +319,34 @@ def test_is_keras3_model(monkeypatch):
     monkeypatch.delitem(sys.modules, "keras")
     assert not bridge.is_keras3_model(keras.Sequential())
     assert "keras" not in sys.modules
+
+
+_ON_JAX = """
+import numpy as np
+import keras as keras3
+assert keras3.backend.backend() == "jax"
+model = keras3.Sequential([
+    keras3.Input((8, 8, 3)),
+    keras3.layers.Conv2D(4, 3, activation="relu6"),
+    keras3.layers.BatchNormalization(),
+    keras3.layers.GlobalAveragePooling2D(),
+    keras3.layers.Dense(5),
+])
+model.save("jax.keras")
+import tf_fpq
+from tf_fpq.conversion import loading
+images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+student = tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
+tf_fpq.calibrate(student, images, verbose=0)
+expected = np.asarray(model(images))
+np.testing.assert_allclose(loading.load("jax.keras")(images), expected, atol=1e-5)
+np.testing.assert_allclose(student(images), expected, atol=0.05)
+"""
+
+
+def test_models_of_another_backend_than_tensorflow(tmp_path):
+    root = pathlib.Path(tf_fpq.__file__).parents[1]
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", _ON_JAX]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
