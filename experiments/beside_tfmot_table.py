@@ -61,9 +61,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def write_page(path: pathlib.Path, rows: Sequence[Row]) -> None:
     """Writes the page, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = f"{PAGE}\n{table(rows)}\n"
-    records.write_whole(path, lambda name: pathlib.Path(name).write_text(text))
+    records.write_text(path, f"{PAGE}\n{table(rows)}\n")
 
 
 def _means(rows: Sequence[Row]) -> str:

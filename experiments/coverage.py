@@ -31,6 +31,8 @@ from typing import Any
 from absl import app
 from absl import flags
 
+from experiments import records
+
 SOURCES = ("tf_keras", "keras")
 
 FLAGS = flags.FLAGS
@@ -132,7 +134,7 @@ def isolated(name: str, source: str, memory_gib: float, timeout_s: float, *, par
         row["tfmot"] = f"no answer: {stopped}"
     elif row["status"] == "unfinished":
         row |= {"status": "crashed", "reason": f"exit status {process.returncode}: {' '.join(errors.split())[-300:]}"}
-    return {**row, "wall_seconds": round(time.monotonic() - start, 1)}
+    return {**row, "wall_seconds": round(time.monotonic() - start, 1), "commit": records.commit()}
 
 
 class _Reader:
@@ -184,15 +186,15 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _write_table(rows: list[dict[str, Any]]) -> None:
     """Writes --markdown, if there is one; after every model, so that it is as new as the rows."""
-    from experiments import coverage_case, parity_case, records
+    from experiments import coverage_case, parity_case
 
     if not FLAGS.markdown:
         return
-    path = pathlib.Path(FLAGS.markdown)
-    path.parent.mkdir(parents=True, exist_ok=True)
     heading, table = (_PARITY, parity_case.table) if FLAGS.parity else (_HEADING, coverage_case.table)
-    text = f"{heading}\n{table(rows)}\n"
-    records.write_whole(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+    commits = sorted({row.get("commit") or "no commit" for row in rows})
+    records.write_text(
+        pathlib.Path(FLAGS.markdown), f"{heading}\nCommits of the rows: {', '.join(commits)}.\n\n{table(rows)}\n"
+    )
 
 
 _HEADING = """# Which models of keras.applications work

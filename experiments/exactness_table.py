@@ -110,5 +110,4 @@ def write_section(path: pathlib.Path, text: str) -> None:
         head, tail = before.split(start)[0], before.split(end)[1]
     else:
         head, tail = before, "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_whole(path, lambda name: pathlib.Path(name).write_text(f"{head}{start}\n\n{text}\n\n{end}{tail}"))
+    records.write_text(path, f"{head}{start}\n\n{text}\n\n{end}{tail}")

@@ -53,10 +53,15 @@ def write_whole(path: pathlib.Path, write: Callable[[str], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
-    text = json.dumps(content, indent=2, sort_keys=False, allow_nan=True) + "\n"
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all, and the folder that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all, and the folder that it is in."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=False, allow_nan=True) + "\n")
 
 
 def versions() -> dict[str, str]:

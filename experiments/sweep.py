@@ -23,7 +23,6 @@ from absl import app
 from absl import flags
 import tqdm
 
-from experiments import data
 from experiments import pipeline
 from experiments import records
 from experiments.config import Config, PRECISIONS
@@ -36,6 +35,7 @@ _SHARED = (
     "dataset",
     "model",
     "data_dir",
+    "fashion_mnist_dir",
     "train_examples",
     "width",
     "float_epochs",
@@ -110,8 +110,7 @@ def teacher(config: Config) -> str:
         records.prepare_workdir(str(path.parent))
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_global_policy(config.precision)
-        dataset = data.load(config.dataset, config.data_dir, train_examples=config.train_examples)
-        model, _ = pipeline.float_teacher(config, dataset)
+        model, _ = pipeline.float_teacher(config, pipeline.load(config))
         records.write_whole(path, model.save)
     return str(path)
 
@@ -197,6 +196,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("dataset", "fashion_mnist", "Dataset.")
     flags.DEFINE_string("model", "resnet8", "Network.")
     flags.DEFINE_string("data_dir", None, "TFDS data directory.")
+    flags.DEFINE_string(
+        "fashion_mnist_dir", Config.fashion_mnist_dir, "Folder with the four IDX files of Fashion-MNIST."
+    )
     flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
     flags.DEFINE_integer("width", Config.width, "Channels of the first stage.")
     flags.DEFINE_integer("float_epochs", 4, "Epochs of the float teacher.")

@@ -79,7 +79,7 @@ def rows():
     }
     return [
         {**base, "name": "A", "status": "failed", "reason": "a | b"},
-        {**base, "name": "B", "status": "passed", "tfmot": "ValueError: no"},
+        {**base, "name": "B", "status": "passed", "tfmot": "ValueError: no", "commit": "c0ffee"},
         {**base, "name": "A", "status": "passed"},
     ]
 
@@ -92,7 +92,9 @@ def test_what_is_in_the_file_is_not_run_again_and_later_rows_win(tmp_path):
     with flagsaver.flagsaver(json=str(path), markdown=str(table), source=["tf_keras"], names=[""]):
         coverage.main(["coverage"])
     text = table.read_text()
-    assert "tf_keras: 2 of 71 run: 2 pass; tfmot quantizes 1" in text
+    assert (
+        "tf_keras: 2 of 71 run: 2 pass; tfmot quantizes 1" in text and "Commits of the rows: c0ffee, no commit." in text
+    )
     assert "| A | tf_keras | passed | 1 |" in text
 
 
