@@ -118,6 +118,7 @@ def calibrate(
         layer.quantizer.set_grid(layer.variables_of_quantizer, step_size[0], zero_point[0])
     limits.raise_small_steps(student)
     _warn(seen, uncalibrated(student))
+    _warn_about_batch_norms(student)
 
 
 def _warn(seen: dict[str, Samples], unmoved: list[str]) -> None:
@@ -131,6 +132,19 @@ def _warn(seen: dict[str, Samples], unmoved: list[str]) -> None:
     ):
         if names:
             warnings.warn(f"These tensors {what}: {', '.join(names)}.", stacklevel=3)
+
+
+def _warn_about_batch_norms(student: keras.Model) -> None:
+    """Warns if no batch norm has ever seen an image: training will normalize by statistics that these ranges know nothing of."""
+    norms = [layer for layer in student.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if norms and all(
+        not norm.moving_mean.numpy().any() and np.all(norm.moving_variance.numpy() == 1.0) for norm in norms
+    ):
+        warnings.warn(
+            "All batch norms have the statistics they were made with, so the ranges are not those of training. Train the float model "
+            "before it is quantized, or set its batch norms' momentum to 0 and call it once on images with training=True.",
+            stacklevel=3,
+        )
 
 
 def _batches(student: keras.Model, images: Any, batch_size: int) -> Iterator[Any]:

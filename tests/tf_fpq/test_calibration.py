@@ -98,6 +98,7 @@ def test_dead_and_constant_tensors_are_named():
         tf_fpq.calibrate(_student(), X * 0 + 0.5, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "All batch norms")
         tf_fpq.calibrate(_student(), X, verbose=0)
 
 
@@ -157,3 +158,15 @@ def test_models_without_quantizers_and_broken_weights():
     model.get_layer("stem").kernel.assign(model.get_layer("stem").kernel * np.nan)
     with pytest.raises(ValueError, match="of layer 'stem' contains NaN"):
         tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
+
+
+def test_batch_norms_that_never_saw_an_image_are_a_warning():
+    image = keras.Input((4, 4, 2))
+    model = keras.Model(image, keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(2, 1)(image)))
+    images = np.random.default_rng(0).normal(0, 1, (16, 4, 4, 2)).astype(np.float32)
+    with pytest.warns(UserWarning, match="All batch norms have the statistics they were made with"):
+        tf_fpq.calibrate(tf_fpq.quantize_model(model, [tf_fpq.QuantRule()]), images, verbose=0)
+    model(images, training=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tf_fpq.calibrate(tf_fpq.quantize_model(model, [tf_fpq.QuantRule()]), images, verbose=0)
