@@ -100,7 +100,7 @@ def calibrate(
 
     Raises:
       ValueError: If there is no image, an image has a NaN or an infinity, shapes do not fit, an estimator is unknown, or the
-        student has no quantizers.
+        student has no quantizers or weights that are no numbers.
     """
     estimators.check_estimator("estimator", estimator)
     if weight_estimator is not None:
@@ -110,6 +110,7 @@ def calibrate(
         raise ValueError(
             f"student {student.name!r} has no activation quantizers; make it with tf_fpq.quantize_model first."
         )
+    graph.check_finite(student, "student")
     seen = _observe(student, layers, _batches(student, images, batch_size), verbose)
     if weight_estimator is not None:
         start_weights(student, weight_estimator)

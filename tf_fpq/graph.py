@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
@@ -41,6 +42,26 @@ class Call:
 def is_functional(model: object) -> bool:
     """Whether `model` is a built Keras 2 Sequential or Functional model, whose graph can be read."""
     return isinstance(model, keras.Model) and bool(getattr(model, "_is_graph_network", False))
+
+
+def check_finite(model: keras.Model, argument: str) -> None:
+    """Refuses a model whose weights are no numbers: nothing can be calibrated on it or read from its integers.
+
+    Args:
+      model: The model.
+      argument: What the caller names it, for the error.
+
+    Raises:
+      ValueError: Naming the weights that have a NaN or an infinity.
+    """
+    arrays = ((weight.name, weight.numpy()) for weight in model.weights)
+    bad = [name for name, values in arrays if values.dtype.kind == "f" and not np.isfinite(values).all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"{argument} must have finite weights. Received: {argument} {model.name!r} with NaN or infinity in {', '.join(bad[:3])}{more}. "
+            "If it was trained, the training diverged: go back to an earlier checkpoint, or train with a lower learning rate."
+        )
 
 
 def calls(model: keras.Model) -> Iterator[Call]:

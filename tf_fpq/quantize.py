@@ -5,9 +5,10 @@ from typing import Any
 
 from absl import logging
 
-from tf_fpq import calibration, placement, rule_configs
+from tf_fpq import calibration, graph, placement, rule_configs
 from tf_fpq.keras_compat import keras
-from tf_fpq.conversion.prepare import flat, prepare
+from tf_fpq.conversion.canonical import canonical
+from tf_fpq.conversion.prepare import flat
 from tf_fpq.quantize_config import config_maker
 from tf_fpq.scheme import raise_problems
 from tf_fpq.spec import QuantRule, describe_rules, match_rules
@@ -36,13 +37,15 @@ def quantize_model(
 
     Raises:
       TypeError: If `model` is no Keras model or a subclassed one, or `quantizer` no name, class or partial.
-      ValueError: If `model` is not built, if layers have no integer form (all are listed), if a rule
+      ValueError: If `model` is not built or has weights that are no numbers, if layers have no integer form (all are listed), if a rule
         matches nothing or if `quantizer` is unknown.
     """
     make_config = config_maker(quantizer)
+    model = flat(model)
+    graph.check_finite(model, "model")
     if not rules:
-        return _float_copy(flat(model))
-    model = prepare(model)
+        return _float_copy(model)
+    model = canonical(model)
     layers, others = rule_configs.kernels(model), rule_configs.others(model)
     if not layers and all(rule.config is None for rule in rules):
         raise_problems(rule_configs.plan(model, {}).problems)  # rather than that the rules match nothing

@@ -38,7 +38,7 @@ def deploy(student: keras.Model, weights: WeightType = "int8") -> DeployedModel:
       weights: "int4" for packed tensors where LiteRT has them and the codes fit, else "int8".
 
     Raises:
-      ValueError: If the student was not made by `tf_fpq.quantize_model`, or a layer of it is not quantized.
+      ValueError: If the student was not made by `tf_fpq.quantize_model`, a layer of it is not quantized, or a weight is no number.
     """
     return Builder(student, weights).build()
 
@@ -91,6 +91,7 @@ class Builder:
 
     def build(self) -> DeployedModel:
         """Walks the student."""
+        graph.check_finite(self._student, "student")
         for call in graph.calls(self._student):
             sources = [self._values[id(tensor)] for tensor in call.inputs]
             self._values[id(call.outputs[0])] = self._visit(call, sources)

@@ -136,3 +136,20 @@ def test_errors_say_the_way_out():
         tf_fpq.quantize_model(model, [Rule("convolution")])
     with pytest.raises(TypeError, match="model must be a .*Received: model='resnet'"):
         tf_fpq.quantize_model("resnet", [Rule()])
+
+
+def test_weights_that_are_no_numbers_are_named():
+    model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 3, name="conv"), keras.layers.Flatten()])
+    images = np.random.default_rng(0).normal(0, 1, (8, 4, 4, 2)).astype(np.float32)
+    student = tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
+    tf_fpq.calibrate(student, images, verbose=0)
+    for network in (model, student):
+        bias = next(weight for weight in network.weights if weight.name == "conv/bias:0")
+        bias.assign([0.0, np.nan, 0.0])
+    message = "must have finite weights. Received: {} .*NaN or infinity in conv/bias:0.*diverged"
+    with pytest.raises(ValueError, match=message.format("model")):
+        tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
+    with pytest.raises(ValueError, match=message.format("student")):
+        tf_fpq.calibrate(student, images, verbose=0)
+    with pytest.raises(ValueError, match=message.format("student")):
+        deploy(student)

@@ -19,6 +19,7 @@ from tf_fpq.conversion import keras3_operations, parity
 from tf_fpq.conversion.keras3_layers import Translation, copy_weights, translate
 from tf_fpq.conversion.keras3_operations import UnsupportedError
 from tf_fpq.conversion.parity import Difference
+from tf_fpq.graph import check_finite
 from tf_fpq.keras_compat import keras
 
 
@@ -98,6 +99,7 @@ def _convert(model: Any) -> tuple["_Converter", keras.Model]:
     converter.translate_all(model)
     converted = converter.model(model)
     converter.copy_weights(model.name)
+    check_finite(converted, "model")
     return converter, converted
 
 

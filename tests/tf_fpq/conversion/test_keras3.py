@@ -312,6 +312,13 @@ def test_other_refusals():
         bridge.from_keras3(keras3.Sequential([layers3.Dense(3)]))
 
 
+def test_weights_that_are_no_numbers_are_named():
+    model = _sequential(layers3.Dense(2, name="dense"), shape=(4,))
+    model.get_layer("dense").bias.assign([np.nan, 0.0])
+    with pytest.raises(ValueError, match="model must have finite weights.*NaN or infinity in dense/bias:0"):
+        bridge.from_keras3(model)
+
+
 def test_is_keras3_model(monkeypatch):
     assert bridge.is_keras3_model(_sequential(layers3.Dense(2)))
     assert not bridge.is_keras3_model(keras.Sequential())
