@@ -20,6 +20,8 @@ layers = keras.layers
 # Code of the only weight of a channel that is scaled and shifted: with the scale `|factor| / 127` it is exact.
 UNIT_CODE = 127
 INT32_MAX = 2**31 - 1
+# Where float32 begins to lose bits of a step, with room for codes that are widened.
+SMALLEST_STEP = 2.0**-118
 # A constant channel's value in its steps: as exact as float32, and small enough for other channels to be widened.
 CONSTANT_STEPS = 2.0**23
 # Where biases stay when codes are widened: half of int32, so that the sum has room.
@@ -61,8 +63,8 @@ class Kernel:
 
         A bias that is farther beyond the output's grid than all products together reach is clipped to there: the sums saturate as before.
         (XNNPACK on x86 and the reference kernels return the wrong end of the grid for sums of 2^31 output steps.)
-        A channel whose products together move the output by less than 1/256 of a step, and whose bias has no room in int32 on their
-        grid, becomes a constant: weight decay leaves such channels behind, with a batch norm's gamma of 1e-20.
+        A channel whose products together move the output by less than 1/256 of a step becomes a constant if its bias has no room in int32
+        on their grid, or float32 none for that grid: weight decay leaves such channels behind, with a batch norm's gamma of 1e-20.
 
         Args:
           input_scale: Scale of the codes that the weights are multiplied by.
@@ -73,11 +75,12 @@ class Kernel:
         reach = 255.0 * np.abs(self.codes.astype(np.int64)).sum(others) * step
         limit = reach + 512.0 * output_scale
         bias = np.clip(self.bias, -limit, limit)
-        dead = (reach < output_scale / 256) & (np.abs(bias) >= INT32_MAX * step)
+        dead = (reach < output_scale / 256) & ((np.abs(bias) >= INT32_MAX * step) | (step < SMALLEST_STEP))
         shape = [1] * self.codes.ndim
         shape[self.axis] = -1
         codes = np.where(dead.reshape(shape), np.int8(0), self.codes)
-        scale = np.where(dead, np.abs(bias) / (CONSTANT_STEPS * input_scale), self.scale)
+        constant = np.maximum(np.abs(bias), output_scale) / CONSTANT_STEPS
+        scale = np.where(dead, constant / input_scale, self.scale)
         return dataclasses.replace(self, codes=codes, scale=scale, bias=bias)
 
     def widened(self, limit: int, input_scale: float) -> "Kernel":

@@ -147,19 +147,22 @@ def test_a_model_of_zeros_alone():
     assert not twin.IntegerTwin(deployed)(images_for(model)).numpy().any()
 
 
-def _with_a_tiny_gamma():
+def _with_a_tiny_gamma(gamma=1e-12, beta=1.0):
     model = _model(lambda x: layers.BatchNormalization(name="bn")(layers.Conv2D(2, 1, name="c")(x)), 4, 4, 2)
     norm = model.get_layer("bn")
-    norm.set_weights([np.array([1.0, 1e-12], np.float32), np.array([1.0, 1.0], np.float32), *norm.get_weights()[2:]])
+    norm.set_weights([np.array([1.0, gamma], np.float32), np.array([1.0, beta], np.float32), *norm.get_weights()[2:]])
     return model
 
 
+@pytest.mark.parametrize(("gamma", "beta"), [(1e-12, 1.0), (1e-45, 1.0), (1e-38, 0.0), (1e-45, 0.0)])
 @pytest.mark.parametrize("bits", [(), (4, 4)])
-def test_a_channel_that_weight_decay_killed_is_a_constant(bits):
-    student, deployed = _assert_exact(_with_a_tiny_gamma(), *bits)
-    assert not deployed.tensors["c_kernel"].data[1].any()
+def test_a_channel_that_weight_decay_killed_is_a_constant(gamma, beta, bits):
+    student, deployed = _assert_exact(_with_a_tiny_gamma(gamma, beta), *bits)
+    codes, bias = (deployed.tensors[name] for name in ("c_kernel", "c_kernel_bias"))
+    assert not codes.data[1].any() and codes.data[0].any()
+    assert min(codes.scale[1], bias.scale[1]) >= np.finfo(np.float32).tiny
     output = student(images_for(student)).numpy()[..., 1]
-    assert np.unique(output).size == 1 and abs(output.flat[0] - 1.0) < 0.5
+    assert np.unique(output).size == 1 and abs(output.flat[0] - beta) < 0.5
 
 
 def test_a_bias_beyond_int32_is_named():
