@@ -93,6 +93,7 @@ def test_accuracy_of_a_known_answer(digits):
     assert pipeline.accuracy(model, digits) == np.mean(digits.test_labels == 3)
 
 
+@pytest.mark.filterwarnings("ignore:All batch norms")  # a network that was not trained
 def test_failed_verification_leaves_no_result(small, tmp_path, monkeypatch):
     """If the file is not the trained model, there is no report and no figure."""
     real = tflite_export.verify
