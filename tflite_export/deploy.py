@@ -189,10 +189,10 @@ class Builder:
         self._operators.append(operator)
 
     def _within_limits(self, kind: str, inputs: tuple[str, ...], output: Tensor) -> tuple[str, ...]:
-        """The inputs, requantized where XNNPACK does not take them beside the output's scale, which loses nothing visible.
+        """The inputs, requantized where a runtime does not take their scales, which loses nothing visible.
 
-        An operand of a sum or a product whose steps are next to nothing gets larger ones. Codes that move to a grid far away
-        go there in several steps.
+        An operand of a sum or a product whose steps are next to nothing beside the output's gets larger ones, as does the input of a
+        softmax. Codes that move to a grid far away go there in several steps.
         """
         if kind == "QUANTIZE":
             return (self._towards(inputs[0], output),)

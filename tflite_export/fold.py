@@ -51,9 +51,7 @@ class Kernel:
     def fold(self, factor: np.ndarray, offset: np.ndarray, variable: tf.Variable | None = None) -> "Kernel":
         """The kernel whose output is `factor * output + offset`. A channel with factor 0 keeps its scale, all its codes are 0."""
         scale = np.where(factor == 0, self.scale, self.scale * np.abs(factor))
-        shape = [1] * self.codes.ndim
-        shape[self.axis] = -1
-        sign = np.broadcast_to(np.sign(factor), scale.shape).astype(np.int8).reshape(shape)
+        sign = self._along_channels(np.broadcast_to(np.sign(factor), scale.shape).astype(np.int8))
         return dataclasses.replace(
             self, codes=self.codes * sign, scale=scale, bias=self.bias * factor + offset, offset=variable
         )
@@ -76,12 +74,16 @@ class Kernel:
         limit = reach + 512.0 * output_scale
         bias = np.clip(self.bias, -limit, limit)
         dead = (reach < output_scale / 256) & ((np.abs(bias) >= INT32_MAX * step) | (step < SMALLEST_STEP))
-        shape = [1] * self.codes.ndim
-        shape[self.axis] = -1
-        codes = np.where(dead.reshape(shape), np.int8(0), self.codes)
+        codes = np.where(self._along_channels(dead), np.int8(0), self.codes)
         constant = np.maximum(np.abs(bias), output_scale) / CONSTANT_STEPS
         scale = np.where(dead, constant / input_scale, self.scale)
         return dataclasses.replace(self, codes=codes, scale=scale, bias=bias)
+
+    def _along_channels(self, values: np.ndarray) -> np.ndarray:
+        """`[channels]` in a shape that broadcasts with the codes."""
+        shape = [1] * self.codes.ndim
+        shape[self.axis] = -1
+        return values.reshape(shape)
 
     def widened(self, limit: int, input_scale: float) -> "Kernel":
         """The same weights, with codes `2^k` times as large and scales `2^-k` as large.
