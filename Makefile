@@ -33,10 +33,10 @@ test-slow: $(STAMP)  ## Run the slow tests only.
 	$(RUN) pytest -m slow $(PYTEST_FLAGS)
 
 test-families: $(STAMP)  ## The smallest model of each family of keras.applications, from quantization to verification.
-	$(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/test_coverage.py --numprocesses=2
+	$(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/evidence/test_coverage.py --numprocesses=2
 
 fuzz: $(STAMP)  ## Random networks through the exporter, for five minutes; FUZZ_SEED is the first.
-	$(RUN) experiments.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
+	$(RUN) experiments.evidence.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
 
 lint: $(STAMP)  ## Check style, imports and docstrings.
 	$(RUN) ruff format --check .

@@ -7,13 +7,17 @@ import setuptools
 setuptools.setup(
     name="tf_fpq",
     version="0.1.0",
-    description="Quantization-aware training for tf_keras whose exported TFLite model is the trained one, code for code.",
+    description=(
+        "Quantization-aware training for tf_keras whose exported TFLite model is the trained one,"
+        " code for code."
+    ),
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["tf_fpq*", "tflite_export*"]),
-    # constraints.txt has the versions that all tests ran with; at these lower bounds the README's example was run.
+    # constraints.txt has the versions that all tests ran with; at these lower bounds the README's
+    # example was run.
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",

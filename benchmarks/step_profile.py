@@ -1,9 +1,11 @@
-r"""Where the time of a training step goes: milliseconds by kind of operation, from a trace of TensorFlow's profiler.
+r"""Where the time of a training step goes: milliseconds by kind of operation, from a trace of
+TensorFlow's profiler.
 
     python -m benchmarks.step_profile --model=resnet20 --variants=float,lsq,fpq
 
-One thread. The variants take turns. The time of an operation is its shortest over the steps, so that a busy machine disturbs less; operations that
-do not run in every step (noise) count by how often they ran.
+One thread. The variants take turns. The time of an operation is its shortest over the steps, so
+that a busy machine disturbs less; operations that do not run in every step (noise) count by how
+often they ran.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -76,7 +78,9 @@ def _events(folder: str) -> Iterable[tuple[str, float]]:
 def profile(
     model_name: str, variants: Sequence[str], settings: step_time.Settings, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds per step of each variant by kind of operation; the variants take turns, a step each."""
+    """Milliseconds per step of each variant by kind of operation; the variants take turns, a step
+    each.
+    """
     steps = {variant: step_time.make_step(model_name, variant, settings) for variant in variants}
     events: dict[str, list[tuple[str, float]]] = {variant: [] for variant in variants}
     for step in steps.values():
@@ -113,7 +117,9 @@ def main(_: list[str]) -> None:
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", "resnet20", "Network of experiments/models.")
-    flags.DEFINE_list("variants", ["float", "lsq", "lsq+kd", "fpq", "cr", "fpq+cr"], "Variants of step_time.")
+    flags.DEFINE_list(
+        "variants", ["float", "lsq", "lsq+kd", "fpq", "cr", "fpq+cr"], "Variants of step_time."
+    )
     flags.DEFINE_integer("rounds", 10, "Steps of each variant.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
 

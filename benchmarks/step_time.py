@@ -1,13 +1,15 @@
-r"""What a training step costs, as a ratio to the step of the float network: paired, interleaved, medians.
+r"""What a training step costs, as a ratio to the step of the float network: paired, interleaved,
+medians.
 
     python -m benchmarks.step_time --json=step_time.json --plot=step_time.png
 
 takes about ten minutes on a quiet machine, half of them for the memory (--nomemory).
 
-All variants of a network are built in one process and take turns, `steps` steps at a time, for `rounds` rounds; the order rotates.
-A ratio is the median over rounds of a variant's time divided by the float step's time in the same round, so a machine that is busy
-with something else for a while disturbs both. On a CPU the ratio is of CPU time (of one thread, unless `threads` says otherwise), on a
-GPU of wall time. Views for CR are made beforehand: this is the step, not the input pipeline.
+All variants of a network are built in one process and take turns, `steps` steps at a time, for
+`rounds` rounds; the order rotates. A ratio is the median over rounds of a variant's time divided by
+the float step's time in the same round, so a machine that is busy with something else for a while
+disturbs both. On a CPU the ratio is of CPU time (of one thread, unless `threads` says otherwise),
+on a GPU of wall time. Views for CR are made beforehand: this is the step, not the input pipeline.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,11 +27,12 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tqdm
 
-from experiments import memory, models, records
+from experiments import models, records
+from experiments.evidence import process_memory
 import tf_fpq
-from tf_fpq.methods import presets
 from tf_fpq.keras_compat import keras
-from tf_fpq.training import QatModel
+from tf_fpq.methods import presets
+from tf_fpq.training.qat_model import QatModel
 
 # Methods of each variant, by the names of `presets.methods_from_names`; None are not ours.
 VARIANTS: dict[str, str | None] = {
@@ -85,7 +88,9 @@ def make_step(model_name: str, variant: str, settings: Settings) -> Callable[[],
     return lambda: float(train(batches)["loss"])
 
 
-def _model(network: keras.Model, variant: str, images: np.ndarray, settings: Settings) -> keras.Model:
+def _model(
+    network: keras.Model, variant: str, images: np.ndarray, settings: Settings
+) -> keras.Model:
     if variant == "float":
         return network
     if variant == "tfmot":
@@ -108,7 +113,9 @@ def time_variants(
     for variant in tqdm.tqdm(variants, desc=f"{model_name}: tracing", file=sys.stderr):
         functions[variant] = make_step(model_name, variant, settings)
         functions[variant](), functions[variant]()  # trace, then allocate
-    times: dict[str, dict[str, list[float]]] = {variant: {"cpu": [], "wall": []} for variant in variants}
+    times: dict[str, dict[str, list[float]]] = {
+        variant: {"cpu": [], "wall": []} for variant in variants
+    }
     for index in tqdm.trange(rounds, desc=f"{model_name}: rounds", file=sys.stderr):
         turn = index % len(variants)
         for variant in variants[turn:] + variants[:turn]:
@@ -123,14 +130,22 @@ def time_variants(
 def summarize(times: dict[str, dict[str, list[float]]], clock: str) -> dict[str, Any]:
     """Paired ratios to the float step with their quartiles, and median milliseconds."""
     base = times["float"][clock]
-    paired = {v: [a / b for a, b in zip(times[v][clock], base, strict=True)] for v in times if v != "float"}
+    paired = {
+        v: [a / b for a, b in zip(times[v][clock], base, strict=True)]
+        for v in times
+        if v != "float"
+    }
     milliseconds = {
         clock_name: {v: round(1000 * statistics.median(times[v][clock_name]), 2) for v in times}
         for clock_name in ("cpu", "wall")
     }
     return {
-        "ratios": {variant: round(statistics.median(values), 3) for variant, values in paired.items()},
-        "quartiles": {v: [round(float(q), 3) for q in np.quantile(x, [0.25, 0.75])] for v, x in paired.items()},
+        "ratios": {
+            variant: round(statistics.median(values), 3) for variant, values in paired.items()
+        },
+        "quartiles": {
+            v: [round(float(q), 3) for q in np.quantile(x, [0.25, 0.75])] for v, x in paired.items()
+        },
         "cpu_ms": milliseconds["cpu"],
         "wall_ms": milliseconds["wall"],
     }
@@ -152,25 +167,30 @@ def configure(settings: Settings) -> None:
 
 def _peak_of_process(model_name: str, variant: str, settings: Settings, queue: Any) -> None:
     configure(settings)
-    before = memory.peak_mib()
+    before = process_memory.peak_mib()
     step = make_step(model_name, variant, settings)
     for _ in range(3):
         step()
     if settings.device == "gpu":
         queue.put(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
     else:
-        queue.put(memory.peak_mib() - before)
+        queue.put(process_memory.peak_mib() - before)
 
 
 def peak_memory(model_name: str, variant: str, settings: Settings) -> float:
-    """MiB that three steps of a variant need at their peak, above an idle process that has imported everything."""
+    """MiB that three steps of a variant need at their peak, above an idle process that has imported
+    everything.
+    """
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_peak_of_process, args=(model_name, variant, settings, queue))
     process.start()
     process.join()
     if process.exitcode:
-        raise RuntimeError(f"Measuring the memory of {model_name}, {variant} failed with exit code {process.exitcode}.")
+        raise RuntimeError(
+            f"Measuring the memory of {model_name}, {variant} failed with exit code"
+            f" {process.exitcode}."
+        )
     return round(queue.get(), 1)
 
 
@@ -200,7 +220,9 @@ def _print_table(name: str, result: dict[str, Any]) -> None:
         ratio = result["ratios"].get(variant, 1.0)
         low, high = result["quartiles"].get(variant, (1.0, 1.0))
         peak = result.get("peak_mib", {}).get(variant, "")
-        print(f"{variant:20}{ratio:8.3f}{low:9.3f}-{high:.3f}{cpu:11.1f}{result['wall_ms'][variant]:10.1f}{peak:>10}")
+        print(
+            f"{variant:20}{ratio:8.3f}{low:9.3f}-{high:.3f}{cpu:11.1f}{result['wall_ms'][variant]:10.1f}{peak:>10}"
+        )
 
 
 def main(_: list[str]) -> None:
@@ -218,11 +240,15 @@ def main(_: list[str]) -> None:
     variants = ["float", *(variant for variant in flags.FLAGS.variants if variant != "float")]
     results: dict[str, Any] = {}
     for name in flags.FLAGS.models:
-        times = time_variants(name, variants, settings, rounds=flags.FLAGS.rounds, steps=flags.FLAGS.steps)
+        times = time_variants(
+            name, variants, settings, rounds=flags.FLAGS.rounds, steps=flags.FLAGS.steps
+        )
         results[name] = summarize(times, "cpu" if settings.device == "cpu" else "wall")
         if flags.FLAGS.memory:
             bar = tqdm.tqdm(variants, desc=f"{name}: memory", file=sys.stderr)
-            results[name]["peak_mib"] = {variant: peak_memory(name, variant, settings) for variant in bar}
+            results[name]["peak_mib"] = {
+                variant: peak_memory(name, variant, settings) for variant in bar
+            }
         results[name]["settings"] = {
             **dataclasses.asdict(settings),
             "rounds": flags.FLAGS.rounds,
@@ -238,20 +264,33 @@ def main(_: list[str]) -> None:
 
 def _define_flags() -> None:
     """Defines the flags: here and not on import, as other programs have some of the same names."""
-    flags.DEFINE_list("models", ["resnet20", "mobilenet_v2_tiny"], "Networks of experiments/models.")
-    flags.DEFINE_list("variants", [name for name in VARIANTS if name != "sam"], "Variants to time beside `float`.")
+    flags.DEFINE_list(
+        "models", ["resnet20", "mobilenet_v2_tiny"], "Networks of experiments/models."
+    )
+    flags.DEFINE_list(
+        "variants", [name for name in VARIANTS if name != "sam"], "Variants to time beside `float`."
+    )
     flags.DEFINE_integer("rounds", 9, "Rounds, in which every variant has its turn.", lower_bound=1)
     flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
     flags.DEFINE_integer("image_size", 32, "Height and width of an image.", lower_bound=8)
-    flags.DEFINE_integer("bits", 4, "Bits of weights and activations; the first and the last layer have 8.", 2, 8)
-    flags.DEFINE_integer("threads", 1, "Threads of an operation; 0 for as many as there are cores.", lower_bound=0)
+    flags.DEFINE_integer(
+        "bits", 4, "Bits of weights and activations; the first and the last layer have 8.", 2, 8
+    )
+    flags.DEFINE_integer(
+        "threads", 1, "Threads of an operation; 0 for as many as there are cores.", lower_bound=0
+    )
     flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where the step runs.")
     flags.DEFINE_enum(
-        "teacher_dtype", None, ["float16", "bfloat16"], "Precision of the teacher's forward pass; default float32."
+        "teacher_dtype",
+        None,
+        ["float16", "bfloat16"],
+        "Precision of the teacher's forward pass; default float32.",
     )
     flags.DEFINE_bool("jit_compile", False, "Compile all steps with XLA.")
-    flags.DEFINE_bool("memory", True, "Also measure peak memory, each variant in a process of its own.")
+    flags.DEFINE_bool(
+        "memory", True, "Also measure peak memory, each variant in a process of its own."
+    )
     flags.DEFINE_string("json", None, "File for the results.")
     flags.DEFINE_string("plot", None, "PNG file for a bar chart.")
 

@@ -5,13 +5,12 @@ import dataclasses
 import math
 import pathlib
 
-from experiments import data
-from experiments import models
+from experiments import data, models
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
 from tf_fpq.methods import presets
-from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
 from tf_fpq.methods.base import Method
+from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
 
 METHODS = (*presets.GROUPS, *presets.METHODS)
 IO_TYPES = ("int8", "uint8", "float32")
@@ -46,19 +45,22 @@ class Config:
       learning_rate: First learning rate of quantization-aware training; a cosine takes it to 0.
       float_learning_rate: First learning rate of the float teacher, likewise.
       step_size_learning_rate_factor: Step sizes learn at this fraction of the learning rate.
-      weight_decay: Decoupled weight decay of SGD with momentum 0.9, `w <- w - learning_rate * weight_decay * w`.
+      weight_decay: Decoupled weight decay of SGD with momentum 0.9, `w <- w - learning_rate *
+        weight_decay * w`.
       augment: Whether training images are shifted and flipped.
       jit_compile: Whether XLA compiles the training steps of teacher and student.
-      precision: Keras' mixed precision policy, one of `PRECISIONS`. It holds for the teacher; a student computes in float32.
+      precision: Keras' mixed precision policy, one of `PRECISIONS`. It holds for the teacher; a
+        student computes in float32.
       calibration_examples: Training images that the step sizes start from.
       seed: Of the initial weights, the data order, the augmentation and the noise.
       workdir: Folder for everything the experiment writes.
       teacher: A saved float model to load instead of training one, or None.
       input_type: Type of the exported model's input.
       output_type: Type of the exported model's output.
-      kernels: Kernel sets of the interpreter that verification runs over the test set, "xnnpack" among them.
-      min_top1_agreement: Share of test images on which student and exported model must choose the same class. A hardly trained
-        network has near ties and misses the default.
+      kernels: Kernel sets of the interpreter that verification runs over the test set, "xnnpack"
+        among them.
+      min_top1_agreement: Share of test images on which student and exported model must choose the
+        same class. A hardly trained network has near ties and misses the default.
     """
 
     dataset: str = "digits"
@@ -110,42 +112,58 @@ class Config:
         for method in self.methods:
             _check_choice("methods", method, METHODS)
         if not self.methods or ("none" in self.methods and len(self.methods) > 1):
-            raise ValueError(f"methods must be 'none' alone, or some of the others. Received: methods={self.methods}.")
+            raise ValueError(
+                "methods must be 'none' alone, or some of the others. Received:"
+                f" methods={self.methods}."
+            )
         for kernels in self.kernels:
             _check_choice("kernels", kernels, KERNELS)
         if "xnnpack" not in self.kernels:
-            raise ValueError(f"kernels must contain xnnpack, what phones run. Received: kernels={self.kernels}.")
+            raise ValueError(
+                f"kernels must contain xnnpack, what phones run. Received: kernels={self.kernels}."
+            )
         self._check_numbers()
         self.rules()
         self.make_methods()
         if self.teacher is not None and not pathlib.Path(self.teacher).is_file():
-            raise FileNotFoundError(f"teacher must be a saved Keras 2 model. Received: teacher={self.teacher!r}.")
+            raise FileNotFoundError(
+                f"teacher must be a saved Keras 2 model. Received: teacher={self.teacher!r}."
+            )
 
     def _check_numbers(self) -> None:
         for name in ("width", "batch_size", "calibration_examples"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1. Received: {name}={getattr(self, name)}.")
+                raise ValueError(
+                    f"{name} must be at least 1. Received: {name}={getattr(self, name)}."
+                )
         for name in ("epochs", "float_epochs", "weight_decay", "seed"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative. Received: {name}={getattr(self, name)}.")
+                raise ValueError(
+                    f"{name} must not be negative. Received: {name}={getattr(self, name)}."
+                )
         for name in ("learning_rate", "float_learning_rate", "step_size_learning_rate_factor"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite. Received: {name}={value}.")
         if not 0 <= self.min_top1_agreement <= 1:
             raise ValueError(
-                f"min_top1_agreement must be between 0 and 1. Received: min_top1_agreement={self.min_top1_agreement}."
+                "min_top1_agreement must be between 0 and 1. Received:"
+                f" min_top1_agreement={self.min_top1_agreement}."
             )
 
     def rules(self) -> list[tf_fpq.QuantRule]:
         """Bit widths per layer: 8 in the first and the last, the chosen ones between."""
         return [
             tf_fpq.QuantRule(FIRST_AND_LAST, weight_bits=8, activation_bits=8),
-            tf_fpq.QuantRule(r".*", weight_bits=self.weight_bits, activation_bits=self.activation_bits),
+            tf_fpq.QuantRule(
+                r".*", weight_bits=self.weight_bits, activation_bits=self.activation_bits
+            ),
         ]
 
     def make_methods(self) -> list[Method]:
-        """New method objects for `tf_fpq.QatModel`; those without a flag of their own have their default arguments."""
+        """New method objects for `tf_fpq.QatModel`; those without a flag of their own have their
+        default arguments.
+        """
         return tf_fpq.methods_from_names(
             self.methods,
             sfp={"probability": self.noise_probability, "position": self.noise_position},

@@ -1,11 +1,15 @@
-"""Image data for the experiments: TFDS builders in, uint8 arrays in memory, standardised float batches out.
+"""Image data for the experiments: TFDS builders in, uint8 arrays in memory, standardised float
+batches out.
 
-Every image is uint8 until the last step of a pipeline, which turns it into the float image a network reads:
+Every image is uint8 until the last step of a pipeline, which turns it into the float image a
+network reads:
 
-    normalize(image) = (image / 255 - mean) / std          per channel, with the training split's mean and std
+    normalize(image) = (image / 255 - mean) / std          per channel, with the training split's
+    mean and std
 
-so values lie between `-mean / std` (black) and `(1 - mean) / std` (white). The deployed int8 network takes the same
-standardised image on its input grid, `codes = round(normalize(image) / scale) + zero_point`.
+so values lie between `-mean / std` (black) and `(1 - mean) / std` (white). The deployed int8
+network takes the same standardised image on its input grid, `codes = round(normalize(image) /
+scale) + zero_point`.
 """
 
 from collections.abc import Mapping
@@ -30,7 +34,8 @@ class DatasetInfo:
     Attributes:
       mean: Mean of the training images / 255, per channel.
       std: Standard deviation of the training images / 255, per channel.
-      shift: Augmentation moves an image by up to so many pixels in both directions; black enters at the edge.
+      shift: Augmentation moves an image by up to so many pixels in both directions; black enters at
+        the edge.
       flip: Whether augmentation mirrors every second image.
     """
 
@@ -43,8 +48,12 @@ class DatasetInfo:
 DATASETS: Mapping[str, DatasetInfo] = {
     "digits": DatasetInfo(mean=(0.3054,), std=(0.3760,), shift=1, flip=False),
     "fashion_mnist": DatasetInfo(mean=(0.2860,), std=(0.3530,), shift=4, flip=True),
-    "cifar10": DatasetInfo(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), shift=4, flip=True),
-    "cifar100": DatasetInfo(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), shift=4, flip=True),
+    "cifar10": DatasetInfo(
+        mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), shift=4, flip=True
+    ),
+    "cifar100": DatasetInfo(
+        mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), shift=4, flip=True
+    ),
 }
 
 
@@ -80,7 +89,9 @@ class Dataset:
         return self.train_images.shape[1:]
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
-        """Returns uint8 images as the float32 images that a network reads, `(image / 255 - mean) / std`."""
+        """Returns uint8 images as the float32 images that a network reads, `(image / 255 - mean) /
+        std`.
+        """
         mean, std = np.float32(self.info.mean), np.float32(self.info.std)
         return (np.asarray(images, np.float32) / np.float32(255) - mean) / std
 
@@ -94,7 +105,8 @@ class Dataset:
         return tf.data.Dataset.from_tensor_slices(self.test).batch(batch_size).prefetch(2)
 
     def train_batches(self, batch_size: int, seed: int, augment: bool = True) -> tf.data.Dataset:
-        """Batches of shuffled, augmented, normalised training images and labels; an incomplete last batch is dropped.
+        """Batches of shuffled, augmented, normalised training images and labels; an incomplete last
+        batch is dropped.
 
         The order and the augmentation follow from `seed` alone, and differ from epoch to epoch.
 
@@ -108,29 +120,42 @@ class Dataset:
         """
         count = len(self.train_images)
         if not 1 <= batch_size <= count:
-            raise ValueError(f"batch_size must be between 1 and {count} training images. Received: {batch_size=}.")
+            raise ValueError(
+                f"batch_size must be between 1 and {count} training images. Received:"
+                f" {batch_size=}."
+            )
         batches = tf.data.Dataset.from_tensor_slices((self.train_images, self.train_labels))
         batches = batches.shuffle(count, seed=seed).batch(batch_size, drop_remainder=True)
-        # Two random integers per batch seed the stateless augmentation, so parallel calls cannot change it.
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True)
+        # Two random integers per batch seed the stateless augmentation, so parallel calls cannot
+        # change it.
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(
+            2, drop_remainder=True
+        )
 
-        def prepare(batch: tuple[tf.Tensor, tf.Tensor], batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def prepare(
+            batch: tuple[tf.Tensor, tf.Tensor], batch_seed: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             images, labels = batch
             if augment:
-                images = augment_images(images, batch_seed, shift=self.info.shift, flip=self.info.flip)
+                images = augment_images(
+                    images, batch_seed, shift=self.info.shift, flip=self.info.flip
+                )
             images = tf.cast(images, tf.float32) / 255.0
             return (images - tf.constant(self.info.mean)) / tf.constant(self.info.std), labels
 
         return tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=2).prefetch(2)
 
     def calibration_images(self, count: int, seed: int) -> np.ndarray:
-        """Returns `count` normalised training images (all, if there are fewer), without augmentation, drawn by `seed`."""
+        """Returns `count` normalised training images (all, if there are fewer), without
+        augmentation, drawn by `seed`.
+        """
         order = np.random.default_rng(seed).permutation(len(self.train_images))
         return self.normalize(self.train_images[order[:count]])
 
 
 def augment_images(images: tf.Tensor, seed: tf.Tensor, *, shift: int, flip: bool) -> tf.Tensor:
-    """Shifts each image by up to `shift` pixels (pad with black, crop at random) and mirrors half of them.
+    """Shifts each image by up to `shift` pixels (pad with black, crop at random) and mirrors half
+    of them.
 
     Args:
       images: `[N, H, W, C]`, any type.
@@ -143,7 +168,9 @@ def augment_images(images: tf.Tensor, seed: tf.Tensor, *, shift: int, flip: bool
     """
     seed = tf.bitcast(tf.cast(seed, tf.int64), tf.int32)[:, 0]
     count, height, width = tf.shape(images)[0], tf.shape(images)[1], tf.shape(images)[2]
-    draw = tf.random.stateless_uniform([3, count], tf.stack([seed[0], seed[1]]), 0, 2 * shift + 1, tf.int32)
+    draw = tf.random.stateless_uniform(
+        [3, count], tf.stack([seed[0], seed[1]]), 0, 2 * shift + 1, tf.int32
+    )
     padded = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
     rows = draw[0][:, tf.newaxis] + tf.range(height)[tf.newaxis]
     columns = draw[1][:, tf.newaxis] + tf.range(width)[tf.newaxis]
@@ -166,15 +193,19 @@ def load(
     Args:
       name: One of `DATASETS`.
       data_dir: TFDS data directory, `~/tensorflow_datasets` (or `$TFDS_DATA_DIR`) by default.
-      fashion_mnist_dir: Folder of the four IDX files of Fashion-MNIST; if they are not there, TFDS downloads the data.
-      train_examples: Keep only so many training images, the first of TFDS's fixed order; all by default.
+      fashion_mnist_dir: Folder of the four IDX files of Fashion-MNIST; if they are not there, TFDS
+        downloads the data.
+      train_examples: Keep only so many training images, the first of TFDS's fixed order; all by
+        default.
 
     Raises:
       ValueError: If there is no dataset of that name, or `train_examples` is not positive.
       DatasetMissingError: If it is not on this machine and cannot be downloaded.
     """
     if name not in DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}. Received: dataset={name!r}.")
+        raise ValueError(
+            f"dataset must be one of {', '.join(DATASETS)}. Received: dataset={name!r}."
+        )
     if train_examples is not None and train_examples < 1:
         raise ValueError(f"train_examples must be positive. Received: {train_examples=}.")
     builder = _prepared_builder(name, data_dir, pathlib.Path(fashion_mnist_dir))
@@ -191,46 +222,69 @@ def load(
     )
 
 
-def _prepared_builder(name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """The dataset's builder after `download_and_prepare`, which does nothing when the data are there."""
+def _prepared_builder(
+    name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path
+) -> tfds.core.DatasetBuilder:
+    """The dataset's builder after `download_and_prepare`, which does nothing when the data are
+    there.
+    """
     config = None
     try:
         if name == "digits":
             builder = datasets.Digits(data_dir=data_dir)
-        elif name == "fashion_mnist" and all(file.is_file() for file in fashion_mnist_idx.idx_files(fashion_mnist_dir)):
+        elif name == "fashion_mnist" and all(
+            file.is_file() for file in fashion_mnist_idx.idx_files(fashion_mnist_dir)
+        ):
             builder = datasets.FashionMnistIdx(data_dir=data_dir)
             config = tfds.download.DownloadConfig(manual_dir=str(fashion_mnist_dir))
         else:
             builder = tfds.builder(name, data_dir=data_dir)
             _check_hosts(builder)
         builder.download_and_prepare(download_config=config)
-    except Exception as error:  # TFDS lets through whatever its transport, file system or generator raises.
-        raise DatasetMissingError(_missing_message(name, data_dir, fashion_mnist_dir, error)) from error
+    except (
+        Exception
+    ) as error:  # TFDS lets through whatever its transport, file system or generator raises.
+        raise DatasetMissingError(
+            _missing_message(name, data_dir, fashion_mnist_dir, error)
+        ) from error
     return builder
 
 
 def _check_hosts(builder: tfds.core.DatasetBuilder) -> None:
-    """Raises OSError if a download is needed and its host has no address: TFDS would try for minutes before it says so."""
+    """Raises OSError if a download is needed and its host has no address: TFDS would try for
+    minutes before it says so.
+    """
     if builder.data_path.exists() or urllib.request.getproxies():
         return
     for host in sorted({urllib.parse.urlparse(url).hostname for url in builder.url_infos}):
         socket.getaddrinfo(host, None)
 
 
-def _missing_message(name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path, error: Exception) -> str:
+def _missing_message(
+    name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path, error: Exception
+) -> str:
     ways = [
         "connect to the internet, and TFDS downloads it",
-        f"copy a prepared `{name}` folder of another machine's TFDS data directory, and pass --data_dir",
+        (
+            f"copy a prepared `{name}` folder of another machine's TFDS data directory, and pass"
+            " --data_dir"
+        ),
         "use --dataset=digits, which comes with scikit-learn",
     ]
     if name == "fashion_mnist":
         ways.insert(
-            0, "install Debian's package dataset-fashion-mnist, or pass --fashion_mnist_dir with its four files"
+            0,
+            "install Debian's package dataset-fashion-mnist, or pass --fashion_mnist_dir with its"
+            " four files",
         )
     if name == "digits":
-        ways = ["pass a writable --data_dir", "install the extra: pip install 'tf_fpq[experiments]'"]
+        ways = [
+            "pass a writable --data_dir",
+            "install the extra: pip install 'tf_fpq[experiments]'",
+        ]
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"Dataset {name!r} could not be prepared. Ways out: {'; '.join(ways)}. "
-        f"Received: data_dir={data_dir!r}, fashion_mnist_dir={str(fashion_mnist_dir)!r}; {type(error).__name__}: {reason}"
+        f"Dataset {name!r} could not be prepared. Ways out: {'; '.join(ways)}. Received:"
+        f" data_dir={data_dir!r}, fashion_mnist_dir={str(fashion_mnist_dir)!r};"
+        f" {type(error).__name__}: {reason}"
     )

@@ -1,4 +1,6 @@
-"""The whole path on real data: float teacher, quantized student, int8 TFLite model, proof; one function per step."""
+"""The whole path on real data: float teacher, quantized student, int8 TFLite model, proof; one
+function per step.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -10,9 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from experiments import data
-from experiments import models
-from experiments import records
+from experiments import data, models, records
 from experiments.config import Config
 import tf_fpq
 from tf_fpq.keras_compat import keras
@@ -20,20 +20,24 @@ import tflite_export
 
 Result = dict[str, Any]
 
-# The strong view of CR where the library's default leaves too little of an image: of 8x8 pixels, cutout takes 16.
+# The strong view of CR where the library's default leaves too little of an image: of 8x8 pixels,
+# cutout takes 16.
 STRONG_VIEWS = {"digits": {"operations": 1, "magnitude": 0.3, "cutout": 0.25}}
 
 
 def run(config: Config) -> Result:
-    """Trains, exports, verifies; writes `float.keras`, `student.keras`, `model.tflite`, `report.*`, `result.json`.
+    """Trains, exports, verifies; writes `float.keras`, `student.keras`, `model.tflite`, `report.*`,
+    `result.json`.
 
-    The same configuration on the same machine gives the same figures: every random draw follows from `config.seed`.
+    The same configuration on the same machine gives the same figures: every random draw follows
+    from `config.seed`.
 
     Args:
       config: What to do.
 
     Returns:
-      What `result.json` holds: configuration, versions, commit, metrics, seconds, and the training history.
+      What `result.json` holds: configuration, versions, commit, metrics, seconds, and the training
+        history.
 
     Raises:
       ValueError: If `config.teacher` does not fit the dataset.
@@ -57,7 +61,10 @@ def run(config: Config) -> Result:
         history = train_student(config, student, teacher, dataset)
     with _timed("export", seconds):
         exported = tflite_export.export(
-            student, workdir / "model.tflite", input_type=config.input_type, output_type=config.output_type
+            student,
+            workdir / "model.tflite",
+            input_type=config.input_type,
+            output_type=config.output_type,
         )
     # After the export, which moves the biases onto the grid of the file.
     records.write_whole(workdir / "student.keras", student.save)
@@ -90,22 +97,25 @@ def run(config: Config) -> Result:
     return result
 
 
-def float_teacher(config: Config, dataset: data.Dataset) -> tuple[keras.Model, dict[str, list[float]]]:
+def float_teacher(
+    config: Config, dataset: data.Dataset
+) -> tuple[keras.Model, dict[str, list[float]]]:
     """Loads `config.teacher`, or trains a float network by SGD with a cosine schedule.
 
     Returns:
       The model and its history by epoch (empty if it was loaded).
 
     Raises:
-      ValueError: If the loaded model does not read the dataset's images or has another number of classes.
+      ValueError: If the loaded model does not read the dataset's images or has another number of
+        classes.
     """
     if config.teacher is not None:
         teacher = keras.models.load_model(config.teacher, compile=False)
         expected = ((None, *dataset.image_shape), (None, dataset.num_classes))
         if (teacher.input_shape, teacher.output_shape) != expected:
             raise ValueError(
-                f"teacher must map {expected[0]} to {expected[1]} for {dataset.name}. "
-                f"Received: {teacher.input_shape} to {teacher.output_shape}, teacher={config.teacher!r}."
+                f"teacher must map {expected[0]} to {expected[1]} for {dataset.name}. Received:"
+                f" {teacher.input_shape} to {teacher.output_shape}, teacher={config.teacher!r}."
             )
         return teacher, {}
     model = models.build(config.model, dataset.image_shape, dataset.num_classes, config.width)
@@ -116,7 +126,9 @@ def float_teacher(config: Config, dataset: data.Dataset) -> tuple[keras.Model, d
 def quantized_student(config: Config, teacher: keras.Model, dataset: data.Dataset) -> keras.Model:
     """Quantizes the teacher by `config.rules()` and calibrates the result on training images."""
     student = tf_fpq.quantize_model(teacher, rules=config.rules(), quantizer=config.quantizer)
-    tf_fpq.calibrate(student, dataset.calibration_images(config.calibration_examples, config.seed), verbose=0)
+    tf_fpq.calibrate(
+        student, dataset.calibration_images(config.calibration_examples, config.seed), verbose=0
+    )
     return student
 
 
@@ -134,7 +146,9 @@ def train_student(
 
 
 def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
-    """Batches with two views for CR: the EMA teacher sees the weak one (usual augmentation), student and teacher the strong one."""
+    """Batches with two views for CR: the EMA teacher sees the weak one (usual augmentation),
+    student and teacher the strong one.
+    """
     batches = dataset.train_batches(config.batch_size, config.seed, augment=False)
     if not config.augment:
         return batches
@@ -157,7 +171,9 @@ def load(config: Config) -> data.Dataset:
 def fit(
     model: keras.Model, config: Config, dataset: data.Dataset, learning_rate: float, epochs: int
 ) -> dict[str, list[float]]:
-    """SGD with momentum and a cosine to 0; the test accuracy is watched, nothing is chosen by it."""
+    """SGD with momentum and a cosine to 0; the test accuracy is watched, nothing is chosen by
+    it.
+    """
     batches = dataset.train_batches(config.batch_size, config.seed, config.augment)
     if "cr" in config.methods and isinstance(model, tf_fpq.QatModel):
         batches = _two_views(config, dataset)
@@ -170,7 +186,9 @@ def fit(
         metrics=["accuracy"],
         jit_compile=config.jit_compile or None,
     )
-    fitted = model.fit(batches, validation_data=dataset.test_batches(), epochs=epochs, verbose=1 if _bar() else 2)
+    fitted = model.fit(
+        batches, validation_data=dataset.test_batches(), epochs=epochs, verbose=1 if _bar() else 2
+    )
     return {name: [float(value) for value in values] for name, values in fitted.history.items()}
 
 
@@ -181,7 +199,9 @@ def accuracy(model: keras.Model, dataset: data.Dataset) -> float:
 
 
 def deployed_metrics(report: tflite_export.Report) -> Result:
-    """What the verification over the test set says about student, twin and the `.tflite` file on XNNPACK."""
+    """What the verification over the test set says about student, twin and the `.tflite` file on
+    XNNPACK.
+    """
     codes = report.output("twin", "xnnpack")
     return {
         "student_accuracy": report.accuracy["student"],
@@ -198,8 +218,9 @@ def table(result: Result) -> str:
     """The result as a few lines of text."""
     config, metrics, seconds = result["config"], result["metrics"], result["seconds"]
     title = (
-        f"{config['dataset']}, {config['model']}, W{config['weight_bits']}A{config['activation_bits']}, "
-        f"{'+'.join(config['methods'])}, seed {config['seed']}"
+        f"{config['dataset']}, {config['model']},"
+        f" W{config['weight_bits']}A{config['activation_bits']}, {'+'.join(config['methods'])},"
+        f" seed {config['seed']}"
     )
     rows = [
         ("test accuracy, float teacher", f"{metrics['float_accuracy']:.2%}"),
@@ -207,7 +228,10 @@ def table(result: Result) -> str:
         ("  student", f"{metrics['student_accuracy']:.2%}"),
         ("  integer twin", f"{metrics['twin_accuracy']:.2%}"),
         ("  TFLite (XNNPACK)", f"{metrics['tflite_accuracy']:.2%}"),
-        ("output codes differing, twin and TFLite", f"{metrics['codes_differing']} of {metrics['codes_compared']}"),
+        (
+            "output codes differing, twin and TFLite",
+            f"{metrics['codes_differing']} of {metrics['codes_compared']}",
+        ),
         ("top-1 agreement, student and TFLite", f"{metrics['student_agreement']:.2%}"),
         ("bytes of model.tflite", f"{metrics['bytes']:,}"),
         *[(f"seconds, {name}", f"{value:.1f}") for name, value in seconds.items()],
@@ -215,11 +239,15 @@ def table(result: Result) -> str:
     left = max(len(name) for name, _ in rows)
     right = max(len(value) for _, value in rows)
     rule = "-" * max(left + right + 2, len(title))
-    return "\n".join([title, rule, *(f"{name:<{left}}  {value:>{right}}" for name, value in rows), rule])
+    return "\n".join(
+        [title, rule, *(f"{name:<{left}}  {value:>{right}}" for name, value in rows), rule]
+    )
 
 
 def _bar() -> bool:
-    """Whether somebody watches, so that progress bars are welcome; a log gets one line per epoch."""
+    """Whether somebody watches, so that progress bars are welcome; a log gets one line per
+    epoch.
+    """
     return sys.stdout.isatty()
 
 

@@ -1,4 +1,6 @@
-"""What an experiment leaves behind: files that are whole or absent, and what is needed to run it again."""
+"""What an experiment leaves behind: files that are whole or absent, and what is needed to run it
+again.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -65,7 +67,9 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of the packages that decide about the figures, and the machine's architecture."""
+    """Versions of Python, of the packages that decide about the figures, and the machine's
+    architecture.
+    """
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         found[package] = metadata.version(package)
@@ -73,7 +77,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this source tree, with "+changes" if files differ from it; None outside a git checkout."""
+    """The commit of this source tree, with "+changes" if files differ from it; None outside a git
+    checkout.
+    """
     root = pathlib.Path(__file__).resolve().parent.parent
     try:
         revision = _git(root, "rev-parse", "HEAD")

@@ -1,11 +1,13 @@
 r"""Runs a grid of experiments over seeds and prints mean and standard deviation.
 
-    python -m experiments.sweep --dataset=fashion_mnist --quantizers=lsq,pact --schemes=W4A4,W2A4 --seeds=0,1,2 \
+    python -m experiments.sweep --dataset=fashion_mnist --quantizers=lsq,pact --schemes=W4A4,W2A4
+    --seeds=0,1,2 \
         --results=experiments/results/quantizers.jsonl
 
-Every run is a line of JSON in --results, written when the run ends; runs that are in it already are not repeated, so a sweep
-that was stopped goes on where it was. The float teacher of a seed is trained once. Two sweeps with other seeds may share
-one file. --table prints the table of what is there and runs nothing.
+Every run is a line of JSON in --results, written when the run ends; runs that are in it already are
+not repeated, so a sweep that was stopped goes on where it was. The float teacher of a seed is
+trained once. Two sweeps with other seeds may share one file. --table prints the table of what is
+there and runs nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +21,14 @@ import sys
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import tqdm
 
-from experiments import pipeline
-from experiments import records
-from experiments.config import Config, PRECISIONS
+from experiments import pipeline, records
+from experiments.config import PRECISIONS, Config
 from tf_fpq.keras_compat import keras
-from tf_fpq.quantize_config import QUANTIZE_CONFIGS
+from tf_fpq.placement.quantize_configs import QUANTIZE_CONFIGS
 import tflite_export
-
 
 _SHARED = (
     "dataset",
@@ -68,7 +67,9 @@ _KEY = (
 
 def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
     """The grid, seed by seed."""
-    grid = itertools.product(flags.FLAGS.seeds, flags.FLAGS.schemes, flags.FLAGS.quantizers, flags.FLAGS.method_sets)
+    grid = itertools.product(
+        flags.FLAGS.seeds, flags.FLAGS.schemes, flags.FLAGS.quantizers, flags.FLAGS.method_sets
+    )
     for seed, scheme, quantizer, methods in grid:
         match = re.fullmatch(r"W(\d)A(\d)", scheme)
         if match is None:
@@ -82,7 +83,9 @@ def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
             seed=int(seed),
             kernels=("xnnpack",),
             min_top1_agreement=0.0,
-            workdir=str(workdir / f"seed{seed}{_scale_of(shared)}" / f"{scheme}_{quantizer}_{methods}"),
+            workdir=str(
+                workdir / f"seed{seed}{_scale_of(shared)}" / f"{scheme}_{quantizer}_{methods}"
+            ),
         )
 
 
@@ -100,7 +103,11 @@ def key(config: dict[str, Any]) -> str:
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The runs in a results file."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines() if line]
+        if path.exists()
+        else []
+    )
 
 
 def teacher(config: Config) -> str:
@@ -118,9 +125,15 @@ def teacher(config: Config) -> str:
 def run(config: Config) -> dict[str, Any]:
     """One run's line."""
     started = time.time()
-    line: dict[str, Any] = {"config": dataclasses.asdict(config), "commit": records.commit(), "status": "verified"}
+    line: dict[str, Any] = {
+        "config": dataclasses.asdict(config),
+        "commit": records.commit(),
+        "status": "verified",
+    }
     try:
-        line["metrics"] = pipeline.run(dataclasses.replace(config, teacher=teacher(config)))["metrics"]
+        line["metrics"] = pipeline.run(dataclasses.replace(config, teacher=teacher(config)))[
+            "metrics"
+        ]
     except (tflite_export.VerificationError, ValueError) as error:
         line |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     keras.backend.clear_session()
@@ -128,22 +141,39 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: test accuracy in %, mean and standard deviation over seeds; a row per quantizer and methods."""
+    """Markdown: test accuracy in %, mean and standard deviation over seeds; a row per quantizer and
+    methods.
+    """
     groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
         config = line["config"]
         scheme = f"W{config['weight_bits']}A{config['activation_bits']}"
-        row = (config["quantizer"], "+".join(config["methods"]) + _scale_of(config).replace("_", " ", 1))
+        row = (
+            config["quantizer"],
+            "+".join(config["methods"]) + _scale_of(config).replace("_", " ", 1),
+        )
         groups.setdefault(row, {}).setdefault(scheme, []).append(line)
     schemes = sorted({scheme for row in groups.values() for scheme in row}, reverse=True)
     teachers = {
-        (line["config"]["seed"], line["metrics"]["float_accuracy"]) for line in lines if line["status"] == "verified"
+        (line["config"]["seed"], line["metrics"]["float_accuracy"])
+        for line in lines
+        if line["status"] == "verified"
     }
-    rows = [["quantizer", "methods", *schemes, "differing twin codes"], ["---"] * (len(schemes) + 3)]
-    rows.append(["float", "", *[_spread([accuracy for _, accuracy in teachers])] * len(schemes), ""])
+    rows = [
+        ["quantizer", "methods", *schemes, "differing twin codes"],
+        ["---"] * (len(schemes) + 3),
+    ]
+    rows.append(
+        ["float", "", *[_spread([accuracy for _, accuracy in teachers])] * len(schemes), ""]
+    )
     for (quantizer, methods), by_scheme in groups.items():
         cells = [_spread(_accuracies(by_scheme.get(scheme, []))) for scheme in schemes]
-        done = [line["metrics"] for found in by_scheme.values() for line in found if line["status"] == "verified"]
+        done = [
+            line["metrics"]
+            for found in by_scheme.values()
+            for line in found
+            if line["status"] == "verified"
+        ]
         differing = sum(metrics["codes_differing"] for metrics in done)
         compared = sum(metrics["codes_compared"] for metrics in done)
         rows.append([quantizer, methods, *cells, f"{differing} of {compared:,}"])
@@ -174,7 +204,9 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(str(error)) from error
     done = {key(line["config"]) for line in read(path)}
     missing = (
-        [] if flags.FLAGS.table else [c for c in grid if key(json.loads(json.dumps(dataclasses.asdict(c)))) not in done]
+        []
+        if flags.FLAGS.table
+        else [c for c in grid if key(json.loads(json.dumps(dataclasses.asdict(c)))) not in done]
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for config in tqdm.tqdm(missing, unit="run", file=sys.stderr):
@@ -190,14 +222,18 @@ def _define_flags() -> None:
     flags.DEFINE_list("quantizers", list(QUANTIZE_CONFIGS), "Base quantizers.")
     flags.DEFINE_list("method_sets", ["none"], "Sets of methods, joined by +, as fpq or fpq+cr.")
     flags.DEFINE_list("schemes", ["W4A4"], "Bit widths, as W4A4.")
-    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds; each has its own teacher, data order and noise.")
+    flags.DEFINE_list(
+        "seeds", ["0", "1", "2", "3", "4"], "Seeds; each has its own teacher, data order and noise."
+    )
     flags.DEFINE_string("sweep_workdir", "runs/sweep", "Folder for teachers and exported models.")
     flags.DEFINE_bool("table", False, "Only print the table.")
     flags.DEFINE_string("dataset", "fashion_mnist", "Dataset.")
     flags.DEFINE_string("model", "resnet8", "Network.")
     flags.DEFINE_string("data_dir", None, "TFDS data directory.")
     flags.DEFINE_string(
-        "fashion_mnist_dir", Config.fashion_mnist_dir, "Folder with the four IDX files of Fashion-MNIST."
+        "fashion_mnist_dir",
+        Config.fashion_mnist_dir,
+        "Folder with the four IDX files of Fashion-MNIST.",
     )
     flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
     flags.DEFINE_integer("width", Config.width, "Channels of the first stage.")
@@ -206,7 +242,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("batch_size", 128, "Images per step.")
     flags.DEFINE_bool("jit_compile", False, "Compile the training steps with XLA.")
     flags.DEFINE_enum("precision", Config.precision, PRECISIONS, "Mixed precision policy.")
-    flags.DEFINE_float("learning_rate", Config.learning_rate, "First rate of quantization-aware training.")
+    flags.DEFINE_float(
+        "learning_rate", Config.learning_rate, "First rate of quantization-aware training."
+    )
 
 
 if __name__ == "__main__":

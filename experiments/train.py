@@ -1,7 +1,8 @@
-"""Trains a float network, quantizes it, trains the quantized one with the float one as teacher, and proves the export.
+"""Trains a float network, quantizes it, trains the quantized one with the float one as teacher, and
+proves the export.
 
-Writes to --workdir: float.keras, student.keras, model.tflite, report.json, report.html and result.json
-(configuration, versions, commit, metrics).
+Writes to --workdir: float.keras, student.keras, model.tflite, report.json, report.html and
+result.json (configuration, versions, commit, metrics).
 
 Examples:
 
@@ -9,14 +10,16 @@ Examples:
     python -m experiments.train
 
   Real images, two bits, the plain base quantizer as a baseline, a float network trained before.
-    python -m experiments.train --dataset=fashion_mnist --weight_bits=2 --activation_bits=4 --methods=none \
+    python -m experiments.train --dataset=fashion_mnist --weight_bits=2 --activation_bits=4
+    --methods=none \
         --teacher=runs/fashion/float.keras --workdir=runs/fashion_lsq_w2a4
 
   Half of FPQ: the noise only, after the quantizer.
     python -m experiments.train --methods=sfp --noise_position=post --noise_probability=0.3
 
   Look at a new setting on a few images first.
-    python -m experiments.train --dataset=cifar10 --model=resnet20 --train_examples=2000 --float_epochs=2 --epochs=2 \
+    python -m experiments.train --dataset=cifar10 --model=resnet20 --train_examples=2000
+    --float_epochs=2 --epochs=2 \
         --min_top1_agreement=0
 """
 
@@ -24,41 +27,60 @@ from collections.abc import Sequence
 import dataclasses
 import sys
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from experiments import data
-from experiments import models
-from experiments import pipeline
-from experiments.config import Config, IO_TYPES, METHODS, PRECISIONS
+from experiments import data, models, pipeline
+from experiments.config import IO_TYPES, METHODS, PRECISIONS, Config
 import tflite_export
 
 flags.DEFINE_enum("dataset", Config.dataset, list(data.DATASETS), "Images to train and test on.")
-flags.DEFINE_string("data_dir", Config.data_dir, "TFDS data directory; ~/tensorflow_datasets by default.")
-flags.DEFINE_string("fashion_mnist_dir", Config.fashion_mnist_dir, "Folder with the four IDX files of Fashion-MNIST.")
-flags.DEFINE_integer("train_examples", Config.train_examples, "Use only so many training images; all by default.")
+flags.DEFINE_string(
+    "data_dir", Config.data_dir, "TFDS data directory; ~/tensorflow_datasets by default."
+)
+flags.DEFINE_string(
+    "fashion_mnist_dir",
+    Config.fashion_mnist_dir,
+    "Folder with the four IDX files of Fashion-MNIST.",
+)
+flags.DEFINE_integer(
+    "train_examples", Config.train_examples, "Use only so many training images; all by default."
+)
 flags.DEFINE_enum("model", Config.model, list(models.BUILDERS), "Network.")
 flags.DEFINE_integer("width", Config.width, "Channels of the network's first stage.")
-flags.DEFINE_integer("weight_bits", Config.weight_bits, "2 to 8; the first and the last layer stay at 8.")
-flags.DEFINE_integer("activation_bits", Config.activation_bits, "2 to 8, of what these layers read.")
+flags.DEFINE_integer(
+    "weight_bits", Config.weight_bits, "2 to 8; the first and the last layer stay at 8."
+)
+flags.DEFINE_integer(
+    "activation_bits", Config.activation_bits, "2 to 8, of what these layers read."
+)
 flags.DEFINE_string("quantizer", Config.quantizer, "Base quantizer of tf_fpq.quantize_model.")
 flags.DEFINE_list(
     "methods",
     ",".join(Config.methods),
-    f"Training methods, out of {', '.join(METHODS)}: sfp is noise at the inputs of convolutions, csd is distillation of "
-    "their outputs, fpq is both, kd is distillation of the logits, cr is consistency with a moving average of the student on two views, "
-    "sam is sharpness-aware minimization, dampening and freezing are against oscillating weights, none is the plain base quantizer.",
+    f"Training methods, out of {', '.join(METHODS)}: sfp is noise at the inputs of convolutions,"
+    " csd is distillation of their outputs, fpq is both, kd is distillation of the logits, cr is"
+    " consistency with a moving average of the student on two views, sam is sharpness-aware"
+    " minimization, dampening and freezing are against oscillating weights, none is the plain base"
+    " quantizer.",
 )
-flags.DEFINE_float("noise_probability", Config.noise_probability, "sfp: probability per layer and step.")
-flags.DEFINE_enum("noise_position", Config.noise_position, ["pre", "post"], "sfp: before or after the quantizer.")
+flags.DEFINE_float(
+    "noise_probability", Config.noise_probability, "sfp: probability per layer and step."
+)
+flags.DEFINE_enum(
+    "noise_position", Config.noise_position, ["pre", "post"], "sfp: before or after the quantizer."
+)
 flags.DEFINE_float("csd_weight", Config.csd_weight, "csd: weight of the loss.")
 flags.DEFINE_integer("epochs", Config.epochs, "Epochs of quantization-aware training.")
 flags.DEFINE_integer("float_epochs", Config.float_epochs, "Epochs of the float teacher.")
 flags.DEFINE_integer("batch_size", Config.batch_size, "Images per step.")
 flags.DEFINE_float(
-    "learning_rate", Config.learning_rate, "First rate of quantization-aware training; a cosine ends at 0."
+    "learning_rate",
+    Config.learning_rate,
+    "First rate of quantization-aware training; a cosine ends at 0.",
 )
-flags.DEFINE_float("float_learning_rate", Config.float_learning_rate, "First rate of the float teacher, likewise.")
+flags.DEFINE_float(
+    "float_learning_rate", Config.float_learning_rate, "First rate of the float teacher, likewise."
+)
 flags.DEFINE_float(
     "step_size_learning_rate_factor",
     Config.step_size_learning_rate_factor,
@@ -67,8 +89,8 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "weight_decay",
     Config.weight_decay,
-    "Decoupled weight decay. The coupled 5e-4 of the papers corresponds to about 5e-3 here, because their momentum of 0.9 "
-    "multiplies it by 10.",
+    "Decoupled weight decay. The coupled 5e-4 of the papers corresponds to about 5e-3 here, because"
+    " their momentum of 0.9 multiplies it by 10.",
 )
 flags.DEFINE_bool("augment", Config.augment, "Shift and flip training images.")
 flags.DEFINE_bool("jit_compile", Config.jit_compile, "Compile the training steps with XLA.")
@@ -78,16 +100,23 @@ flags.DEFINE_enum(
     PRECISIONS,
     "Mixed precision policy; it holds for the float teacher, a student computes in float32.",
 )
-flags.DEFINE_integer("calibration_examples", Config.calibration_examples, "Training images the step sizes start from.")
+flags.DEFINE_integer(
+    "calibration_examples",
+    Config.calibration_examples,
+    "Training images the step sizes start from.",
+)
 flags.DEFINE_integer("seed", Config.seed, "Of everything random.")
 flags.DEFINE_string("workdir", Config.workdir, "Folder to write to.")
-flags.DEFINE_string("teacher", Config.teacher, "A saved float.keras to load instead of training one.")
+flags.DEFINE_string(
+    "teacher", Config.teacher, "A saved float.keras to load instead of training one."
+)
 flags.DEFINE_enum("input_type", Config.input_type, IO_TYPES, "Input type of model.tflite.")
 flags.DEFINE_enum("output_type", Config.output_type, IO_TYPES, "Output type of model.tflite.")
 flags.DEFINE_list(
     "kernels",
     ",".join(Config.kernels),
-    "Kernel sets that verification runs over the test set; xnnpack alone is fastest, reference is 40 times slower.",
+    "Kernel sets that verification runs over the test set; xnnpack alone is fastest, reference is"
+    " 40 times slower.",
 )
 flags.DEFINE_float(
     "min_top1_agreement",
@@ -119,7 +148,10 @@ def main(argv: Sequence[str]) -> None:
     except (data.DatasetMissingError, tflite_export.VerificationError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(pipeline.table(result))
-    print(f"Written to {config.workdir}: model.tflite, report.html, result.json, float.keras, student.keras")
+    print(
+        f"Written to {config.workdir}: model.tflite, report.html, result.json, float.keras,"
+        " student.keras"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Runs pytest on the files it is given: the `main` of every Bazel test, which would otherwise only import its file."""
+"""Runs pytest on the files it is given: the `main` of every Bazel test, which would otherwise only
+import its file."""
 
 import sys
 

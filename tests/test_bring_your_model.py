@@ -7,14 +7,14 @@ import pytest
 
 from tf_fpq.conversion import canonical
 from tf_fpq.keras_compat import keras
-from tflite_export import lowering
+from tflite_export.lowering import operators
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs/bring-your-model.md").read_text()
 
 
 @pytest.fixture(autouse=True)
 def _forgets_what_is_registered(monkeypatch):
-    for module, name in ((canonical, "_LAYERS"), (lowering, "_STARTS")):
+    for module, name in ((canonical, "_LAYERS"), (operators, "_STARTS")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
@@ -27,6 +27,7 @@ def test_examples(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"mine.tflite", "keras3.tflite"}
     student = names["trainer"].student
     widths = {
-        n: student.get_layer(n).quantize_config.weight_bits for n in ("attention", "attention_squeeze", "project")
+        n: student.get_layer(n).quantize_config.weight_bits
+        for n in ("attention", "attention_squeeze", "project")
     }
     assert widths == {"attention": 4, "attention_squeeze": 4, "project": 4}

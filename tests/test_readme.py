@@ -26,9 +26,15 @@ def test_example_of_ones_own_model(tmp_path, monkeypatch):
     digits = datasets.load_digits()
     images, labels = digits.images[:64, ..., None].astype("float32") / 16, digits.target[:64]
     # One epoch from random weights leaves near ties, so the classes need not agree; the codes must.
-    monkeypatch.setattr(tflite_export, "verify", functools.partial(tflite_export.verify, min_top1_agreement=0))
+    monkeypatch.setattr(
+        tflite_export, "verify", functools.partial(tflite_export.verify, min_top1_agreement=0)
+    )
     exec(example.replace("epochs=20", "epochs=1"), {"images": images, "labels": labels})
-    assert {path.name for path in tmp_path.iterdir()} == {"float.keras", "w4a4.tflite", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "float.keras",
+        "w4a4.tflite",
+        "report.html",
+    }
 
 
 def test_example_in_tfmots_own_code():

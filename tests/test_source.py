@@ -1,4 +1,5 @@
-"""Tests about the source itself, read with `ast` and never imported. Each failure says what to do instead."""
+"""Tests about the source itself, read with `ast` and never imported. Each failure says what to do
+instead."""
 
 import ast
 from collections.abc import Iterator
@@ -26,17 +27,23 @@ MAX_LINES = 400
 
 
 def sources(*packages: str) -> list[pathlib.Path]:
-    return [path for package in packages or MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+    return [
+        path
+        for package in packages or MAY_IMPORT
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
 
 
 def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything that a file imports, `package.name` for `from package import name`."""
+    """Line and dotted name of everything that a file imports, `package.name` for `from package
+    import name`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, (
-                f"{where(path, node.lineno)}: write the whole module name instead of a relative import."
+                f"{where(path, node.lineno)}: write the whole module name instead of a relative"
+                " import."
             )
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
@@ -63,23 +70,31 @@ def test_imports_run_downwards(package):
         if starts_with(name, others)
     ]
     assert not wrong, (
-        f"{package} may import {', '.join(sorted(MAY_IMPORT[package]))} only. Move what is shared down, or pass it in as an "
-        f"argument: {wrong}"
+        f"{package} may import {', '.join(sorted(MAY_IMPORT[package]))} only. Move what is shared"
+        f" down, or pass it in as an argument: {wrong}"
     )
 
 
 @pytest.mark.parametrize(("file", "forbidden"), FREE_OF.items())
 def test_formulas_do_not_import_keras(file, forbidden):
     wrong = [
-        f"{where(ROOT / file, line)}: {name}" for line, name in imports(ROOT / file) if starts_with(name, forbidden)
+        f"{where(ROOT / file, line)}: {name}"
+        for line, name in imports(ROOT / file)
+        if starts_with(name, forbidden)
     ]
     assert not wrong, (
-        f"{file} holds formulas for any front end; keep what needs Keras in the layer that calls them: {wrong}"
+        f"{file} holds formulas for any front end; keep what needs Keras in the layer that calls"
+        f" them: {wrong}"
     )
 
 
 def test_no_private_tensorflow_or_keras():
-    private = {"tensorflow.python", "tf_keras.src", "keras.src", "tensorflow_model_optimization.python"}
+    private = {
+        "tensorflow.python",
+        "tf_keras.src",
+        "keras.src",
+        "tensorflow_model_optimization.python",
+    }
     wrong = [
         f"{where(path, line)}: {name}"
         for path in sources()
@@ -94,7 +109,8 @@ def test_keras_comes_from_keras_compat():
         f"{where(path, line)}: {name}"
         for path in sources()
         for line, name in imports(path)
-        if starts_with(name, {"tf_keras", "tensorflow.keras"}) and path != ROOT / "tf_fpq/keras_compat.py"
+        if starts_with(name, {"tf_keras", "tensorflow.keras"})
+        and path != ROOT / "tf_fpq/keras_compat.py"
     ]
     used = [
         f"{where(path, node.lineno)}: {node.value.id}.keras"
@@ -104,14 +120,17 @@ def test_keras_comes_from_keras_compat():
         and node.value.id in ("tf", "tensorflow")
     ]  # fmt: skip
     assert not named + used, (
-        f"Write `from tf_fpq.keras_compat import keras`; tf.keras may be Keras 2 or 3: {named + used}"
+        "Write `from tf_fpq.keras_compat import keras`; tf.keras may be Keras 2 or 3:"
+        f" {named + used}"
     )
 
 
 def public_nodes(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.stmt]]:
     """Public functions, classes and their public methods."""
     for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ) and not node.name.startswith("_"):
             yield f"{prefix}{node.name}", node
             if isinstance(node, ast.ClassDef):
                 yield from public_nodes(node.body, f"{node.name}.")
@@ -130,7 +149,9 @@ def test_public_api_is_documented():
         for path in sources()
         if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text()))
     ]
-    assert not bare + modules, f"Write a docstring that says what it does, or prefix the name with _: {bare + modules}"
+    assert not bare + modules, (
+        f"Write a docstring that says what it does, or prefix the name with _: {bare + modules}"
+    )
 
 
 def test_public_api_is_typed():
@@ -140,7 +161,9 @@ def test_public_api_is_typed():
             continue
         arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
         arguments += [extra for extra in (node.args.vararg, node.args.kwarg) if extra]
-        missing = [arg.arg for arg in arguments if not arg.annotation and arg.arg not in ("self", "cls")]
+        missing = [
+            arg.arg for arg in arguments if not arg.annotation and arg.arg not in ("self", "cls")
+        ]
         missing += [] if node.returns else ["return"]
         if missing:
             untyped.append(f"{name} ({', '.join(missing)})")
@@ -148,9 +171,13 @@ def test_public_api_is_typed():
 
 
 def test_modules_are_short():
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()
+    }
     long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
-    assert not long, f"Split these along what they are about; no module has more than {MAX_LINES} lines: {long}"
+    assert not long, (
+        f"Split these along what they are about; no module has more than {MAX_LINES} lines: {long}"
+    )
 
 
 def test_build_files_are_complete():
@@ -162,6 +189,7 @@ def test_every_source_file_is_in_its_build_file():
     missing = [
         str(path.relative_to(ROOT))
         for path in sources(*build_files.PACKAGES)
-        if not (path.parent / "BUILD").is_file() or f'"{path.name}"' not in (path.parent / "BUILD").read_text()
+        if not (path.parent / "BUILD").is_file()
+        or f'"{path.name}"' not in (path.parent / "BUILD").read_text()
     ]
     assert not missing, f"Run `make format`; these are in no BUILD file: {missing}"

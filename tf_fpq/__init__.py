@@ -1,16 +1,17 @@
-"""tf_fpq: quantization-aware training for Keras whose exported TFLite model is the trained one, code for code."""
+"""tf_fpq: quantization-aware training for Keras whose exported TFLite model is the trained one,
+code for code.
+"""
 
 from tf_fpq import callbacks, quantizers
-from tf_fpq.augmentation import StrongAugmentation, WeakAugmentation
-from tf_fpq.calibration import calibrate, start_weights
-from tf_fpq.checking import CheckReport, check
 from tf_fpq.methods.consistency import ConsistencyRegularization
 from tf_fpq.methods.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
 from tf_fpq.methods.presets import cr, fpq, methods_from_names
-from tf_fpq.quantize import quantize_model
-from tf_fpq.quantize_config import (
+from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.placement.calibration import calibrate, start_weights
+from tf_fpq.placement.preflight import CheckReport, check
+from tf_fpq.placement.quantize_configs import (
     DoReFaQuantizeConfig,
     EwgsQuantizeConfig,
     LsqPlusQuantizeConfig,
@@ -18,12 +19,14 @@ from tf_fpq.quantize_config import (
     MinMaxQuantizeConfig,
     PactQuantizeConfig,
 )
-from tf_fpq.scheme import FpqQuantizeScheme
-from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
-from tf_fpq.spec import QuantRule, QuantSpec
+from tf_fpq.placement.rules import QuantRule
+from tf_fpq.placement.tfmot_scheme import FpqQuantizeScheme
+from tf_fpq.quantize import quantize_model
+from tf_fpq.quantizers.spec import QuantSpec
 from tf_fpq.summary import Summary, summary
-from tf_fpq.training import QatModel
-from tf_fpq.views import two_views
+from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
+from tf_fpq.training.qat_model import QatModel
+from tf_fpq.training.two_views import two_views
 
 __all__ = [
     "ChannelStandardizedDistillation",

@@ -1,4 +1,6 @@
-"""Callbacks: batch norm re-estimation, oscillation, step sizes in TensorBoard, schedules. They work with `QatModel` and with a student."""
+"""Callbacks: batch norm re-estimation, oscillation, step sizes in TensorBoard, schedules. They work
+with `QatModel` and with a student.
+"""
 
 from collections.abc import Callable, Iterable
 import math
@@ -8,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
-from tf_fpq.layers import QuantizeActivation
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.oscillation import OscillationState, check_momentum, quantized_weights
+from tf_fpq.placement.quantized_layers import QuantizeActivation
 
 
 def student_of(model: keras.Model) -> keras.Model:
@@ -19,36 +21,50 @@ def student_of(model: keras.Model) -> keras.Model:
 
 
 def reestimate_batch_norm(student: keras.Model, batches: Iterable[Any]) -> None:
-    """Replaces the moving statistics of all batch norms by means over batches (arXiv 2203.11086, section 4.1).
+    """Replaces the moving statistics of all batch norms by means over batches (arXiv 2203.11086,
+    section 4.1).
 
     Oscillating weights leave moving statistics behind that fit no recent weights.
 
     Args:
       student: A quantized model; nothing but its moving statistics changes.
-      batches: Batches of images, or tuples that begin with images. A dozen of training batches suffices.
+      batches: Batches of images, or tuples that begin with images. A dozen of training batches
+        suffices.
 
     Raises:
       ValueError: If there is no batch.
     """
-    norms = [layer for layer in student.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [
+        layer for layer in student.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
     momenta = [layer.momentum for layer in norms]
-    statistics = [variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)]
+    statistics = [
+        variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)
+    ]
     sums: list[np.ndarray] | None = None
     count = 0
     try:
         for layer in norms:
             layer.momentum = 0.0  # so that a forward pass leaves the statistics of its batch
-        forward = tf.function(lambda x: student(x, training=True))  # traced here, with this momentum
+        forward = tf.function(
+            lambda x: student(x, training=True)
+        )  # traced here, with this momentum
         for batch in batches:
             forward(batch[0] if isinstance(batch, tuple) else batch)
             values = [variable.numpy() for variable in statistics]
-            sums = values if sums is None else [total + value for total, value in zip(sums, values, strict=True)]
+            sums = (
+                values
+                if sums is None
+                else [total + value for total, value in zip(sums, values, strict=True)]
+            )
             count += 1
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
     if not count:
-        raise ValueError("batches is empty: batch norms need at least one batch. Received: 0 batches.")
+        raise ValueError(
+            "batches is empty: batch norms need at least one batch. Received: 0 batches."
+        )
     for variable, total in zip(statistics, sums or [], strict=True):
         variable.assign(total / count)
 
@@ -71,10 +87,11 @@ class BatchNormReestimation(keras.callbacks.Callback):
 
 
 class OscillationTracker(keras.callbacks.Callback):
-    """Measures which share of a layer's weights oscillates: has a frequency (arXiv 2203.11086, eq. 5-6) above a threshold.
+    """Measures which share of a layer's weights oscillates: has a frequency (arXiv 2203.11086, eq.
+    5-6) above a threshold.
 
-    The share of all weights is logged as `oscillating`, at the end of every epoch. Looks at the weights after every batch, in one
-    compiled function, so it needs `steps_per_execution=1`.
+    The share of all weights is logged as `oscillating`, at the end of every epoch. Looks at the
+    weights after every batch, in one compiled function, so it needs `steps_per_execution=1`.
 
     Attributes:
       shares: Share by `layer/weight`, after the last epoch.
@@ -96,7 +113,9 @@ class OscillationTracker(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Remembers the integers at the start."""
         if int(getattr(self.model, "_steps_per_execution", None) or 1) != 1:
-            raise ValueError("OscillationTracker must see every step: compile with steps_per_execution=1.")
+            raise ValueError(
+                "OscillationTracker must see every step: compile with steps_per_execution=1."
+            )
         weights = quantized_weights(student_of(self.model))
         self._states = {weight.name: OscillationState(weight, self._momentum) for weight in weights}
         states = list(self._states.values())
@@ -108,14 +127,19 @@ class OscillationTracker(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds `oscillating` to the epoch's logs."""
-        above = {name: state.frequency.numpy() > self._threshold for name, state in self._states.items()}
+        above = {
+            name: state.frequency.numpy() > self._threshold for name, state in self._states.items()
+        }
         self.shares = {name: float(mask.mean()) for name, mask in above.items()}
         if logs is not None and above:
-            logs["oscillating"] = float(np.concatenate([mask.ravel() for mask in above.values()]).mean())
+            logs["oscillating"] = float(
+                np.concatenate([mask.ravel() for mask in above.values()]).mean()
+            )
 
 
 class GridLogger(keras.callbacks.Callback):
-    """Writes every grid to TensorBoard at the end of every epoch: `step_size/<name>`, `range_low/<name>`, `range_high/<name>`.
+    """Writes every grid to TensorBoard at the end of every epoch: `step_size/<name>`,
+    `range_low/<name>`, `range_high/<name>`.
 
     Of a weight with a step size per channel they are the mean step size and the widest range.
     """
@@ -140,7 +164,9 @@ class GridLogger(keras.callbacks.Callback):
 
 
 def _write_scalar(tag: str, value: float) -> None:
-    """`tf.summary.scalar`, which is part of TensorBoard and needs it installed where the training runs."""
+    """`tf.summary.scalar`, which is part of TensorBoard and needs it installed where the training
+    runs.
+    """
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = "scalars"
     metadata.data_class = 1  # DATA_CLASS_SCALAR
@@ -148,25 +174,35 @@ def _write_scalar(tag: str, value: float) -> None:
 
 
 def grids(student: keras.Model) -> dict[str, tuple[float, float, float]]:
-    """Mean step size, lowest and highest value of every grid of a student, by layer name or `layer/weight`."""
+    """Mean step size, lowest and highest value of every grid of a student, by layer name or
+    `layer/weight`.
+    """
     layers = [layer for layer in student.layers if isinstance(layer, QuantizeActivation)]
     found = {layer.name: (layer.quantizer, layer.variables_of_quantizer) for layer in layers}
-    found.update({weight.name: (weight.quantizer, weight.variables) for weight in quantized_weights(student)})
+    found.update(
+        {weight.name: (weight.quantizer, weight.variables) for weight in quantized_weights(student)}
+    )
     result = {}
     for name, (quantizer, variables) in found.items():
-        step_size, zero_point = (tf.convert_to_tensor(part).numpy() for part in quantizer.grid(variables))
-        low, high = (quantizer.spec.qmin - zero_point) * step_size, (quantizer.spec.qmax - zero_point) * step_size
+        step_size, zero_point = (
+            tf.convert_to_tensor(part).numpy() for part in quantizer.grid(variables)
+        )
+        low, high = (
+            (quantizer.spec.qmin - zero_point) * step_size,
+            (quantizer.spec.qmax - zero_point) * step_size,
+        )
         result[name] = float(step_size.mean()), float(low.min()), float(high.max())
     return result
 
 
 class Schedule(keras.callbacks.Callback):
-    """Sets a method's coefficient before every step: `method.set_coefficient(coefficient, function(step / steps of fit))`.
+    """Sets a method's coefficient before every step: `method.set_coefficient(coefficient,
+    function(step / steps of fit))`.
 
         Schedule(noise, "probability", lambda done: 0.1 * (1 - done))
 
-    anneals the noise of `noise = FeaturePerturbation(0.1)` to zero. Does not trace the step again. With `steps_per_execution` above 1
-    the value is that of the first step of an execution.
+    anneals the noise of `noise = FeaturePerturbation(0.1)` to zero. Does not trace the step again.
+    With `steps_per_execution` above 1 the value is that of the first step of an execution.
     """
 
     def __init__(self, method: Method, coefficient: str, function: Callable[[float], float]):
@@ -184,7 +220,8 @@ class Schedule(keras.callbacks.Callback):
         if coefficient not in method.coefficients:
             known = ", ".join(method.coefficients) or "(none)"
             raise ValueError(
-                f"coefficient must be one of {known} for {type(method).__name__}. Received: coefficient={coefficient!r}."
+                f"coefficient must be one of {known} for {type(method).__name__}. Received:"
+                f" coefficient={coefficient!r}."
             )
         self._method = method
         self._coefficient = coefficient
@@ -198,8 +235,12 @@ class Schedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Sets the coefficient."""
         steps = self.params.get("steps")
-        within = batch / steps if steps else 0.0  # of unknown length: the value changes from epoch to epoch
-        self._method.set_coefficient(self._coefficient, self._function((self._epoch + within) / self.params["epochs"]))
+        within = (
+            batch / steps if steps else 0.0
+        )  # of unknown length: the value changes from epoch to epoch
+        self._method.set_coefficient(
+            self._coefficient, self._function((self._epoch + within) / self.params["epochs"])
+        )
 
 
 def cosine(start: float, end: float) -> Callable[[float], float]:

@@ -1,13 +1,16 @@
-"""Lists what quantization would do with every layer of a saved model; exits with status 1 if a layer is not supported.
+"""Lists what quantization would do with every layer of a saved model; exits with status 1 if a
+layer is not supported.
 
-The file may come from Keras 2 or Keras 3 (`.keras`, `.h5`, or a SavedModel folder of Keras 2). In Python: `tf_fpq.check(model, rules)`.
+The file may come from Keras 2 or Keras 3 (`.keras`, `.h5`, or a SavedModel folder of Keras 2). In
+Python: `tf_fpq.check(model, rules)`.
 
 Examples:
 
   W8A8 everywhere.
     python -m tf_fpq.check model.keras
 
-  W4A4 with an 8-bit first and last layer, as JSON. The first rule that matches a layer's whole name wins; 32 is float.
+  W4A4 with an 8-bit first and last layer, as JSON. The first rule that matches a layer's whole name
+  wins; 32 is float.
     python -m tf_fpq.check model.keras --rules='stem|logits=W8A8' --rules='.*=W4A4' --json
 
   A model with layer classes of your own, which my_layers.py in this folder registers with Keras.
@@ -18,15 +21,20 @@ from collections.abc import Sequence
 import importlib
 import sys
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from tf_fpq import checking
 from tf_fpq.conversion import loading
+from tf_fpq.placement import preflight
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_string("rules", [], "PATTERN=W<bits>A<bits>, once per rule; W8A8 for all layers by default.")
-flags.DEFINE_list("imports", [], "Python modules to import first: those that register your own classes with Keras.")
+flags.DEFINE_multi_string(
+    "rules", [], "PATTERN=W<bits>A<bits>, once per rule; W8A8 for all layers by default."
+)
+flags.DEFINE_list(
+    "imports",
+    [],
+    "Python modules to import first: those that register your own classes with Keras.",
+)
 flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
@@ -35,13 +43,13 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"One model file is needed. Received: {argv[1:]}.")
     try:
-        rules = [checking.parse_rule(text) for text in FLAGS.rules]
+        rules = [preflight.parse_rule(text) for text in FLAGS.rules]
     except ValueError as error:
         raise app.UsageError(f"--rules: {error}") from error
     try:
         for module in FLAGS.imports:
             importlib.import_module(module)
-        report = checking.check(loading.load(argv[1]), rules or None)
+        report = preflight.check(loading.load(argv[1]), rules or None)
     except (OSError, ImportError, TypeError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(report.to_json() if FLAGS.json else report)

@@ -1,7 +1,8 @@
 """Changing variables inside a training step, under any `tf.distribute` strategy.
 
-A mirrored variable without an aggregation cannot be assigned in a replica: the strategy wants to be told, in the cross-replica
-context, what to do with all copies at once. The optimizer does so for its own updates; these functions do it for the rest.
+A mirrored variable without an aggregation cannot be assigned in a replica: the strategy wants to be
+told, in the cross-replica context, what to do with all copies at once. The optimizer does so for
+its own updates; these functions do it for the rest.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ def assign(variables: Sequence[tf.Variable], values: Sequence[Any]) -> None:
 
     Args:
       variables: Variables; in a strategy, of its scope.
-      values: A tensor for each. They must be the same in all replicas, but for variables that are kept per replica
-        (the moving statistics of a batch normalization).
+      values: A tensor for each. They must be the same in all replicas, but for variables that are
+        kept per replica (the moving statistics of a batch normalization).
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -35,11 +36,15 @@ def assign(variables: Sequence[tf.Variable], values: Sequence[Any]) -> None:
 
 def _assign_mirrored(strategy: tf.distribute.Strategy, pairs: Sequence[tuple[Any, Any]]) -> None:
     for variable, value in pairs:
-        strategy.extended.update(variable, lambda copy, new: copy.assign(new), args=(value,), group=False)
+        strategy.extended.update(
+            variable, lambda copy, new: copy.assign(new), args=(value,), group=False
+        )
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Sums of each tensor over the replicas of the strategy in scope; the tensors themselves with one replica."""
+    """Sums of each tensor over the replicas of the strategy in scope; the tensors themselves with
+    one replica.
+    """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return list(tensors)

@@ -1,13 +1,14 @@
 """Replaying a functional model layer by layer: the one place that knows Keras' graph nodes.
 
-Quantizing a model, putting noise on a convolution's input and flattening nested models are all the same act: run the
-model's layers in order, on new symbolic tensors, and do something at some of them.
+Quantizing a model, putting noise on a convolution's input and flattening nested models are all the
+same act: run the model's layers in order, on new symbolic tensors, and do something at some of
+them.
 """
 
+from collections.abc import Callable, Iterator
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 
-# Keras walks a graph by recursion, a frame for each layer of the longest path, also when it loads a file. The student of
-# EfficientNetV2L has more layers than Python's usual 1000 frames.
+# Keras walks a graph by recursion, a frame for each layer of the longest path, also when it loads a
+# file. The student of EfficientNetV2L has more layers than Python's usual 1000 frames.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
 
 
@@ -26,7 +27,8 @@ class Call:
 
     Attributes:
       layer: The layer that was called.
-      name: The layer's name; later calls of a shared layer are numbered. No other layer or call of the model has it.
+      name: The layer's name; later calls of a shared layer are numbered. No other layer or call of
+        the model has it.
       inputs: Symbolic tensors of the original model that went in, flat.
       outputs: Symbolic tensors of the original model that came out, flat.
       node: Keras' node, opaque outside this module.
@@ -40,12 +42,15 @@ class Call:
 
 
 def is_functional(model: object) -> bool:
-    """Whether `model` is a built Keras 2 Sequential or Functional model, whose graph can be read."""
+    """Whether `model` is a built Keras 2 Sequential or Functional model, whose graph can be
+    read.
+    """
     return isinstance(model, keras.Model) and bool(getattr(model, "_is_graph_network", False))
 
 
 def check_finite(model: keras.Model, argument: str) -> None:
-    """Refuses a model whose weights are no numbers: nothing can be calibrated on it or read from its integers.
+    """Refuses a model whose weights are no numbers: nothing can be calibrated on it or read from
+    its integers.
 
     Args:
       model: The model.
@@ -55,33 +60,45 @@ def check_finite(model: keras.Model, argument: str) -> None:
       ValueError: Naming the weights that have a NaN or an infinity.
     """
     arrays = ((weight.name, weight.numpy()) for weight in model.weights)
-    bad = [name for name, values in arrays if values.dtype.kind == "f" and not np.isfinite(values).all()]
+    bad = [
+        name
+        for name, values in arrays
+        if values.dtype.kind == "f" and not np.isfinite(values).all()
+    ]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise ValueError(
-            f"{argument} must have finite weights. Received: {argument} {model.name!r} with NaN or infinity in {', '.join(bad[:3])}{more}. "
-            "If it was trained, the training diverged: go back to an earlier checkpoint, or train with a lower learning rate."
+            f"{argument} must have finite weights. Received: {argument} {model.name!r} with NaN or"
+            f" infinity in {', '.join(bad[:3])}{more}. If it was trained, the training diverged: go"
+            " back to an earlier checkpoint, or train with a lower learning rate."
         )
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
     """Yields the calls of `model` in execution order, without its input layers.
 
-    Calls of a shared layer come in the order in which they were made, so that a model that `replay` made numbers them as the
-    original does, whatever layers were put in between.
+    Calls of a shared layer come in the order in which they were made, so that a model that `replay`
+    made numbers them as the original does, whatever layers were put in between.
     """
     taken = {layer.name for layer in model.layers}
     called: set[int] = set()
     for node in _ordered_nodes(model):
         name = unique_name(node.layer.name, taken) if id(node.layer) in called else node.layer.name
         called.add(id(node.layer))
-        yield Call(node.layer, name, tuple(node.keras_inputs), tuple(tf.nest.flatten(node.outputs)), node)
+        yield Call(
+            node.layer, name, tuple(node.keras_inputs), tuple(tf.nest.flatten(node.outputs)), node
+        )
 
 
 def _ordered_nodes(model: keras.Model) -> Iterator[Any]:
     """The nodes of `model` by depth, but each after those made before it of the same layer."""
     depths = model._nodes_by_depth
-    nodes = [node for depth in sorted(depths, reverse=True) for node in depths[depth] if not node.is_input]
+    nodes = [
+        node
+        for depth in sorted(depths, reverse=True)
+        for node in depths[depth]
+        if not node.is_input
+    ]
     left = {id(node) for node in nodes}  # a layer may have nodes in other models too
     earlier: dict[int, Any] = {}
     for layer in {id(node.layer): node.layer for node in nodes}.values():
@@ -102,13 +119,17 @@ def _ordered_nodes(model: keras.Model) -> Iterator[Any]:
 def unique_name(name: str, taken: set[str]) -> str:
     """`name`, numbered if it is taken; it is then taken."""
     numbered = (f"{name}_{number}" for number in itertools.count(1))
-    free = next(candidate for candidate in itertools.chain([name], numbered) if candidate not in taken)
+    free = next(
+        candidate for candidate in itertools.chain([name], numbered) if candidate not in taken
+    )
     taken.add(free)
     return free
 
 
 def readers(model: keras.Model) -> dict[int, list[Call]]:
-    """By `id` of a symbolic tensor, the calls of `model` that read it, once for each time they do."""
+    """By `id` of a symbolic tensor, the calls of `model` that read it, once for each time they
+    do.
+    """
     found: dict[int, list[Call]] = {}
     for call in calls(model):
         for tensor in call.inputs:
@@ -121,22 +142,27 @@ def replay(
     inputs: list[Any],
     call: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any],
 ) -> Any:
-    """Runs the layers of `model` on `inputs` and returns its outputs, in the structure of `model.output`.
+    """Runs the layers of `model` on `inputs` and returns its outputs, in the structure of
+    `model.output`.
 
     Args:
       model: A functional model.
       inputs: One (symbolic) tensor per element of `model.inputs`.
-      call: `call(call, args, kwargs)` makes the call and returns its outputs; `args` and `kwargs` are those of the original
-        call with the original symbolic tensors replaced by what earlier calls returned. `call.layer(*args, **kwargs)` is
-        the identity.
+      call: `call(call, args, kwargs)` makes the call and returns its outputs; `args` and `kwargs`
+        are those of the original call with the original symbolic tensors replaced by what earlier
+        calls returned. `call.layer(*args, **kwargs)` is the identity.
     """
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
     for record in calls(model):
         # Keras' nodes pop one value per use out of lists.
-        fed = {str(id(tensor)): [values[id(tensor)]] * len(record.inputs) for tensor in record.inputs}
+        fed = {
+            str(id(tensor)): [values[id(tensor)]] * len(record.inputs) for tensor in record.inputs
+        }
         args, kwargs = record.node.map_arguments(fed)
         outputs = tf.nest.flatten(call(record, args, kwargs))
-        values.update({id(tensor): value for tensor, value in zip(record.outputs, outputs, strict=True)})
+        values.update(
+            {id(tensor): value for tensor, value in zip(record.outputs, outputs, strict=True)}
+        )
     flat = [values[id(tensor)] for tensor in model.outputs]
     return tf.nest.pack_sequence_as(model._nested_outputs, flat)
 
@@ -154,9 +180,13 @@ def producer(tensor: Any) -> keras.layers.Layer:
 def new_inputs(model: keras.Model) -> Any:
     """Inputs like `model`'s, under the same names and in the same structure, for float tensors.
 
-    An integer input (uint8 images) becomes a float one, as its values go on a grid; Keras casts what it is fed.
+    An integer input (uint8 images) becomes a float one, as its values go on a grid; Keras casts
+    what it is fed.
     """
-    inputs = [keras.Input(t.shape[1:], dtype="float32", name=n) for t, n in zip(model.inputs, model.input_names)]
+    inputs = [
+        keras.Input(t.shape[1:], dtype="float32", name=n)
+        for t, n in zip(model.inputs, model.input_names)
+    ]
     structure = model._nested_inputs
     return (
         inputs[0]
@@ -166,14 +196,22 @@ def new_inputs(model: keras.Model) -> Any:
 
 
 def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
-    """A new layer like `layer`, with some arguments changed, for `copy_weights` to fill. It computes in float32.
+    """A new layer like `layer`, with some arguments changed, for `copy_weights` to fill. It
+    computes in float32.
 
-    Grids are exact in float32 only, so a student computes in it, whatever the policy of the model it is made from. An initializer
-    that is not Keras' own may be unknown where the student is loaded, and no weight is left for it to make: zeros take its place.
+    Grids are exact in float32 only, so a student computes in it, whatever the policy of the model
+    it is made from. An initializer that is not Keras' own may be unknown where the student is
+    loaded, and no weight is left for it to make: zeros take its place.
     """
     config = layer.get_config()
-    own = [key for key, value in config.items() if key.endswith("_initializer") and not _is_keras_object(value)]
-    return type(layer).from_config({**config, **dict.fromkeys(own, "zeros"), "dtype": "float32", **changes})
+    own = [
+        key
+        for key, value in config.items()
+        if key.endswith("_initializer") and not _is_keras_object(value)
+    ]
+    return type(layer).from_config(
+        {**config, **dict.fromkeys(own, "zeros"), "dtype": "float32", **changes}
+    )
 
 
 def _is_keras_object(serialized: Any) -> bool:

@@ -1,7 +1,8 @@
 """The one place that imports Keras: tf_keras (Keras 2), the Keras that tfmot works on.
 
-`tensorflow_model_optimization` sets `TF_USE_LEGACY_KERAS` on import, and what `tf.keras` means then depends on who
-touched it first. The library therefore never says `tf.keras`; every module takes `keras` from here.
+`tensorflow_model_optimization` sets `TF_USE_LEGACY_KERAS` on import, and what `tf.keras` means then
+depends on who touched it first. The library therefore never says `tf.keras`; every module takes
+`keras` from here.
 """
 
 from typing import Any
@@ -14,9 +15,13 @@ register = keras.utils.register_keras_serializable(package="tf_fpq")
 def serialize(thing: Any) -> dict[str, Any]:
     """`thing` as its registered name and config, read back by `deserialize` in every file format.
 
-    Keras' own functions write two dialects, and the HDF5 and SavedModel readers do not understand the newer one.
+    Keras' own functions write two dialects, and the HDF5 and SavedModel readers do not understand
+    the newer one.
     """
-    return {"class_name": keras.utils.get_registered_name(type(thing)), "config": thing.get_config()}
+    return {
+        "class_name": keras.utils.get_registered_name(type(thing)),
+        "config": thing.get_config(),
+    }
 
 
 def deserialize(config: dict[str, Any]) -> Any:
@@ -42,7 +47,8 @@ def deserialize_class(name: str) -> type:
     found = keras.utils.get_registered_object(name)
     if found is None:
         raise ValueError(
-            f"Unknown class {name!r}: import the module that registers it, or load within keras.utils.custom_object_scope."
+            f"Unknown class {name!r}: import the module that registers it, or load within"
+            " keras.utils.custom_object_scope."
         )
     return found
 

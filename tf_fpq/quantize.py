@@ -5,13 +5,14 @@ from typing import Any
 
 from absl import logging
 
-from tf_fpq import calibration, graph, placement, rule_configs
-from tf_fpq.keras_compat import keras
+from tf_fpq import graph
 from tf_fpq.conversion.canonical import canonical
 from tf_fpq.conversion.prepare import flat
-from tf_fpq.quantize_config import config_maker
-from tf_fpq.scheme import raise_problems
-from tf_fpq.spec import QuantRule, describe_rules, match_rules
+from tf_fpq.keras_compat import keras
+from tf_fpq.placement import calibration, grids, rule_configs
+from tf_fpq.placement.quantize_configs import config_maker
+from tf_fpq.placement.rules import QuantRule, describe_rules, match_rules
+from tf_fpq.placement.tfmot_scheme import raise_problems
 
 
 def quantize_model(
@@ -19,26 +20,31 @@ def quantize_model(
 ) -> keras.Model:
     """Returns a new model that computes `model` on the integer grids it will be deployed on.
 
-    Kernels are symmetric, narrow range and per channel (depthwise kernels truly so; DoReFa's and PACT's are per tensor unless
-    a rule says otherwise); activations are per tensor with a zero point. A layer that no rule matches keeps its float kernel; with no rules at all the result is a float copy of `model`.
-    Weight step sizes start from the weights; call `calibrate` to start those of the activations.
+    Kernels are symmetric, narrow range and per channel (depthwise kernels truly so; DoReFa's and
+    PACT's are per tensor unless a rule says otherwise); activations are per tensor with a zero
+    point. A layer that no rule matches keeps its float kernel; with no rules at all the result is a
+    float copy of `model`. Weight step sizes start from the weights; call `calibrate` to start those
+    of the activations.
 
     Args:
-      model: A built Sequential or Functional model of Keras 2 (tf_keras) or Keras 3, nested to any depth. It is not changed, and
-        no variable is shared.
+      model: A built Sequential or Functional model of Keras 2 (tf_keras) or Keras 3, nested to any
+        depth. It is not changed, and no variable is shared.
       rules: Bit widths by layer name and class; of several matching rules the first wins.
-      quantizer: The base quantizer: its name ("lsq", "lsq_plus", "pact", "dorefa", "ewgs", "min_max"), its class, or the class
-        with options, such as `functools.partial(PactQuantizer, l2=1e-3)`. A class of your own must be registered with Keras
-        (`register_keras_serializable`) for the student to be saved.
+      quantizer: The base quantizer: its name ("lsq", "lsq_plus", "pact", "dorefa", "ewgs",
+        "min_max"), its class, or the class with options, such as `functools.partial(PactQuantizer,
+        l2=1e-3)`. A class of your own must be registered with Keras (`register_keras_serializable`)
+        for the student to be saved.
       verbose: 1 prints what each rule matched; it is logged in any case.
 
     Returns:
-      The student. Its layers have the names of `model`'s layers, quantized tensors come out of layers `<name>_quantize`.
+      The student. Its layers have the names of `model`'s layers, quantized tensors come out of
+      layers `<name>_quantize`.
 
     Raises:
-      TypeError: If `model` is no Keras model or a subclassed one, or `quantizer` no name, class or partial.
-      ValueError: If `model` is not built or has weights that are no numbers, if layers have no integer form (all are listed), if a rule
-        matches nothing or if `quantizer` is unknown.
+      TypeError: If `model` is no Keras model or a subclassed one, or `quantizer` no name, class or
+        partial.
+      ValueError: If `model` is not built or has weights that are no numbers, if layers have no
+        integer form (all are listed), if a rule matches nothing or if `quantizer` is unknown.
     """
     make_config = config_maker(quantizer)
     model = flat(model)
@@ -48,13 +54,15 @@ def quantize_model(
     model = canonical(model)
     layers, others = rule_configs.kernels(model), rule_configs.others(model)
     if not layers and all(rule.config is None for rule in rules):
-        raise_problems(rule_configs.plan(model, {}).problems)  # rather than that the rules match nothing
+        raise_problems(
+            rule_configs.plan(model, {}).problems
+        )  # rather than that the rules match nothing
     chosen = match_rules(rules, layers, others)
     the_plan = rule_configs.plan(model, chosen)
     raise_problems(the_plan.problems)
     _report(describe_rules(rules, layers, others), verbose)
     configs = rule_configs.configs(model, chosen, make_config)
-    student = placement.place(model, configs, lambda bits: make_config(activation_bits=bits), the_plan)
+    student = grids.place(model, configs, lambda bits: make_config(activation_bits=bits), the_plan)
     calibration.start_weights(student)
     calibration.start_latents(student)
     return student

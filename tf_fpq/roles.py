@@ -1,27 +1,32 @@
-"""What each Keras layer means to an integer graph: one table, read by quantization, the pre-flight and the exporter.
+"""What each Keras layer means to an integer graph: one table, read by quantization, the pre-flight
+and the exporter.
 
-Whether a tensor needs a grid of its own follows from the roles of the layers around it: a convolution, its batch norm and
-its ReLU are one integer operator with one output grid; a max pooling keeps its input's grid; a sum has a new one.
+Whether a tensor needs a grid of its own follows from the roles of the layers around it: a
+convolution, its batch norm and its ReLU are one integer operator with one output grid; a max
+pooling keeps its input's grid; a sum has a new one.
 
 A layer class of your own is taken in one of three ways:
 
-1.  It computes what a few Keras layers compute: say how. It then is those layers, in the student and in the file.
+1.  It computes what a few Keras layers compute: say how. It then is those layers, in the student
+    and in the file.
 
         def gate(rewriter, layer, name, x):
-            mask = rewriter.make(keras.layers.Activation, rewriter.name(name, "mask"), activation="sigmoid")(x)
-            return rewriter.make(keras.layers.Multiply, name)([x, mask])
+            mask = rewriter.make(keras.layers.Activation, rewriter.name(name, "mask"),
+            activation="sigmoid")(x) return rewriter.make(keras.layers.Multiply, name)([x, mask])
 
         tf_fpq.conversion.canonical.register(Gate, gate)
 
-2.  It is an operator that TFLite has and Keras has not: give it a role here, and its operator in the exporter.
+2.  It is an operator that TFLite has and Keras has not: give it a role here, and its operator in
+    the exporter.
 
         tf_fpq.roles.register(HardSwish, tf_fpq.roles.Role.FUNCTION)
-        tflite_export.lowering.register(
-            HardSwish, lambda builder, layer, name, sources, output: lowering.Pending("HARD_SWISH", sources)
+        tflite_export.lowering.operators.register(
+            HardSwish, lambda builder, layer, name, sources, output: operators.Pending("HARD_SWISH",
+            sources)
         )
 
-3.  It is to be trained with its weights on grids, whatever it computes: `QuantRule(layer_type=Mine, config=...)`, see `spec.py`. To be
-    exported it needs an operator too.
+3.  It is to be trained with its weights on grids, whatever it computes: `QuantRule(layer_type=Mine,
+    config=...)`, see `placement/rules.py`. To be exported it needs an operator too.
 """
 
 from collections.abc import Callable
@@ -40,8 +45,14 @@ class Role(enum.Enum):
     """What a layer does to the grid of the tensor that passes through it."""
 
     KERNEL = "has a kernel: its weights are quantized; affine layers and a clamp may join"
-    AFFINE = "multiplies and adds per channel: joins a kernel or affine operator before it, else is one of its own"
-    CLAMP = "ReLU and its like: joins a kernel, affine or arithmetic operator before it, else is an operator of its own"
+    AFFINE = (
+        "multiplies and adds per channel: joins a kernel or affine operator before it, else is one"
+        " of its own"
+    )
+    CLAMP = (
+        "ReLU and its like: joins a kernel, affine or arithmetic operator before it, else is an"
+        " operator of its own"
+    )
     ARITHMETIC = "adds or multiplies tensors: output on a new grid; a clamp may join"
     FUNCTION = "any other operator whose output has a new grid"
     FIXED_GRID = "output on the grid that TFLite prescribes (softmax, sigmoid, tanh)"
@@ -52,7 +63,9 @@ class Role(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The weights of a layer that are quantized: attribute name and channel axes (None: one grid for all)."""
+    """The weights of a layer that are quantized: attribute name and channel axes (None: one grid
+    for all).
+    """
 
     name: str
     axis: tuple[int, ...] | None
@@ -70,7 +83,9 @@ MINOR_KERNELS: dict[type, Kernel] = {layers.PReLU: Kernel("alpha", None)}
 
 ROLES: dict[type, Role] = {
     **dict.fromkeys(KERNELS, Role.KERNEL),
-    **dict.fromkeys((layers.BatchNormalization, layers.Rescaling, layers.Normalization), Role.AFFINE),
+    **dict.fromkeys(
+        (layers.BatchNormalization, layers.Rescaling, layers.Normalization), Role.AFFINE
+    ),
     layers.ReLU: Role.CLAMP,
     **dict.fromkeys((layers.Add, layers.Subtract, layers.Multiply), Role.ARITHMETIC),
     **dict.fromkeys((layers.GlobalAveragePooling2D, layers.LeakyReLU, layers.PReLU), Role.FUNCTION),
@@ -116,18 +131,25 @@ FIXED_GRIDS: dict[str, tuple[float, int]] = {
 }
 
 # Layers whose outputs are the features that FPQ perturbs and distills.
-CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Conv2DTranspose)
+CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv2D,
+    layers.Conv2DTranspose,
+)
 
 
 def register(layer_class: type, role: Role, kernel: Kernel | None = None) -> None:
     """Gives a layer class of your own its role, so that `quantize_model` and `check` take it.
 
-    The exporter needs its operator too, `tflite_export.lowering.register`. A layer that computes what a few Keras layers compute
-    needs neither: `tf_fpq.conversion.canonical.register` says how to write it in those.
+    The exporter needs its operator too, `tflite_export.lowering.operators.register`. A layer that computes
+    what a few Keras layers compute needs neither: `tf_fpq.conversion.canonical.register` says how
+    to write it in those.
 
     Args:
-      layer_class: The class; subclasses are classes of their own. Its instances must be copies of their `get_config()`, and the class
-        registered with Keras for the student to be saved.
+      layer_class: The class; subclasses are classes of their own. Its instances must be copies of
+        their `get_config()`, and the class registered with Keras for the student to be saved.
       role: What it does to the grid of its input.
       kernel: For `Role.KERNEL`: the weights that rules quantize.
 
@@ -135,7 +157,10 @@ def register(layer_class: type, role: Role, kernel: Kernel | None = None) -> Non
       ValueError: If exactly one of `role=Role.KERNEL` and `kernel` is given.
     """
     if (role is Role.KERNEL) != (kernel is not None):
-        raise ValueError(f"kernel is needed for Role.KERNEL and for no other. Received: role={role}, kernel={kernel}.")
+        raise ValueError(
+            f"kernel is needed for Role.KERNEL and for no other. Received: role={role},"
+            f" kernel={kernel}."
+        )
     ROLES[layer_class] = role
     if kernel is not None:
         KERNELS[layer_class] = kernel
@@ -167,7 +192,9 @@ def activation_name(layer: keras.layers.Layer) -> str:
 
 
 def clamp(layer: keras.layers.Layer) -> tuple[float, float] | None:
-    """Lowest and highest output of a clamping activation, or None if `layer` applies another function."""
+    """Lowest and highest output of a clamping activation, or None if `layer` applies another
+    function.
+    """
     if isinstance(layer, layers.ReLU):
         if layer.negative_slope or layer.threshold:
             return None
@@ -198,12 +225,19 @@ def _kernel_problem(layer: keras.layers.Layer) -> str | None:
 
 
 def _relu_problem(layer: keras.layers.Layer) -> str | None:
-    return "threshold and negative_slope have no integer form together" if clamp(layer) is None else None
+    return (
+        "threshold and negative_slope have no integer form together"
+        if clamp(layer) is None
+        else None
+    )
 
 
 def _transposed_problem(layer: keras.layers.Layer) -> str | None:
     if tuple(layer.dilation_rate) != (1, 1):
-        return f"dilation_rate={tuple(layer.dilation_rate)} of a transposed convolution has no TFLite operator"
+        return (
+            f"dilation_rate={tuple(layer.dilation_rate)} of a transposed convolution has no TFLite"
+            " operator"
+        )
     return _kernel_problem(layer)
 
 
@@ -236,12 +270,20 @@ _PROBLEMS: dict[type, Callable[[keras.layers.Layer], str | None]] = {
 def _unknown(kind: str, is_keras: bool) -> str:
     """What to do about a layer class without a role."""
     if kind == "Lambda":
-        return "a Lambda holds code that cannot be read; write it as Keras layers or operators, or as a layer class of your own"
+        return (
+            "a Lambda holds code that cannot be read; write it as Keras layers or operators, or as"
+            " a layer class of your own"
+        )
     if is_keras:
-        return f"layer class {kind} is not supported; replace it, or quantize the model without the part around it"
+        return (
+            f"layer class {kind} is not supported; replace it, or quantize the model without the"
+            " part around it"
+        )
     return (
-        f"layer class {kind} is not supported. Two ways out: write it in Keras layers (tf_fpq.conversion.canonical.register); or "
-        f"give it a config, QuantRule(layer_type={kind}, config=...), and to export it an operator (tflite_export.lowering.register)"
+        f"layer class {kind} is not supported. Two ways out: write it in Keras layers"
+        " (tf_fpq.conversion.canonical.register); or give it a config,"
+        f" QuantRule(layer_type={kind}, config=...), and to export it an operator"
+        " (tflite_export.lowering.operators.register)"
     )
 
 
@@ -250,10 +292,14 @@ def problem(layer: keras.layers.Layer) -> str | None:
     if role(layer) is None:
         kind = type(layer).__name__
         if type(layer) is layers.Activation:
-            return f"activation {activation_name(layer)!r} is not supported; use one of {', '.join(ACTIVATION_ROLES)}"
+            return (
+                f"activation {activation_name(layer)!r} is not supported; use one of"
+                f" {', '.join(ACTIVATION_ROLES)}"
+            )
         if hasattr(layer, "symbol"):
             return (
-                f"operator {layer.symbol!r} is not supported; use Keras layers, or put it in a layer class of your own"
+                f"operator {layer.symbol!r} is not supported; use Keras layers, or put it in a"
+                " layer class of your own"
             )
         return _unknown(kind, is_keras=type(layer).__module__.startswith("tf_keras."))
     check = _PROBLEMS.get(type(layer), _channels_last)

@@ -1,18 +1,18 @@
 """`summary(model)`: what each layer of a student costs, and on which grid it computes."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_model_optimization as tfmot
 
 from tf_fpq import graph, roles
-from tf_fpq.calibration import quantized_weights
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
-from tf_fpq.layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.placement.calibration import quantized_weights
+from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantizers.base import GridQuantizer
 
 FLOAT_BITS = 32
@@ -85,7 +85,9 @@ class Summary:
 
     @property
     def macs(self) -> dict[str, int]:
-        """Multiply-accumulate operations for one image by precision, as in `{"W8A8": 1000, "W4A4": 20000}`."""
+        """Multiply-accumulate operations for one image by precision, as in `{"W8A8": 1000, "W4A4":
+        20000}`.
+        """
         macs: dict[str, int] = {}
         for row in self.rows:
             if row.weight_bits is not None:
@@ -97,14 +99,18 @@ class Summary:
         table = [header, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
         lines = [
-            "  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths))) for line in table
+            "  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths)))
+            for line in table
         ]
         rule = "-" * len(lines[0])
         ratio = self.float_bytes / self.bytes if self.bytes else math.nan
         totals = [
-            f"weights: {self.float_bytes:,} bytes float, {self.bytes:,} quantized ({ratio:.1f} times smaller), "
-            f"{self.container_bytes:,} in int8 containers",
-            "MACs per image: " + (", ".join(f"{n:,} {scheme}" for scheme, n in self.macs.items()) or "0"),
+            (
+                f"weights: {self.float_bytes:,} bytes float, {self.bytes:,} quantized ({ratio:.1f}"
+                f" times smaller), {self.container_bytes:,} in int8 containers"
+            ),
+            "MACs per image: "
+            + (", ".join(f"{n:,} {scheme}" for scheme, n in self.macs.items()) or "0"),
         ]
         return "\n".join([f"model {self.model}", lines[0], rule, *lines[1:], rule, *totals])
 
@@ -149,7 +155,9 @@ def _output_bits(call: Call, bits: dict[int, int]) -> int:
     layer = call.layer
     if isinstance(layer, QuantizeActivation):
         return layer.quantizer.spec.num_bits
-    if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper) and not isinstance(layer, QuantizedLayer):
+    if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper) and not isinstance(
+        layer, QuantizedLayer
+    ):
         # tfmot's own wrapper holds the quantizer of its output.
         found = [q.spec.num_bits for q in layer._output_quantizers if isinstance(q, GridQuantizer)]
         return found[0] if found else FLOAT_BITS
@@ -166,7 +174,11 @@ def _rows(calls: Sequence[Call], bits: dict[int, int]) -> list[SummaryRow]:
         return [_activation_row(layer)]
     inner = roles.inner(layer)
     if roles.kernel(inner) is not None:
-        return [_kernel_row(layer, calls, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
+        return [
+            _kernel_row(
+                layer, calls, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls)
+            )
+        ]
     if quantized_weights(layer):
         return [_own_row(layer, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
     if layer.weights:  # batch norms: folded away, but part of the float model's bytes
@@ -200,8 +212,13 @@ def _folded_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
 
 
 def _own_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
-    """A layer whose weights a rule's config quantizes; what it multiplies is not known, so it has no MACs."""
-    found = [(math.prod(weight.shape), quantizer.spec) for _, weight, quantizer, _ in quantized_weights(layer)]
+    """A layer whose weights a rule's config quantizes; what it multiplies is not known, so it has
+    no MACs.
+    """
+    found = [
+        (math.prod(weight.shape), quantizer.spec)
+        for _, weight, quantizer, _ in quantized_weights(layer)
+    ]
     weights = sum(count for count, _ in found)
     others = sum(math.prod(weight.shape) for weight in roles.inner(layer).weights) - weights
     return SummaryRow(
@@ -218,7 +235,9 @@ def _own_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
     )
 
 
-def _kernel_row(layer: keras.layers.Layer, calls: Sequence[Call], activation_bits: int) -> SummaryRow:
+def _kernel_row(
+    layer: keras.layers.Layer, calls: Sequence[Call], activation_bits: int
+) -> SummaryRow:
     inner = roles.inner(layer)
     kernel = getattr(inner, roles.kernel(inner).name)
     weights = math.prod(kernel.shape)
@@ -249,7 +268,11 @@ def _weight_grid(layer: keras.layers.Layer) -> tuple[int, str, float | None]:
         return FLOAT_BITS, "float", None
     ((_, _, quantizer, variables),) = found
     step_size = float(np.median(quantizer.grid(variables)[0].numpy()))
-    return quantizer.spec.num_bits, "tensor" if quantizer.spec.axis is None else "channel", step_size
+    return (
+        quantizer.spec.num_bits,
+        "tensor" if quantizer.spec.axis is None else "channel",
+        step_size,
+    )
 
 
 def _output_channels(calls: Sequence[Call]) -> int:
@@ -257,8 +280,8 @@ def _output_channels(calls: Sequence[Call]) -> int:
 
 
 def _macs(layer: keras.layers.Layer, call: Call, kernel_shape: Any) -> int:
-    """Products of one image: each output element takes the kernel's elements that reach it; a transposed convolution spreads
-    each input element over the kernel. Unknown sizes count as 1.
+    """Products of one image: each output element takes the kernel's elements that reach it; a
+    transposed convolution spreads each input element over the kernel. Unknown sizes count as 1.
     """
     if type(layer) in roles.MINOR_KERNELS:
         return math.prod(size or 1 for size in call.outputs[0].shape[1:])

@@ -11,31 +11,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tflite_export.exporting import ExportedModel, export, open_exported, quant_params
-    from tflite_export.file_pair import compare_files
-    from tflite_export.interpreter import InterpreterError
-    from tflite_export.metadata import Metadata, read_metadata
-    from tflite_export.parameters import read
-    from tflite_export.report import Report
-    from tflite_export.trainable_twin import TrainableTwin
-    from tflite_export.twin import IntegerTwin
-    from tflite_export.verification import VerificationError, verify
+    from tflite_export.errors import InterpreterError
+    from tflite_export.exported_model import ExportedModel, export, open_exported, quant_params
+    from tflite_export.flatbuffer.metadata import Metadata, read_metadata
+    from tflite_export.flatbuffer.reader import read
+    from tflite_export.twin.integer_twin import IntegerTwin
+    from tflite_export.twin.trainable_twin import TrainableTwin
+    from tflite_export.verification.file_pair import compare_files
+    from tflite_export.verification.report import Report
+    from tflite_export.verification.verifier import VerificationError, verify
 
 _HOMES = {
-    "ExportedModel": "exporting",
-    "IntegerTwin": "twin",
-    "InterpreterError": "interpreter",
-    "Metadata": "metadata",
-    "Report": "report",
-    "TrainableTwin": "trainable_twin",
-    "VerificationError": "verification",
-    "compare_files": "file_pair",
-    "export": "exporting",
-    "open_exported": "exporting",
-    "quant_params": "exporting",
-    "read": "parameters",
-    "read_metadata": "metadata",
-    "verify": "verification",
+    "ExportedModel": "exported_model",
+    "IntegerTwin": "twin.integer_twin",
+    "InterpreterError": "errors",
+    "Metadata": "flatbuffer.metadata",
+    "Report": "verification.report",
+    "TrainableTwin": "twin.trainable_twin",
+    "VerificationError": "verification.verifier",
+    "compare_files": "verification.file_pair",
+    "export": "exported_model",
+    "open_exported": "exported_model",
+    "quant_params": "exported_model",
+    "read": "flatbuffer.reader",
+    "read_metadata": "flatbuffer.metadata",
+    "verify": "verification.verifier",
 }
 
 __all__ = [

@@ -1,9 +1,12 @@
-"""Measures latency, size and memory of models on the CPU, the first one being what the others are compared with.
+"""Measures latency, size and memory of models on the CPU, the first one being what the others are
+compared with.
 
-  python -m tflite_export.benchmark FLOAT.keras STUDENT.keras [OTHER.tflite ...] [--kernels=xnnpack,builtin] [--threads=2] [--json]
+  python -m tflite_export.benchmark FLOAT.keras STUDENT.keras [OTHER.tflite ...]
+  [--kernels=xnnpack,builtin] [--threads=2] [--json]
 
-A float .keras model is converted to a float .tflite; a student is exported with int8 weights, and with packed INT4 weights too where
-they fit; a .tflite file is taken as it is (then no TensorFlow is needed). Each runs in a process of its own.
+A float .keras model is converted to a float .tflite; a student is exported with int8 weights, and
+with packed INT4 weights too where they fit; a .tflite file is taken as it is (then no TensorFlow is
+needed). Each runs in a process of its own.
 
 Exit code: 0, or 2 if a model cannot be loaded or run.
 """
@@ -11,11 +14,10 @@ Exit code: 0, or 2 if a model cannot be loaded or run.
 import pathlib
 import tempfile
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from tflite_export import benchmarking
 from tflite_export import command_line
+from tflite_export.runtimes import latency
 
 _KERNELS = flags.DEFINE_list("kernels", ["xnnpack"], "Kernel sets: xnnpack, builtin, reference.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of the kernels.", lower_bound=1)
@@ -27,36 +29,44 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
 def main(arguments: list[str]) -> int:
     """Measures."""
     if not arguments:
-        raise ValueError("Expected arguments: MODEL.keras or MODEL.tflite. Received: none. See --help.")
+        raise ValueError(
+            "Expected arguments: MODEL.keras or MODEL.tflite. Received: none. See --help."
+        )
     models: dict[str, str | bytes] = {}
     for path in arguments:
         models |= {path: path} if path.endswith(".tflite") else _from_keras(path)
-    measurements = benchmarking.compare(
-        models, kernels=_KERNELS.value, threads=_THREADS.value, runs=_RUNS.value, warmup=_WARMUP.value
+    measurements = latency.compare(
+        models,
+        kernels=_KERNELS.value,
+        threads=_THREADS.value,
+        runs=_RUNS.value,
+        warmup=_WARMUP.value,
     )
     if _JSON.value:
-        command_line.print_json({"measurements": [measurement.to_dict() for measurement in measurements]})
+        command_line.print_json(
+            {"measurements": [measurement.to_dict() for measurement in measurements]}
+        )
     else:
-        print(benchmarking.text(measurements))
+        print(latency.text(measurements))
     return 0
 
 
 def _from_keras(path: str) -> dict[str, bytes]:
     """Contents of the .tflite files of a float model or a student, by label."""
-    from tf_fpq.layers import QuantizedLayer
+    from tf_fpq.placement.quantized_layers import QuantizedLayer
 
     model = command_line.load_keras(path)
     name = pathlib.Path(path).stem
     if not any(isinstance(layer, QuantizedLayer) for layer in model.layers):
         return {f"{name} float32": _convert_float(model)}
-    from tflite_export import exporting
+    from tflite_export import exported_model
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         target = pathlib.Path(folder) / "model.tflite"
         for weights in ("int8", "int4"):
             try:
-                exporting.export(model, target, weights=weights)
+                exported_model.export(model, target, weights=weights)
             except ValueError:
                 if weights == "int8":
                     raise

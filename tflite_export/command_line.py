@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export import interpreter
+from tflite_export.errors import InterpreterError
 
 # A condition is not met, e.g. the gate: for CI.
 EXIT_FAILED = 1
@@ -23,7 +23,7 @@ def run(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
     def guarded(arguments: list[str]) -> int:
         try:
             return main(arguments[1:])
-        except (ValueError, TypeError, OSError, interpreter.InterpreterError) as error:
+        except (ValueError, TypeError, OSError, InterpreterError) as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_ERROR
 
@@ -43,7 +43,9 @@ def positional(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     """
     if len(arguments) != len(names):
         wanted = " ".join(name.upper() for name in names)
-        raise ValueError(f"Expected arguments: {wanted}. Received: {' '.join(arguments) or 'none'}. See --help.")
+        raise ValueError(
+            f"Expected arguments: {wanted}. Received: {' '.join(arguments) or 'none'}. See --help."
+        )
     return list(arguments)
 
 
@@ -84,8 +86,8 @@ def load_images(path: str) -> Any:
     """Images, or the pair (images, labels), of a NumPy file.
 
     Args:
-      path: `x.npy` with images, or `x.npz` with `images` and, if you like, `labels`. For a model of several inputs, `x.npz` with
-        an array under the name of each input instead of `images`.
+      path: `x.npy` with images, or `x.npz` with `images` and, if you like, `labels`. For a model of
+        several inputs, `x.npz` with an array under the name of each input instead of `images`.
 
     Raises:
       ValueError: If it is something else.
@@ -103,6 +105,9 @@ def load_images(path: str) -> Any:
         return found
     arrays = {name: found[name] for name in found.files if name != "labels"}
     if not arrays:
-        raise ValueError(f"{path!r} has no array 'images', nor any by the names of inputs. Received: {found.files}.")
+        raise ValueError(
+            f"{path!r} has no array 'images', nor any by the names of inputs. Received:"
+            f" {found.files}."
+        )
     images = arrays.get("images", arrays)
     return (images, found["labels"]) if "labels" in found else images

@@ -1,12 +1,13 @@
 """The deployed model: a network as the phone sees it, in plain frozen records.
 
-Everything the exporter knows about a network is here: integer codes, scales, zero points and a list of operators in
-execution order. The records import neither TensorFlow nor Keras. One and the same `DeployedModel` is
+Everything the exporter knows about a network is here: integer codes, scales, zero points and a list
+of operators in execution order. The records import neither TensorFlow nor Keras. One and the same
+`DeployedModel` is
 
-*   built from a trained student (`deploy.py`),
-*   executed as the integer twin (`twin.py`),
-*   written to a `.tflite` file (`writer.py`),
-*   read back out of a `.tflite` file (`parameters.py`),
+*   built from a trained student (`lowering/builder.py`),
+*   executed as the integer twin (`twin/integer_twin.py`),
+*   written to a `.tflite` file (`flatbuffer/writer.py`),
+*   read back out of a `.tflite` file (`flatbuffer/reader.py`),
 
 so that "trained integers are exported integers" is a comparison of two records.
 """
@@ -31,10 +32,12 @@ class Tensor:
 
     Attributes:
       name: Unique name in the model.
-      shape: Shape with the batch dimension written as 1. Weights in TFLite's layout: CONV_2D `[out, height, width, in]`,
-        DEPTHWISE_CONV_2D `[1, height, width, out]`, FULLY_CONNECTED `[out, in]`.
+      shape: Shape with the batch dimension written as 1. Weights in TFLite's layout: CONV_2D `[out,
+        height, width, in]`, DEPTHWISE_CONV_2D `[1, height, width, out]`, FULLY_CONNECTED `[out,
+        in]`.
       dtype: "int8", "uint8", "int4", "int32" or "float32".
-      scale: float32 array of shape `[]` (per-tensor) or `[channels]` (per-channel); None for a tensor that is not quantized.
+      scale: float32 array of shape `[]` (per-tensor) or `[channels]` (per-channel); None for a
+        tensor that is not quantized.
       zero_point: Zero point of all channels (0 for per-channel weights, as TFLite demands).
       axis: Quantized dimension of a per-channel scale, else None.
       data: Constant contents as an array (int8 for "int4"), or None for an activation.
@@ -51,7 +54,9 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator: `kind` is TFLite's builtin operator name, e.g. "CONV_2D"; see `kernels.py` for each kind's options."""
+    """One operator: `kind` is TFLite's builtin operator name, e.g. "CONV_2D"; see `kernels/` for
+    each kind's options.
+    """
 
     kind: str
     inputs: tuple[str, ...]
@@ -61,7 +66,9 @@ class Operator:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeployedModel:
-    """Tensors by name, operators in execution order, and the names of the graph's inputs and outputs."""
+    """Tensors by name, operators in execution order, and the names of the graph's inputs and
+    outputs.
+    """
 
     tensors: Mapping[str, Tensor]
     operators: tuple[Operator, ...]

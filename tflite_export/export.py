@@ -1,39 +1,52 @@
 """Writes a trained student as a .tflite file.
 
-  python -m tflite_export.export STUDENT.keras OUTPUT.tflite [--weights=int4] [--input_type=float32] [--json]
+  python -m tflite_export.export STUDENT.keras OUTPUT.tflite [--weights=int4] [--input_type=float32]
+  [--json]
       [--labels=labels.txt] [--mean=127.5 --std=127.5]
 
-STUDENT is what `tf_fpq.quantize_model` made and training left, saved with `student.save("x.keras")`. Its integers become the
-file's integers; batch norms are folded. Prove it afterwards with `python -m tflite_export.verify`.
+STUDENT is what `tf_fpq.quantize_model` made and training left, saved with
+`student.save("x.keras")`. Its integers become the file's integers; batch norms are folded. Prove it
+afterwards with `python -m tflite_export.verify`.
 
-Exit code: 0 written, 2 the student cannot be loaded or exported, or the path cannot be written (nothing is left behind).
+Exit code: 0 written, 2 the student cannot be loaded or exported, or the path cannot be written
+(nothing is left behind).
 
 This is a program; the function is `tflite_export.export`.
 """
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
 from tflite_export import command_line
 
 if __name__ not in ("__main__", "__mp_main__"):
     # Imported, it would hide the function `tflite_export.export`.
     raise ImportError(
-        "tflite_export.export is a program (python -m tflite_export.export) and a function, not a module to import."
+        "tflite_export.export is a program (python -m tflite_export.export) and a function, not a"
+        " module to import."
     )
 
-_INPUT_TYPE = flags.DEFINE_enum("input_type", "int8", ["int8", "uint8", "float32"], "Type of the file's input.")
-_OUTPUT_TYPE = flags.DEFINE_enum("output_type", "int8", ["int8", "uint8", "float32"], "Type of the file's output.")
+_INPUT_TYPE = flags.DEFINE_enum(
+    "input_type", "int8", ["int8", "uint8", "float32"], "Type of the file's input."
+)
+_OUTPUT_TYPE = flags.DEFINE_enum(
+    "output_type", "int8", ["int8", "uint8", "float32"], "Type of the file's output."
+)
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "int8",
     ["int8", "int4"],
-    "int8: containers at every bit width, equal on every phone. int4: packed where codes fit, half the bytes, but convolutions "
-    "then round differently across processors.",
+    "int8: containers at every bit width, equal on every phone. int4: packed where codes fit, half"
+    " the bytes, but convolutions then round differently across processors.",
 )
-_LABELS = flags.DEFINE_string("labels", None, "Text file with one class name a line, embedded as TFLite metadata.")
-_MEAN = flags.DEFINE_list("mean", None, "Mean of the pixels (0..255), one number or one per channel; with --std.")
-_STD = flags.DEFINE_list("std", None, "Standard deviation, likewise: x = (pixel - mean) / std, as TFLite metadata.")
+_LABELS = flags.DEFINE_string(
+    "labels", None, "Text file with one class name a line, embedded as TFLite metadata."
+)
+_MEAN = flags.DEFINE_list(
+    "mean", None, "Mean of the pixels (0..255), one number or one per channel; with --std."
+)
+_STD = flags.DEFINE_list(
+    "std", None, "Standard deviation, likewise: x = (pixel - mean) / std, as TFLite metadata."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
 
 
@@ -43,9 +56,9 @@ def main(arguments: list[str]) -> int:
     labels = None if _LABELS.value is None else command_line.load_labels(_LABELS.value)
     normalization = _normalization()
     student = command_line.load_keras(source)
-    from tflite_export import exporting
+    from tflite_export import exported_model
 
-    exported = exporting.export(
+    exported = exported_model.export(
         student,
         target,
         input_type=_INPUT_TYPE.value,
@@ -54,7 +67,7 @@ def main(arguments: list[str]) -> int:
         labels=labels,
         normalization=normalization,
     )
-    stays = exporting.unpacked_weights(exported.deployed) if _WEIGHTS.value == "int4" else []
+    stays = exported_model.unpacked_weights(exported.deployed) if _WEIGHTS.value == "int4" else []
     if _JSON.value:
         command_line.print_json(
             {
@@ -71,7 +84,9 @@ def main(arguments: list[str]) -> int:
             }
         )
         return 0
-    print(f"{exported.path}: {exported.bytes:,} bytes, {len(exported.file_model.operators)} operators")
+    print(
+        f"{exported.path}: {exported.bytes:,} bytes, {len(exported.file_model.operators)} operators"
+    )
     if stays:
         print(f"weights that stay int8: {', '.join(stays)}")
     return 0
@@ -79,8 +94,14 @@ def main(arguments: list[str]) -> int:
 
 def _normalization() -> tuple[list[float], list[float]] | None:
     if (_MEAN.value is None) != (_STD.value is None):
-        raise ValueError(f"--mean and --std go together. Received: --mean={_MEAN.value}, --std={_STD.value}.")
-    return None if _MEAN.value is None else (_numbers("mean", _MEAN.value), _numbers("std", _STD.value))
+        raise ValueError(
+            f"--mean and --std go together. Received: --mean={_MEAN.value}, --std={_STD.value}."
+        )
+    return (
+        None
+        if _MEAN.value is None
+        else (_numbers("mean", _MEAN.value), _numbers("std", _STD.value))
+    )
 
 
 def _numbers(flag: str, parts: list[str]) -> list[float]:
@@ -88,7 +109,8 @@ def _numbers(flag: str, parts: list[str]) -> list[float]:
         return [float(part) for part in parts]
     except ValueError as error:
         raise ValueError(
-            f"--{flag} must be one number, or one per channel by commas. Received: {','.join(parts)}."
+            f"--{flag} must be one number, or one per channel by commas. Received:"
+            f" {','.join(parts)}."
         ) from error
 
 

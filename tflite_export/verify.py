@@ -1,64 +1,87 @@
 """Proves that a .tflite file computes what was trained, or compares two .tflite files.
 
-  python -m tflite_export.verify STUDENT.keras MODEL.tflite --images=test.npz [--teacher=FLOAT.keras] [--save=report.html]
-  python -m tflite_export.verify LEFT.tflite RIGHT.tflite [--images=test.npz] [--max_lsb=0]
+  python -m tflite_export.verify STUDENT.keras MODEL.tflite --images=test.npz
+  [--teacher=FLOAT.keras] [--save=report.html] python -m tflite_export.verify LEFT.tflite
+  RIGHT.tflite [--images=test.npz] [--max_lsb=0]
 
-The first form deploys the student afresh and compares every constant of the file with it, then runs integer twin and
-interpreter on all images: not one output code may differ. The second form needs neither TensorFlow nor a student; without
---images it runs on random codes. Images are x.npy, or x.npz with `images` and `labels`, preprocessed as for training; for a network
-of several inputs x.npz with an array by the name of each (of the left file's tensors, where there is no student).
+The first form deploys the student afresh and compares every constant of the file with it, then runs
+integer twin and interpreter on all images: not one output code may differ. The second form needs
+neither TensorFlow nor a student; without --images it runs on random codes. Images are x.npy, or
+x.npz with `images` and `labels`, preprocessed as for training; for a network of several inputs
+x.npz with an array by the name of each (of the left file's tensors, where there is no student).
 
-Exit code: 0 the conditions are met, 1 they are not (the first bad tensor is named), 2 a file cannot be read or run.
+Exit code: 0 the conditions are met, 1 they are not (the first bad tensor is named), 2 a file cannot
+be read or run.
 
 This is a program; the function is `tflite_export.verify`.
 """
 
 import sys
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
 from tflite_export import command_line
-from tflite_export import report as report_lib
+from tflite_export.verification import report as report_lib
 
 if __name__ not in ("__main__", "__mp_main__"):
     # Imported, it would hide the function `tflite_export.verify`.
     raise ImportError(
-        "tflite_export.verify is a program (python -m tflite_export.verify) and a function, not a module to import."
+        "tflite_export.verify is a program (python -m tflite_export.verify) and a function, not a"
+        " module to import."
     )
 
 _IMAGES = flags.DEFINE_string(
-    "images", None, "x.npy with images, or x.npz with `images` (or an array by the name of each input) and `labels`."
+    "images",
+    None,
+    "x.npy with images, or x.npz with `images` (or an array by the name of each input) and"
+    " `labels`.",
 )
 _TEACHER = flags.DEFINE_string(
     "teacher", None, "Float model (.keras): adds each tensor's distance from the float network."
 )
 _KERNELS = flags.DEFINE_list(
-    "kernels", None, "Kernel sets: xnnpack, builtin, reference. A pair of files runs on xnnpack by default."
+    "kernels",
+    None,
+    "Kernel sets: xnnpack, builtin, reference. A pair of files runs on xnnpack by default.",
 )
-_TENSOR_IMAGES = flags.DEFINE_integer("tensor_images", 64, "Images for the intermediate tensors.", lower_bound=0)
+_TENSOR_IMAGES = flags.DEFINE_integer(
+    "tensor_images", 64, "Images for the intermediate tensors.", lower_bound=0
+)
 _MAX_TWIN_CODES = flags.DEFINE_integer(
     "max_twin_codes", 0, "Codes of a tensor that may differ between twin and interpreter."
 )
-_AGREEMENT = flags.DEFINE_float("min_top1_agreement", 0.995, "Smallest share of images with the same best class.")
+_AGREEMENT = flags.DEFINE_float(
+    "min_top1_agreement", 0.995, "Smallest share of images with the same best class."
+)
 _MAX_LSB = flags.DEFINE_integer(
     "max_lsb",
     None,
-    "Largest difference: of student and file in any tensor (default: no limit), of two files in any output (default: 0).",
+    "Largest difference: of student and file in any tensor (default: no limit), of two files in any"
+    " output (default: 0).",
 )
-_SAVE = flags.DEFINE_multi_string("save", [], "Write the report: x.html, x.json or x.txt. May be repeated.")
-_OVERLAY = flags.DEFINE_string("overlay", None, "Write an overlay for Google's Model Explorer: x.json.")
+_SAVE = flags.DEFINE_multi_string(
+    "save", [], "Write the report: x.html, x.json or x.txt. May be repeated."
+)
+_OVERLAY = flags.DEFINE_string(
+    "overlay", None, "Write an overlay for Google's Model Explorer: x.json."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print the report as one JSON line instead of tables.")
 
 
 def main(arguments: list[str]) -> int:
     """Verifies."""
-    left, right = command_line.positional(arguments, ["student.keras or left.tflite", "model.tflite"])
+    left, right = command_line.positional(
+        arguments, ["student.keras or left.tflite", "model.tflite"]
+    )
     report = _pair(left, right) if left.endswith(".tflite") else _student(left, right)
     for path in _SAVE.value:
         report.save(path)
     if _OVERLAY.value:
-        sides = {} if not report.tensors else {"left": report.tensors[-1].left, "right": report.tensors[-1].right}
+        sides = (
+            {}
+            if not report.tensors
+            else {"left": report.tensors[-1].left, "right": report.tensors[-1].right}
+        )
         report.save_overlay(_OVERLAY.value, **sides)
     if _JSON.value:
         command_line.print_json(report.to_dict())
@@ -68,7 +91,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _pair(left: str, right: str) -> report_lib.Report:
-    from tflite_export import file_pair
+    from tflite_export.verification import file_pair
 
     return file_pair.compare_files(
         left,
@@ -88,10 +111,10 @@ def _student(student: str, path: str) -> report_lib.Report:
     images = command_line.load_images(_IMAGES.value)
     model = command_line.load_keras(student)
     teacher = command_line.load_keras(_TEACHER.value) if _TEACHER.value else None
-    from tflite_export import verification
+    from tflite_export.verification import verifier
 
     try:
-        return verification.verify(
+        return verifier.verify(
             model,
             path,
             images,
@@ -102,7 +125,7 @@ def _student(student: str, path: str) -> report_lib.Report:
             min_top1_agreement=_AGREEMENT.value,
             max_student_lsb=_MAX_LSB.value,
         )
-    except verification.VerificationError as error:
+    except verifier.VerificationError as error:
         return error.report
 
 

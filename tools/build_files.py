@@ -1,4 +1,5 @@
-"""Writes the BUILD files: one per folder, a `py_library` per module and a `py_test` per test file, deps from the imports.
+"""Writes the BUILD files: one per folder, a `py_library` per module and a `py_test` per test file,
+deps from the imports.
 
 python -m tools.build_files            writes them
 python -m tools.build_files --check    exits with 1 and names those that are out of date
@@ -43,7 +44,8 @@ class Module:
       deps: Our own files that it imports when it loads.
       late: Our own files that it imports later, in a function, or for type checking.
       pip: Packages from PyPI.
-      data: Those of `late` that cannot be dependencies, because they depend on this file themselves.
+      data: Those of `late` that cannot be dependencies, because they depend on this file
+        themselves.
     """
 
     deps: set[pathlib.Path] = dataclasses.field(default_factory=set)
@@ -54,7 +56,11 @@ class Module:
 
 def build_files(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
     """The text of each BUILD file, by path."""
-    files = [path.relative_to(root) for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    files = [
+        path.relative_to(root)
+        for package in PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    ]
     modules = {path: _module(root, path, set(files)) for path in files}
     _place_late_imports(modules)
     texts = {root / "BUILD": ROOT_BUILD}
@@ -68,7 +74,9 @@ def out_of_date(root: pathlib.Path = ROOT) -> list[str]:
     """BUILD files that are missing or differ from what the sources ask for."""
     texts = build_files(root)
     return [
-        str(path.relative_to(root)) for path, text in texts.items() if not path.is_file() or path.read_text() != text
+        str(path.relative_to(root))
+        for path, text in texts.items()
+        if not path.is_file() or path.read_text() != text
     ]
 
 
@@ -79,11 +87,17 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
         for name in _imported_names(node):
             parts = name.split(".")
             if parts[0] not in PACKAGES:
-                module.pip |= set() if parts[0] in sys.stdlib_module_names else {PIP_NAMES.get(parts[0], parts[0])}
+                module.pip |= (
+                    set()
+                    if parts[0] in sys.stdlib_module_names
+                    else {PIP_NAMES.get(parts[0], parts[0])}
+                )
                 continue
             target = _file_of(parts, files)
             # An __init__ imports the modules of its package, so they do not depend on it.
-            if target != path and not (target.name == "__init__.py" and target.parent in path.parents):
+            if target != path and not (
+                target.name == "__init__.py" and target.parent in path.parents
+            ):
                 (module.deps if node in tree.body else module.late).add(target)
     module.late -= module.deps
     return module
@@ -109,13 +123,17 @@ def _file_of(parts: list[str], files: set[pathlib.Path]) -> pathlib.Path:
 
 
 def _place_late_imports(modules: Mapping[pathlib.Path, Module]) -> None:
-    """A late import becomes a dependency too, unless that would close a circle, which Bazel refuses: then it is data."""
+    """A late import becomes a dependency too, unless that would close a circle, which Bazel
+    refuses: then it is data.
+    """
     for path, module in modules.items():
         for target in sorted(module.late):
             (module.data if _reaches(modules, target, path) else module.deps).add(target)
 
 
-def _reaches(modules: Mapping[pathlib.Path, Module], start: pathlib.Path, goal: pathlib.Path) -> bool:
+def _reaches(
+    modules: Mapping[pathlib.Path, Module], start: pathlib.Path, goal: pathlib.Path
+) -> bool:
     seen, waiting = set(), [start]
     while waiting:
         path = waiting.pop()
@@ -134,7 +152,9 @@ def _build_text(members: Mapping[pathlib.Path, Module]) -> str:
     head = ['package(default_visibility = ["//visibility:public"])']
     files = sorted({RUNNER.name} & {path.name for path in members})
     head += [f'exports_files(["{name}"])' for name in files]
-    return "\n\n".join(["# Written by tools/build_files.py.", "\n".join(loads), *head, *rules]) + "\n"
+    return (
+        "\n\n".join(["# Written by tools/build_files.py.", "\n".join(loads), *head, *rules]) + "\n"
+    )
 
 
 def _rule(path: pathlib.Path, module: Module) -> str:
@@ -158,7 +178,10 @@ def _rule(path: pathlib.Path, module: Module) -> str:
 
 def _file_label(target: pathlib.Path, path: pathlib.Path) -> str:
     if target.parent != path.parent:
-        raise ValueError(f"{path} and {target} import each other across folders; let one of them go without the other.")
+        raise ValueError(
+            f"{path} and {target} import each other across folders; let one of them go without the"
+            " other."
+        )
     return target.name
 
 

@@ -1,4 +1,6 @@
-"""Fashion-MNIST from its four IDX files on disk, as a TFDS builder with a manual directory: nothing is downloaded."""
+"""Fashion-MNIST from its four IDX files on disk, as a TFDS builder with a manual directory: nothing
+is downloaded.
+"""
 
 from collections.abc import Iterator
 import gzip
@@ -20,12 +22,15 @@ _LABELS = (
 def idx_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The four files that `folder` has to hold, images and labels of both splits."""
     return [
-        folder / f"{prefix}-{kind}-ubyte.gz" for prefix in _PREFIXES.values() for kind in ("images-idx3", "labels-idx1")
+        folder / f"{prefix}-{kind}-ubyte.gz"
+        for prefix in _PREFIXES.values()
+        for kind in ("images-idx3", "labels-idx1")
     ]
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
-    """Reads a gzipped IDX file of unsigned bytes: two zeros, type 8, number of axes, big-endian sizes, data.
+    """Reads a gzipped IDX file of unsigned bytes: two zeros, type 8, number of axes, big-endian
+    sizes, data.
 
     Raises:
       ValueError: If the file is not such a file, or is cut short.
@@ -33,23 +38,30 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     with gzip.open(path, "rb") as file:
         content = file.read()
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes. Received: header={content[:4]!r}.")
+        raise ValueError(
+            f"{path} is not an IDX file of unsigned bytes. Received: header={content[:4]!r}."
+        )
     rank = content[3]
     shape = struct.unpack_from(f">{rank}I", content, 4)
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
     if data.size != np.prod(shape):
-        raise ValueError(f"{path} holds {data.size} values where its header announces shape {shape}.")
+        raise ValueError(
+            f"{path} holds {data.size} values where its header announces shape {shape}."
+        )
     return data.reshape(shape)
 
 
 class FashionMnistIdx(tfds.core.GeneratorBasedBuilder):
-    """Images of 28x28 pixels in 10 classes of clothing; 60,000 to train and 10,000 to test, in the order of the files."""
+    """Images of 28x28 pixels in 10 classes of clothing; 60,000 to train and 10,000 to test, in the
+    order of the files.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "The manual directory holds the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
-        f"t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz; Debian's package dataset-fashion-mnist puts them in {DEBIAN_DIR}."
+        "The manual directory holds the four files train-images-idx3-ubyte.gz,"
+        " train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz;"
+        f" Debian's package dataset-fashion-mnist puts them in {DEBIAN_DIR}."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -67,11 +79,17 @@ class FashionMnistIdx(tfds.core.GeneratorBasedBuilder):
             citation="H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, arXiv 1708.07747, 2017.",
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Any]]]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, Any]]]:
         folder = pathlib.Path(dl_manager.manual_dir)
-        return {split: self._generate_examples(folder, prefix) for split, prefix in _PREFIXES.items()}
+        return {
+            split: self._generate_examples(folder, prefix) for split, prefix in _PREFIXES.items()
+        }
 
-    def _generate_examples(self, folder: pathlib.Path, prefix: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(
+        self, folder: pathlib.Path, prefix: str
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
         labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):

@@ -1,9 +1,10 @@
-"""The networks of the experiments, by name. All are functional tf_keras models that end in `logits`, without softmax."""
+"""The networks of the experiments, by name. All are functional tf_keras models that end in
+`logits`, without softmax.
+"""
 
 from collections.abc import Callable, Sequence
 
-from experiments.models import mobilenet_v2_tiny
-from experiments.models import resnet
+from experiments.models import mobilenet_v2_tiny, resnet
 from tf_fpq.keras_compat import keras
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
@@ -28,5 +29,8 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, width: int = 
     if name not in BUILDERS:
         raise ValueError(f"model must be one of {', '.join(BUILDERS)}. Received: model={name!r}.")
     if width < 1 or num_classes < 1:
-        raise ValueError(f"width and num_classes must be positive. Received: width={width}, num_classes={num_classes}.")
+        raise ValueError(
+            f"width and num_classes must be positive. Received: width={width},"
+            f" num_classes={num_classes}."
+        )
     return BUILDERS[name](tuple(input_shape), num_classes, width=width)

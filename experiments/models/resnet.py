@@ -1,9 +1,12 @@
-"""Residual networks in CIFAR style: K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
+"""Residual networks in CIFAR style: K. He et al., "Deep Residual Learning for Image Recognition",
+CVPR 2016, section 4.2.
 
-Three stages of `blocks` residual blocks with `width`, `2 * width` and `4 * width` channels, 6 * blocks + 2 layers with weights.
+Three stages of `blocks` residual blocks with `width`, `2 * width` and `4 * width` channels, 6 *
+blocks + 2 layers with weights.
 
-Note: the paper's CIFAR networks shorten dimensions without parameters (option A: stride and zero channels). Here the
-shortcut is a 1x1 convolution with batch norm (option B), because zero channels would need a pad operator on the phone.
+Note: the paper's CIFAR networks shorten dimensions without parameters (option A: stride and zero
+channels). Here the shortcut is a 1x1 convolution with batch norm (option B), because zero channels
+would need a pad operator on the phone.
 """
 
 import tensorflow as tf
@@ -19,11 +22,15 @@ def resnet8(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> 
 
 
 def resnet20(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> keras.Model:
-    """A ResNet of 20 layers with weights (three blocks per stage), 274,000 parameters at width 16."""
+    """A ResNet of 20 layers with weights (three blocks per stage), 274,000 parameters at width
+    16.
+    """
     return _resnet("resnet20", input_shape, num_classes, width, blocks=3)
 
 
-def _resnet(name: str, input_shape: tuple[int, ...], num_classes: int, width: int, blocks: int) -> keras.Model:
+def _resnet(
+    name: str, input_shape: tuple[int, ...], num_classes: int, width: int, blocks: int
+) -> keras.Model:
     image = keras.Input(input_shape, name="image")
     x = _conv(image, width, 3, 1, "stem_conv", "stem_bn")
     x = layers.ReLU(name="stem_relu")(x)
@@ -37,7 +44,9 @@ def _resnet(name: str, input_shape: tuple[int, ...], num_classes: int, width: in
 
 
 def _block(x: tf.Tensor, channels: int, strides: int, name: str) -> tf.Tensor:
-    """relu(x + bn(conv(relu(bn(conv(x)))))), with a convolution on the shortcut where the shape changes."""
+    """relu(x + bn(conv(relu(bn(conv(x)))))), with a convolution on the shortcut where the shape
+    changes.
+    """
     shortcut = x
     if strides != 1 or x.shape[-1] != channels:
         shortcut = _conv(x, channels, 1, strides, f"{name}_shortcut_conv", f"{name}_shortcut_bn")
@@ -48,7 +57,9 @@ def _block(x: tf.Tensor, channels: int, strides: int, name: str) -> tf.Tensor:
     return layers.ReLU(name=f"{name}_relu2")(y)
 
 
-def _conv(x: tf.Tensor, channels: int, size: int, strides: int, conv_name: str, norm_name: str) -> tf.Tensor:
+def _conv(
+    x: tf.Tensor, channels: int, size: int, strides: int, conv_name: str, norm_name: str
+) -> tf.Tensor:
     x = layers.Conv2D(
         channels,
         size,

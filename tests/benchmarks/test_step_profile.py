@@ -24,7 +24,11 @@ def test_shortest_duration_times_how_often_it_ran():
     events = [("a:Mul", 3.0), ("a:Mul", 2.0), ("b:Mul", 1.0), ("noise:RandomUniform", 8.0)]
     result = step_profile.by_kind(events, steps=2)
     # a ran in both steps: 2; b in one of two: 1 / 2; the noise in one of two: 8 / 2.
-    assert (result["multiply, divide"], result["random numbers"], result["other"]) == (2.5, 4.0, 0.0)
+    assert (result["multiply, divide"], result["random numbers"], result["other"]) == (
+        2.5,
+        4.0,
+        0.0,
+    )
 
 
 def test_a_trace_has_convolutions():

@@ -1,4 +1,5 @@
-"""The benchmark's arithmetic and files, and that every variant makes steps. No timing is asserted."""
+"""The benchmark's arithmetic and files, and that every variant makes steps. No timing is
+asserted."""
 
 import json
 
@@ -43,7 +44,10 @@ def test_ratios_are_paired_medians():
 
 
 def test_json_and_plot(tmp_path):
-    results = {"resnet20": {"ratios": {"lsq": 1.1, "fpq": 1.4}}, "mobilenet_v2_tiny": {"ratios": {"lsq": 1.2}}}
+    results = {
+        "resnet20": {"ratios": {"lsq": 1.1, "fpq": 1.4}},
+        "mobilenet_v2_tiny": {"ratios": {"lsq": 1.2}},
+    }
     records.write_json(tmp_path / "out.json", results)
     assert json.loads((tmp_path / "out.json").read_text()) == results
     step_time.plot(results, str(tmp_path / "out.png"))

@@ -7,8 +7,14 @@ import tf_fpq
 def test_rules_keep_first_and_last_layer_at_8_bits():
     first, rest = Config(weight_bits=2, activation_bits=3).rules()
     assert (first.weight_bits, first.activation_bits) == (8, 8)
-    assert first.matches("stem_conv") and first.matches("logits") and not first.matches("stage1_block1_conv1")
-    assert (rest.weight_bits, rest.activation_bits) == (2, 3) and rest.matches("stage1_block1_conv1")
+    assert (
+        first.matches("stem_conv")
+        and first.matches("logits")
+        and not first.matches("stage1_block1_conv1")
+    )
+    assert (rest.weight_bits, rest.activation_bits) == (2, 3) and rest.matches(
+        "stage1_block1_conv1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,12 @@ from experiments.datasets import fashion_mnist_idx
 
 
 def idx_bytes(array):
-    return b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        b"\x00\x00\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 @pytest.fixture
@@ -29,7 +34,12 @@ def idx_dir(tmp_path):
 
 
 def test_digits_are_those_of_scikit_learn(digits):
-    assert digits.train_images.shape == (1437, 8, 8, 1) and digits.test_images.shape == (360, 8, 8, 1)
+    assert digits.train_images.shape == (1437, 8, 8, 1) and digits.test_images.shape == (
+        360,
+        8,
+        8,
+        1,
+    )
     assert digits.image_shape == (8, 8, 1) and digits.num_classes == 10
     ours = np.concatenate([digits.train_images, digits.test_images]).reshape(-1, 64)
     theirs = np.rint(load_digits().images.reshape(-1, 64) * 255 / 16).astype(np.uint8)
@@ -61,7 +71,9 @@ def test_plain_batches_are_the_normalised_images(digits):
     ((images, labels),) = batches
     order = np.lexsort(digits.normalize(digits.train_images).reshape(1437, -1).T)
     shuffled = np.lexsort(images.numpy().reshape(1437, -1).T)
-    np.testing.assert_allclose(images.numpy()[shuffled], digits.normalize(digits.train_images)[order], atol=1e-6)
+    np.testing.assert_allclose(
+        images.numpy()[shuffled], digits.normalize(digits.train_images)[order], atol=1e-6
+    )
     np.testing.assert_array_equal(labels.numpy()[shuffled], digits.train_labels[order])
 
 
@@ -99,15 +111,23 @@ def test_calibration_images_follow_from_the_seed(digits):
 def shifts(image, shift):
     padded = np.pad(image, [(shift, shift), (shift, shift), (0, 0)])
     height, width, _ = image.shape
-    return [padded[y : y + height, x : x + width] for y in range(2 * shift + 1) for x in range(2 * shift + 1)]
+    return [
+        padded[y : y + height, x : x + width]
+        for y in range(2 * shift + 1)
+        for x in range(2 * shift + 1)
+    ]
 
 
 def test_augmentation_shifts_and_mirrors_and_does_nothing_else():
     image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     images = np.repeat(image[np.newaxis], 400, axis=0)
-    results = data.augment_images(tf.constant(images), tf.constant([5, 7], tf.int64), shift=1, flip=True).numpy()
+    results = data.augment_images(
+        tf.constant(images), tf.constant([5, 7], tf.int64), shift=1, flip=True
+    ).numpy()
     assert results.dtype == np.uint8
-    allowed = {bytes(s) for s in shifts(image, 1)} | {bytes(np.ascontiguousarray(s[:, ::-1])) for s in shifts(image, 1)}
+    allowed = {bytes(s) for s in shifts(image, 1)} | {
+        bytes(np.ascontiguousarray(s[:, ::-1])) for s in shifts(image, 1)
+    }
     # 18 equally likely outcomes in 400 draws: each of them occurs, and nothing else.
     assert {bytes(result) for result in results} == allowed
 
@@ -126,15 +146,23 @@ def test_fashion_mnist_comes_from_idx_files(idx_dir, tmp_path):
     assert sorted(dataset.train_labels) == sorted(np.arange(12) % 10)
 
 
-@pytest.mark.skipif(not fashion_mnist_idx.DEBIAN_DIR.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.skipif(
+    not fashion_mnist_idx.DEBIAN_DIR.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
+)
 def test_fashion_mnist_of_debian_has_the_published_constants():
-    images = fashion_mnist_idx.read_idx(fashion_mnist_idx.idx_files(fashion_mnist_idx.DEBIAN_DIR)[0])
+    images = fashion_mnist_idx.read_idx(
+        fashion_mnist_idx.idx_files(fashion_mnist_idx.DEBIAN_DIR)[0]
+    )
     assert images.shape == (60000, 28, 28)
     info = data.DATASETS["fashion_mnist"]
-    np.testing.assert_allclose([images.mean() / 255, images.std() / 255], [info.mean[0], info.std[0]], atol=1e-4)
+    np.testing.assert_allclose(
+        [images.mean() / 255, images.std() / 255], [info.mean[0], info.std[0]], atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"no idx file", idx_bytes(np.zeros((2, 3), np.uint8))[:-1]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no idx file", idx_bytes(np.zeros((2, 3), np.uint8))[:-1]]
+)
 def test_broken_idx_file_is_refused(tmp_path, content):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
@@ -143,7 +171,9 @@ def test_broken_idx_file_is_refused(tmp_path, content):
 
 
 def test_unknown_dataset_names_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="digits, fashion_mnist, cifar10, cifar100.*dataset='mnist'"):
+    with pytest.raises(
+        ValueError, match="digits, fashion_mnist, cifar10, cifar100.*dataset='mnist'"
+    ):
         data.load("mnist", str(tmp_path))
 
 
@@ -155,7 +185,9 @@ def test_missing_dataset_names_the_ways_out(name, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(data.DatasetMissingError, match="--data_dir.*--dataset=digits.*Name or service") as caught:
+    with pytest.raises(
+        data.DatasetMissingError, match="--data_dir.*--dataset=digits.*Name or service"
+    ) as caught:
         data.load(name, str(tmp_path / "tfds"), fashion_mnist_dir=tmp_path)
     assert ("--fashion_mnist_dir" in str(caught.value)) == (name == "fashion_mnist")
     assert not (tmp_path / "tfds").exists()

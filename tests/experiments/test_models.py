@@ -4,8 +4,13 @@ import pytest
 from experiments import models
 from tf_fpq.keras_compat import keras
 
-# Layers with weights as counted in the papers, plus the shortcuts' convolutions; parameters at width 16 on 8x8x1.
-COUNTS = {"resnet8": (8 + 2, 78_426), "resnet20": (20 + 2, 273_754), "mobilenet_v2_tiny": (23, 38_762)}
+# Layers with weights as counted in the papers, plus the shortcuts' convolutions; parameters at
+# width 16 on 8x8x1.
+COUNTS = {
+    "resnet8": (8 + 2, 78_426),
+    "resnet20": (20 + 2, 273_754),
+    "mobilenet_v2_tiny": (23, 38_762),
+}
 
 
 def kernels(model):
@@ -50,7 +55,9 @@ def test_convolutions_leave_bias_and_activation_to_layers_of_their_own(name):
         assert layer.use_bias == (layer.name == "logits")
 
 
-@pytest.mark.parametrize(("name", "adds"), [("resnet8", 3), ("resnet20", 9), ("mobilenet_v2_tiny", 3)])
+@pytest.mark.parametrize(
+    ("name", "adds"), [("resnet8", 3), ("resnet20", 9), ("mobilenet_v2_tiny", 3)]
+)
 def test_residuals(name, adds):
     layers = models.build(name, (8, 8, 1), 10, width=4).layers
     assert sum(isinstance(layer, keras.layers.Add) for layer in layers) == adds
@@ -65,7 +72,10 @@ def test_mobilenet_bottlenecks_are_linear():
 
 
 def test_width_scales_channels():
-    widths = [models.build("resnet8", (8, 8, 1), 10, width=w).get_layer("stage3_block1_conv2").filters for w in (4, 16)]
+    widths = [
+        models.build("resnet8", (8, 8, 1), 10, width=w).get_layer("stage3_block1_conv2").filters
+        for w in (4, 16)
+    ]
     assert widths == [16, 64]
 
 

@@ -10,7 +10,14 @@ from experiments.config import Config
 from tf_fpq.keras_compat import keras
 import tflite_export
 
-FILES = {"float.keras", "student.keras", "model.tflite", "report.json", "report.html", "result.json"}
+FILES = {
+    "float.keras",
+    "student.keras",
+    "model.tflite",
+    "report.json",
+    "report.html",
+    "result.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,10 @@ def test_run_writes_everything_and_nothing_else(finished):
 def test_result_repeats_the_configuration(finished):
     config, result = finished
     assert Config(**result["config"]) == config
-    assert len(result["history"]["float"]["loss"]) == 2 and len(result["history"]["student"]["csd_loss"]) == 1
+    assert (
+        len(result["history"]["float"]["loss"]) == 2
+        and len(result["history"]["student"]["csd_loss"]) == 1
+    )
 
 
 def test_twin_and_file_agree_in_every_code(finished):
@@ -71,16 +81,23 @@ def test_table_shows_the_metrics(finished):
 def test_teacher_is_loaded_instead_of_trained(small, digits, tmp_path):
     saved = models.build("resnet8", digits.image_shape, 10, width=4)
     saved.save(tmp_path / "t.keras")
-    teacher, history = pipeline.float_teacher(dataclasses.replace(small, teacher=str(tmp_path / "t.keras")), digits)
+    teacher, history = pipeline.float_teacher(
+        dataclasses.replace(small, teacher=str(tmp_path / "t.keras")), digits
+    )
     assert history == {}
-    assert all(np.array_equal(a, b) for a, b in zip(saved.get_weights(), teacher.get_weights(), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(saved.get_weights(), teacher.get_weights(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((28, 28, 1), 10), ((8, 8, 1), 100)])
 def test_teacher_of_another_dataset_is_refused(small, digits, tmp_path, shape, classes):
     models.build("resnet8", shape, classes, width=4).save(tmp_path / "t.keras")
     with pytest.raises(ValueError, match=r"\(None, 8, 8, 1\) to \(None, 10\) for digits.*Received"):
-        pipeline.float_teacher(dataclasses.replace(small, teacher=str(tmp_path / "t.keras")), digits)
+        pipeline.float_teacher(
+            dataclasses.replace(small, teacher=str(tmp_path / "t.keras")), digits
+        )
 
 
 def test_accuracy_of_a_known_answer(digits):
@@ -99,25 +116,32 @@ def test_failed_verification_leaves_no_result(small, tmp_path, monkeypatch):
     real = tflite_export.verify
 
     def verify(student, exported, images, **kwargs):
-        kernel = next(v for v in student.get_layer("logits").weights if v.name.split("/")[-1] == "kernel:0")
+        kernel = next(
+            v for v in student.get_layer("logits").weights if v.name.split("/")[-1] == "kernel:0"
+        )
         kernel.assign(-kernel)
         return real(student, exported, images, **kwargs)
 
     monkeypatch.setattr(tflite_export, "verify", verify)
     with pytest.raises(tflite_export.VerificationError):
         pipeline.run(dataclasses.replace(small, float_epochs=0, epochs=0, workdir=str(tmp_path)))
-    assert not {"result.json", "report.json", "report.html"} & {path.name for path in tmp_path.iterdir()}
+    assert not {"result.json", "report.json", "report.html"} & {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_demo_reaches_what_the_readme_says(data_dir, tmp_path, seed):
-    """Float at least 98 %, W4A4 FPQ within a point of it, and the file is the twin on every kernel set it stands for."""
+    """Float at least 98 %, W4A4 FPQ within a point of it, and the file is the twin on every kernel
+    set it stands for."""
     result = pipeline.run(Config(data_dir=data_dir, workdir=str(tmp_path), seed=seed))
     metrics = result["metrics"]
     assert metrics["float_accuracy"] >= 0.98
     assert metrics["student_accuracy"] >= metrics["float_accuracy"] - 0.01
-    assert metrics["tflite_accuracy"] == metrics["twin_accuracy"] and metrics["codes_differing"] == 0
+    assert (
+        metrics["tflite_accuracy"] == metrics["twin_accuracy"] and metrics["codes_differing"] == 0
+    )
     assert metrics["student_agreement"] >= 0.995
 
 
@@ -140,7 +164,9 @@ def test_every_scheme_verifies(small, tmp_path, model, bits):
         small, model=model, weight_bits=bits[0], activation_bits=bits[1], width=8,
         kernels=("xnnpack", "reference"), workdir=str(tmp_path),
     )  # fmt: skip
-    assert pipeline.run(config)["metrics"]["codes_differing"] == 0  # and verify found twin_double = reference
+    assert (
+        pipeline.run(config)["metrics"]["codes_differing"] == 0
+    )  # and verify found twin_double = reference
 
 
 def test_dataset_error_comes_before_training(tmp_path, monkeypatch):

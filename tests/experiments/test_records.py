@@ -43,7 +43,9 @@ def test_workdir_that_cannot_be_made_is_one_clear_error(tmp_path):
 
 def test_versions_name_what_decides():
     versions = records.versions()
-    assert {"python", "machine", "tensorflow", "tf_keras", "ai-edge-litert", "numpy"} <= set(versions)
+    assert {"python", "machine", "tensorflow", "tf_keras", "ai-edge-litert", "numpy"} <= set(
+        versions
+    )
     assert all(versions.values())
 
 

@@ -63,12 +63,15 @@ def test_missing_dataset_ends_with_one_line(monkeypatch):
 
 
 def test_examples_in_the_help_are_valid():
-    """Every command line of the module's docstring parses, and makes a config (but for the teacher, which is not there)."""
+    """Every command line of the module's docstring parses, and makes a config (but for the teacher,
+    which is not there)."""
     text = train.__doc__.replace("\\\n", " ")
     commands = re.findall(r"python -m experiments\.train(.*)", text)
     assert len(commands) >= 4
     for command in commands:
-        arguments = [argument for argument in command.split() if not argument.startswith("--teacher=")]
+        arguments = [
+            argument for argument in command.split() if not argument.startswith("--teacher=")
+        ]
         with flagsaver.flagsaver():
             assert flags.FLAGS(["train", *arguments]) == ["train"]
             train.config_from_flags()
@@ -76,7 +79,11 @@ def test_examples_in_the_help_are_valid():
 
 def test_help_teaches():
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.train", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "experiments.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "python -m experiments.train --methods=sfp" in done.stdout
     for field in dataclasses.fields(Config):

@@ -1,4 +1,5 @@
-"""Random small networks for hypothesis: a chain of blocks with branches, from a list of choices that shrinks well."""
+"""Random small networks for hypothesis: a chain of blocks with branches, from a list of choices
+that shrinks well."""
 
 import functools
 from typing import Any
@@ -14,11 +15,15 @@ def _conv(x: Any, n: int) -> Any:
     dilation = 1 + (n % 5 == 0)
     strides = 2 if dilation == 1 and n % 4 == 3 and x.shape[1] > 4 else 1
     groups = 2 if x.shape[-1] % 2 == 0 and n % 3 == 0 else 1
-    return layers.Conv2D(4, 1 + n % 3, strides, "same", dilation_rate=dilation, groups=groups, use_bias=n % 2 == 0)(x)
+    return layers.Conv2D(
+        4, 1 + n % 3, strides, "same", dilation_rate=dilation, groups=groups, use_bias=n % 2 == 0
+    )(x)
 
 
 def _depthwise(x: Any, n: int) -> Any:
-    return layers.DepthwiseConv2D(3, 1 + (n % 4 == 3 and x.shape[1] > 4), "same", depth_multiplier=1 + n % 2)(x)
+    return layers.DepthwiseConv2D(
+        3, 1 + (n % 4 == 3 and x.shape[1] > 4), "same", depth_multiplier=1 + n % 2
+    )(x)
 
 
 def _norm(x: Any, n: int) -> Any:
@@ -26,9 +31,13 @@ def _norm(x: Any, n: int) -> Any:
 
 
 def _clamp(x: Any, n: int) -> Any:
-    return [layers.ReLU(), layers.ReLU(6.0), layers.ReLU(1.5), layers.LeakyReLU(0.1), layers.Activation("swish")][
-        n % 5
-    ](x)
+    return [
+        layers.ReLU(),
+        layers.ReLU(6.0),
+        layers.ReLU(1.5),
+        layers.LeakyReLU(0.1),
+        layers.Activation("swish"),
+    ][n % 5](x)
 
 
 def _function(x: Any, n: int) -> Any:
@@ -42,7 +51,12 @@ def _pool(x: Any, n: int) -> Any:
 
 
 def _move(x: Any, n: int) -> Any:
-    return [layers.ZeroPadding2D(1), layers.Cropping2D(1), layers.Permute((2, 1, 3)), layers.Dropout(0.5)][n % 4](x)
+    return [
+        layers.ZeroPadding2D(1),
+        layers.Cropping2D(1),
+        layers.Permute((2, 1, 3)),
+        layers.Dropout(0.5),
+    ][n % 4](x)
 
 
 def _resize(x: Any, n: int) -> Any:
@@ -76,7 +90,8 @@ BLOCKS = (_conv, _depthwise, _norm, _clamp, _function, _pool, _move, _resize, _g
 
 
 def build(choices: list[tuple[int, int]], head: int) -> keras.Model:
-    """The network of a list of choices: the block, or the earlier tensor to join, and its variant."""
+    """The network of a list of choices: the block, or the earlier tensor to join, and its
+    variant."""
     image = keras.Input((8, 8, 3))
     tensors = [image]
     for kind, variant in choices:
@@ -86,7 +101,11 @@ def build(choices: list[tuple[int, int]], head: int) -> keras.Model:
         elif min(x.shape[1:3]) > 2 or BLOCKS[kind] is not _move:
             x = BLOCKS[kind](x, variant)
         tensors.append(x)
-    x = layers.Flatten()(x) if head == 0 and np.prod(x.shape[1:]) < 600 else layers.GlobalAveragePooling2D()(x)
+    x = (
+        layers.Flatten()(x)
+        if head == 0 and np.prod(x.shape[1:]) < 600
+        else layers.GlobalAveragePooling2D()(x)
+    )
     x = layers.Dense(5, activation=("linear", "softmax")[head % 2])(x)
     return keras.Model(image, [x, tensors[len(tensors) // 2]] if head == 2 else x)
 
@@ -95,5 +114,10 @@ def networks(st: Any) -> Any:
     """Strategy of `(function that builds a network, weight bits, activation bits, seed)`."""
     choice = st.tuples(st.integers(0, len(BLOCKS) + 1), st.integers(0, 59))
     bits = st.integers(2, 8)
-    make = st.builds(functools.partial, st.just(build), st.lists(choice, min_size=2, max_size=8), st.integers(0, 3))
+    make = st.builds(
+        functools.partial,
+        st.just(build),
+        st.lists(choice, min_size=2, max_size=8),
+        st.integers(0, 3),
+    )
     return st.tuples(make, bits, bits, st.integers(0, 1000))

@@ -1,4 +1,5 @@
-"""A MobileNetV2 trained in Keras 3 leaves as a W8A8 `.tflite` that passes the gate of `verify` as it stands."""
+"""A MobileNetV2 trained in Keras 3 leaves as a W8A8 `.tflite` that passes the gate of `verify` as
+it stands."""
 
 import keras as keras3
 import numpy as np
@@ -38,6 +39,8 @@ def test_w8a8_passes_the_gate(tmp_path):
     student = tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
     tf_fpq.calibrate(student, images[:100], verbose=0)
     exported = tflite_export.export(student, tmp_path / "w8a8.tflite")
-    tflite_export.verify(student, exported, images[1500:], verbose=0)  # raises below 99.5 % of the same classes
+    tflite_export.verify(
+        student, exported, images[1500:], verbose=0
+    )  # raises below 99.5 % of the same classes
     quantized = np.mean(student.predict(images[1500:], verbose=0).argmax(-1) == labels[1500:])
     assert quantized > accuracy - 0.02

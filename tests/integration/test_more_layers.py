@@ -1,4 +1,5 @@
-"""Layer normalization, grouped convolutions and layers of one's own: twin and interpreter agree on every code, on XNNPACK and reference."""
+"""Layer normalization, grouped convolutions and layers of one's own: twin and interpreter agree on
+every code, on XNNPACK and reference."""
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import tf_fpq
 from tf_fpq import roles
 from tf_fpq.conversion import canonical
 from tf_fpq.keras_compat import keras
-from tflite_export import lowering
+from tflite_export.lowering import operators
 
 layers = keras.layers
 
@@ -29,7 +30,9 @@ def test_layer_normalization(shape):
     inputs = keras.Input(shape, name="x")
     x = layers.Dense(8, name="dense")(inputs)
     x = layers.LayerNormalization(name="norm")(x)
-    student, deployed = exact(keras.Model(inputs, layers.Dense(3, activation="gelu", name="head")(x)))
+    student, deployed = exact(
+        keras.Model(inputs, layers.Dense(3, activation="gelu", name="head")(x))
+    )
     assert {"RSQRT", "GELU", "SUB", "MUL"} <= set(kinds(deployed))
 
 
@@ -59,7 +62,9 @@ def test_grouped_convolutions(filters, groups, arguments, bits):
     config = {"kernel_size": 3, "padding": "same", **arguments}
     x = layers.Conv2D(filters, groups=groups, name="conv", **config)(inputs)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
-    student, deployed = exact(keras.Model(inputs, layers.GlobalAveragePooling2D(name="mean")(x)), bits)
+    student, deployed = exact(
+        keras.Model(inputs, layers.GlobalAveragePooling2D(name="mean")(x)), bits
+    )
     assert ("DEPTHWISE_CONV_2D" if groups == 12 else "CONV_2D") in kinds(deployed)
 
 
@@ -84,17 +89,19 @@ def own_layers():
     """The two ways of the documentation in `tf_fpq/roles.py`."""
 
     def gate(rewriter, layer, name, x):
-        mask = rewriter.make(layers.Activation, rewriter.name(name, "mask"), activation="sigmoid")(x)
+        mask = rewriter.make(layers.Activation, rewriter.name(name, "mask"), activation="sigmoid")(
+            x
+        )
         return rewriter.make(layers.Multiply, name)([x, mask])
 
     def hard_swish(builder, layer, name, sources, output):
-        return lowering.Pending("HARD_SWISH", sources)
+        return operators.Pending("HARD_SWISH", sources)
 
     canonical.register(Gate, gate)
     roles.register(HardSwish, roles.Role.FUNCTION)
-    lowering.register(HardSwish, hard_swish)
+    operators.register(HardSwish, hard_swish)
     yield
-    del canonical._LAYERS[Gate], roles.ROLES[HardSwish], lowering._STARTS[HardSwish]
+    del canonical._LAYERS[Gate], roles.ROLES[HardSwish], operators._STARTS[HardSwish]
 
 
 @pytest.mark.parametrize(("own", "kind"), [(Gate, "LOGISTIC"), (HardSwish, "HARD_SWISH")])
@@ -110,7 +117,8 @@ def test_without_registration_the_message_says_where_to_look(own):
     inputs = keras.Input((6, 6, 2), name="x")
     model = keras.Model(inputs, layers.Conv2D(2, 1)(own(name="mine")(inputs)))
     with pytest.raises(
-        ValueError, match="mine: .*tf_fpq.conversion.canonical.register.*tflite_export.lowering.register"
+        ValueError,
+        match="mine: .*tf_fpq.conversion.canonical.register.*tflite_export.lowering.operators.register",
     ):
         tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
 

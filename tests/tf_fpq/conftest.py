@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tf_fpq.quantizer_rows import ROWS, Row
+from tests.tf_fpq.quantizers.quantizer_rows import ROWS, Row
 
 
 @pytest.fixture(params=ROWS, ids=lambda row: row.name)

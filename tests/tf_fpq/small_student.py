@@ -11,10 +11,13 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def network(regularizer: float | None = None, classes: int = 4) -> keras.Model:
-    """8x8x1 images; convolution, depthwise, pointwise and a residual addition that reads the stem's quantized output."""
+    """8x8x1 images; convolution, depthwise, pointwise and a residual addition that reads the stem's
+    quantized output."""
     l2 = keras.regularizers.L2(regularizer) if regularizer else None
     image = keras.Input((8, 8, 1), name="image")
-    x = layers.Conv2D(8, 3, padding="same", use_bias=False, kernel_regularizer=l2, name="stem")(image)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, kernel_regularizer=l2, name="stem")(
+        image
+    )
     x = layers.BatchNormalization(name="stem_bn")(x)
     skip = layers.ReLU(name="stem_relu")(x)
     x = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(skip)
@@ -40,7 +43,9 @@ def labels(count: int = 32, seed: int = 1) -> np.ndarray:
 
 def student_of(teacher: keras.Model, bits: int = 4) -> keras.Model:
     """A calibrated student of `teacher`."""
-    student = tf_fpq.quantize_model(teacher, [tf_fpq.QuantRule(".*", weight_bits=bits, activation_bits=bits)])
+    student = tf_fpq.quantize_model(
+        teacher, [tf_fpq.QuantRule(".*", weight_bits=bits, activation_bits=bits)]
+    )
     tf_fpq.calibrate(student, images(), verbose=0)
     return student
 
@@ -57,9 +62,15 @@ def bytes_of(model: keras.Model) -> list[bytes]:
     return [weight.tobytes() for weight in model.get_weights()]
 
 
-def fit(model: keras.Model, epochs: int = 2, learning_rate: float = 0.05, **arguments) -> dict[str, list[float]]:
+def fit(
+    model: keras.Model, epochs: int = 2, learning_rate: float = 0.05, **arguments
+) -> dict[str, list[float]]:
     """Trains on the small data in order, with SGD and momentum; returns the history."""
-    compile_arguments = {key: arguments.pop(key) for key in ("jit_compile", "steps_per_execution") if key in arguments}
+    compile_arguments = {
+        key: arguments.pop(key)
+        for key in ("jit_compile", "steps_per_execution")
+        if key in arguments
+    }
     optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
     model.compile(optimizer, loss=LOSS, metrics=["accuracy"], **compile_arguments)
     data = {"x": images(), "y": labels(), "batch_size": 16, **arguments}

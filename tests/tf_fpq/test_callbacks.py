@@ -6,15 +6,17 @@ import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, fit, images, labels, pair
 from tf_fpq import callbacks
+from tf_fpq.keras_compat import keras
 from tf_fpq.methods.distillation import KnowledgeDistillation
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
-from tf_fpq.keras_compat import keras
-from tf_fpq.training import QatModel
+from tf_fpq.training.qat_model import QatModel
 
 
 def norm_inputs(student: keras.Model, x: np.ndarray) -> list[np.ndarray]:
     names = ["stem_bn", "depthwise_bn", "pointwise_bn"]
-    return keras.Model(student.inputs, [student.get_layer(name).input for name in names])(x, training=True)
+    return keras.Model(student.inputs, [student.get_layer(name).input for name in names])(
+        x, training=True
+    )
 
 
 def test_batch_norms_get_the_mean_statistics_of_the_batches():
@@ -28,7 +30,11 @@ def test_batch_norms_get_the_mean_statistics_of_the_batches():
         mean = np.mean([part[index].mean(axis=(0, 1, 2)) for part in seen], axis=0)
         # The fused kernel keeps the unbiased variance.
         count = seen[0][index][..., 0].size
-        variance = np.mean([part[index].var(axis=(0, 1, 2)) for part in seen], axis=0) * count / (count - 1)
+        variance = (
+            np.mean([part[index].var(axis=(0, 1, 2)) for part in seen], axis=0)
+            * count
+            / (count - 1)
+        )
         np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-4, atol=1e-6)
         assert layer.momentum == 0.99
@@ -61,7 +67,12 @@ def test_tracker_logs_the_share_of_oscillating_weights():
         tracker = callbacks.OscillationTracker(threshold=0.05, momentum=0.1)
         history = fit(QatModel(student), epochs=8, learning_rate=learning_rate, callbacks=[tracker])
         shares[learning_rate] = history["oscillating"][-1]
-        assert set(tracker.shares) == {"stem/kernel", "depthwise/depthwise_kernel", "pointwise/kernel", "logits/kernel"}
+        assert set(tracker.shares) == {
+            "stem/kernel",
+            "depthwise/depthwise_kernel",
+            "pointwise/kernel",
+            "logits/kernel",
+        }
     assert shares[0.0] == 0.0
     assert 0.0 < shares[0.5] <= 1.0
 
@@ -123,9 +134,14 @@ def test_a_scheduled_coefficient_changes_the_loss_without_a_new_trace():
     losses = {}
     for weight in (1.0, 3.0):
         method.set_coefficient("weight", weight)
-        losses[weight] = model.fit(images(), labels(), batch_size=32, shuffle=False, verbose=0).history["kd_loss"][0]
+        losses[weight] = model.fit(
+            images(), labels(), batch_size=32, shuffle=False, verbose=0
+        ).history["kd_loss"][0]
     assert losses[3.0] == pytest.approx(3 * losses[1.0], rel=1e-5)
-    assert model.train_tf_function is None or model.train_tf_function.experimental_get_tracing_count() <= 2
+    assert (
+        model.train_tf_function is None
+        or model.train_tf_function.experimental_get_tracing_count() <= 2
+    )
 
 
 def test_noise_is_annealed():
@@ -135,7 +151,9 @@ def test_noise_is_annealed():
         QatModel(student, methods=[noise]),
         callbacks=[callbacks.Schedule(noise, "probability", callbacks.cosine(1.0, 0.0))],
     )
-    assert float(noise.coefficient("probability")) == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.75)))
+    assert float(noise.coefficient("probability")) == pytest.approx(
+        0.5 * (1 + np.cos(np.pi * 0.75))
+    )
 
 
 def test_cosine():
@@ -144,8 +162,14 @@ def test_cosine():
 
 
 def test_unknown_coefficient():
-    message = "coefficient must be one of probability for FeaturePerturbation. Received: coefficient='rate'"
+    message = (
+        "coefficient must be one of probability for FeaturePerturbation. Received:"
+        " coefficient='rate'"
+    )
     with pytest.raises(ValueError, match=message):
         callbacks.Schedule(FeaturePerturbation(), "rate", lambda done: done)
-    with pytest.raises(ValueError, match="FeaturePerturbation has the coefficients probability. Received: name='rate'"):
+    with pytest.raises(
+        ValueError,
+        match="FeaturePerturbation has the coefficients probability. Received: name='rate'",
+    ):
         FeaturePerturbation().set_coefficient("rate", 0.0)

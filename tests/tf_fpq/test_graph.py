@@ -14,7 +14,10 @@ layers = keras.layers
 def _identity(model):
     inputs = graph.new_inputs(model)
     return keras.Model(
-        inputs, graph.replay(model, tf.nest.flatten(inputs), lambda call, args, kwargs: call.layer(*args, **kwargs))
+        inputs,
+        graph.replay(
+            model, tf.nest.flatten(inputs), lambda call, args, kwargs: call.layer(*args, **kwargs)
+        ),
     )
 
 
@@ -31,7 +34,9 @@ def test_replay_is_the_identity_with_lists_dicts_and_repeated_arguments():
     a, b = keras.Input((4,), name="z"), keras.Input((4,), name="a")
     hidden = layers.Dense(4)(a)
     doubled = layers.Add()([hidden, hidden])
-    model = keras.Model({"z": a, "a": b}, {"sum": layers.Concatenate()([doubled, b]), "all": [hidden, b]})
+    model = keras.Model(
+        {"z": a, "a": b}, {"sum": layers.Concatenate()([doubled, b]), "all": [hidden, b]}
+    )
     copy = _identity(model)
     data = {"z": np.ones((2, 4), np.float32), "a": np.full((2, 4), 3, np.float32)}
     expected, found = model(data), copy(data)
@@ -41,7 +46,9 @@ def test_replay_is_the_identity_with_lists_dicts_and_repeated_arguments():
 
 
 def test_only_the_models_own_calls_are_seen():
-    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3, name="conv"), layers.ReLU(name="relu")])
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), layers.Conv2D(2, 3, name="conv"), layers.ReLU(name="relu")]
+    )
     other = keras.Model(model.input, layers.Softmax(name="other")(model.get_layer("conv").output))
     model(keras.Input((4, 4, 1)))
     model.get_layer("conv")(keras.Input((4, 4, 1)))
@@ -56,7 +63,11 @@ def test_calls_of_a_shared_layer_have_names_that_no_layer_has():
     image = keras.Input((4, 4, 2))
     shared = layers.Conv2D(2, 1, name="conv")
     x = shared(layers.Conv2D(2, 1, name="conv_1")(shared(image)))
-    assert [call.name for call in graph.calls(keras.Model(image, x))] == ["conv", "conv_1", "conv_2"]
+    assert [call.name for call in graph.calls(keras.Model(image, x))] == [
+        "conv",
+        "conv_1",
+        "conv_2",
+    ]
 
 
 def test_calls_keep_their_numbers_when_layers_come_in_between():
@@ -70,7 +81,9 @@ def test_calls_keep_their_numbers_when_layers_come_in_between():
 
     inputs = graph.new_inputs(model)
     changed = keras.Model(inputs, graph.replay(model, inputs, with_more_layers))
-    names = {call.name: call.inputs[0].name for call in graph.calls(changed) if call.layer.name == "conv"}
+    names = {
+        call.name: call.inputs[0].name for call in graph.calls(changed) if call.layer.name == "conv"
+    }
     assert names == {"conv": "a", "conv_1": "b"}
     order = [call.name for call in graph.calls(changed)]
     assert order.index("conv") < order.index("conv_1") < order.index("relu_1") < order.index("add")
@@ -78,7 +91,12 @@ def test_calls_keep_their_numbers_when_layers_come_in_between():
 
 def test_unique_names():
     taken = {"a", "a_1"}
-    assert [graph.unique_name(name, taken) for name in ("b", "a", "a", "b")] == ["b", "a_2", "a_3", "b_1"]
+    assert [graph.unique_name(name, taken) for name in ("b", "a", "a", "b")] == [
+        "b",
+        "a_2",
+        "a_3",
+        "b_1",
+    ]
 
 
 def test_new_inputs_keep_names_and_structure_and_are_float():
@@ -96,10 +114,15 @@ def test_copy_layer_computes_in_float32_and_needs_no_foreign_initializer():
         def __call__(self, shape, dtype=None, **kwargs):
             return np.ones(shape, "float32")
 
-    layer = layers.Dense(3, kernel_initializer=Local(), bias_initializer="ones", dtype="mixed_bfloat16", name="d")
+    layer = layers.Dense(
+        3, kernel_initializer=Local(), bias_initializer="ones", dtype="mixed_bfloat16", name="d"
+    )
     copy = graph.copy_layer(layer, activation="relu")
     assert (copy.name, copy.compute_dtype, copy.activation.__name__) == ("d", "float32", "relu")
-    assert type(copy.kernel_initializer).__name__ == "Zeros" and type(copy.bias_initializer).__name__ == "Ones"
+    assert (
+        type(copy.kernel_initializer).__name__ == "Zeros"
+        and type(copy.bias_initializer).__name__ == "Ones"
+    )
 
 
 def test_copy_weights_of_an_adapted_normalization():

@@ -5,13 +5,13 @@ import functools
 import numpy as np
 import pytest
 
-import tf_fpq
 from tests.tf_fpq import small_student
-from tests.tf_fpq.test_quantize_config import HalvingQuantizer
+from tests.tf_fpq.placement.test_quantize_configs import HalvingQuantizer
+import tf_fpq
 from tf_fpq import quantizers
 from tf_fpq.keras_compat import keras
-from tf_fpq.layers import QuantizeActivation, QuantizedLayer
-from tflite_export.deploy import deploy
+from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tflite_export.lowering.builder import deploy
 
 Rule = tf_fpq.QuantRule
 
@@ -58,16 +58,24 @@ def test_none_leaves_weights_or_activations_float():
     assert _bits(both) == ({}, {})
     np.testing.assert_allclose(both(x), model(x), rtol=1e-5, atol=1e-6)
 
-    weights, activations = _bits(tf_fpq.quantize_model(model, [Rule(weight_bits=4, activation_bits=None)]))
+    weights, activations = _bits(
+        tf_fpq.quantize_model(model, [Rule(weight_bits=4, activation_bits=None)])
+    )
     assert set(weights) == {"stem", "depthwise", "pointwise", "logits"} and activations == {}
 
-    weights, activations = _bits(tf_fpq.quantize_model(model, [Rule(weight_bits=None, activation_bits=4)]))
+    weights, activations = _bits(
+        tf_fpq.quantize_model(model, [Rule(weight_bits=None, activation_bits=4)])
+    )
     assert weights == {} and len(activations) == 7
 
     rules = [Rule("pointwise", weight_bits=None, activation_bits=None), Rule(".*")]
     student = tf_fpq.quantize_model(model, rules)
     weights, activations = _bits(student)
-    assert "pointwise" not in weights and "depthwise_relu" not in activations and "stem_relu" in activations
+    assert (
+        "pointwise" not in weights
+        and "depthwise_relu" not in activations
+        and "stem_relu" in activations
+    )
     with pytest.raises(ValueError, match="depthwise|pointwise"):
         deploy(student)
 
@@ -87,7 +95,10 @@ def test_granularity_by_rule():
     rules = [Rule("stem", per_channel=False), Rule("depthwise", per_channel=True), Rule(".*")]
     for name, others in (("lsq", (3,)), ("pact", None)):
         student = tf_fpq.quantize_model(small_student.network(), rules, name)
-        axes = {n: student.get_layer(n).quantized_weights()[0][2].spec.axis for n in ("stem", "depthwise", "pointwise")}
+        axes = {
+            n: student.get_layer(n).quantized_weights()[0][2].spec.axis
+            for n in ("stem", "depthwise", "pointwise")
+        }
         assert axes == {"stem": None, "depthwise": (2, 3), "pointwise": others}
 
 
@@ -102,7 +113,9 @@ def test_granularity_by_rule():
     ids=["name", "class", "partial", "own"],
 )
 def test_a_quantizer_by_name_class_or_partial_survives_saving(quantizer, tmp_path):
-    student = tf_fpq.quantize_model(small_student.network(), [Rule(weight_bits=4, activation_bits=4)], quantizer)
+    student = tf_fpq.quantize_model(
+        small_student.network(), [Rule(weight_bits=4, activation_bits=4)], quantizer
+    )
     tf_fpq.calibrate(student, small_student.images(), verbose=0)
     student.save(tmp_path / "s.keras")
     restored = keras.models.load_model(tmp_path / "s.keras")
@@ -139,7 +152,9 @@ def test_errors_say_the_way_out():
 
 
 def test_weights_that_are_no_numbers_are_named():
-    model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 3, name="conv"), keras.layers.Flatten()])
+    model = keras.Sequential(
+        [keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 3, name="conv"), keras.layers.Flatten()]
+    )
     images = np.random.default_rng(0).normal(0, 1, (8, 4, 4, 2)).astype(np.float32)
     student = tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
     tf_fpq.calibrate(student, images, verbose=0)

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tf_fpq import roles
 from tf_fpq.keras_compat import keras
-from tf_fpq.layers import QuantizedLayer
-from tf_fpq.quantize_config import LsqQuantizeConfig
+from tf_fpq.placement.quantize_configs import LsqQuantizeConfig
+from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.roles import Role
 
 layers = keras.layers
@@ -16,7 +16,11 @@ layers = keras.layers
 
 def test_every_class_has_one_role_and_every_kernel_its_channels():
     assert all(isinstance(found, Role) for found in roles.ROLES.values())
-    shapes = {layers.Conv2D: (3, 3, 2, 5), layers.DepthwiseConv2D: (3, 3, 5, 1), layers.Conv2DTranspose: (3, 3, 5, 2)}
+    shapes = {
+        layers.Conv2D: (3, 3, 2, 5),
+        layers.DepthwiseConv2D: (3, 3, 5, 1),
+        layers.Conv2DTranspose: (3, 3, 5, 2),
+    }
     for layer_class, shape in shapes.items():
         kernel = roles.KERNELS[layer_class]
         assert math.prod(shape[axis] for axis in kernel.axis) == 5
@@ -81,7 +85,10 @@ def _called(layer, *shape):
         (layers.Resizing(4, 4, crop_to_aspect_ratio=True), "crop_to_aspect_ratio"),
         (_called(layers.BatchNormalization(axis=1), 4, 4, 4), "axis=[1]"),
         (_called(layers.Softmax(axis=1), 4, 4), "axis=[1]"),
-        (_called(layers.Normalization(axis=(1, 3), mean=0.0, variance=1.0), 4, 4, 4), "axis=[1, 3]"),
+        (
+            _called(layers.Normalization(axis=(1, 3), mean=0.0, variance=1.0), 4, 4, 4),
+            "axis=[1, 3]",
+        ),
         (layers.LSTM(1), "LSTM is not supported"),
     ],
 )

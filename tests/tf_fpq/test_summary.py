@@ -3,10 +3,10 @@
 import pytest
 import tensorflow_model_optimization as tfmot
 
-import tf_fpq
 from tests.tf_fpq import small_student
-from tf_fpq import quantize_config
+import tf_fpq
 from tf_fpq.keras_compat import keras
+from tf_fpq.placement import quantize_configs
 from tf_fpq.summary import summary
 
 RULES = [
@@ -62,16 +62,34 @@ def test_activations():
         "image": 8, "stem_relu": 3, "depthwise_relu": 4, "pointwise_bn": 8, "add_relu": 8, "pool": 8, "logits": 8,
     }  # fmt: skip
     assert (
-        rows["image_quantize"].step_size == pytest.approx(12 / 255) and rows["image_quantize"].granularity == "tensor"
+        rows["image_quantize"].step_size == pytest.approx(12 / 255)
+        and rows["image_quantize"].granularity == "tensor"
     )
 
 
 def test_printed_table():
     lines = str(_summary()).splitlines()
-    assert lines[1].split() == ["layer", "kind", "W", "A", "granularity", "step", "size", "weights", "bytes", "MACs"]
+    assert lines[1].split() == [
+        "layer",
+        "kind",
+        "W",
+        "A",
+        "granularity",
+        "step",
+        "size",
+        "weights",
+        "bytes",
+        "MACs",
+    ]
     stem = next(line for line in lines if line.startswith("stem "))
-    assert stem.split()[:5] == ["stem", "Conv2D", "8", "8", "channel"] and stem.split()[-3:] == ["72", "104", "4,608"]
-    assert "1,360 bytes float, 266 quantized (5.1 times smaller), 352 in int8 containers" in lines[-2]
+    assert stem.split()[:5] == ["stem", "Conv2D", "8", "8", "channel"] and stem.split()[-3:] == [
+        "72",
+        "104",
+        "4,608",
+    ]
+    assert (
+        "1,360 bytes float, 266 quantized (5.1 times smaller), 352 in int8 containers" in lines[-2]
+    )
     assert lines[-1] == "MACs per image: 4,640 W8A8, 4,608 W2A3, 4,096 W4A4"
     assert len({len(line) for line in lines[1:-2]}) == 1
 
@@ -92,15 +110,18 @@ def test_shared_layers_count_every_call():
 
 
 def test_plain_tfmot_models():
-    config = quantize_config.LsqQuantizeConfig(weight_bits=4, activation_bits=3)
+    config = quantize_configs.LsqQuantizeConfig(weight_bits=4, activation_bits=3)
     annotate = tfmot.quantization.keras.quantize_annotate_layer
     image = keras.Input((8, 8, 1))
     x = annotate(keras.layers.Conv2D(2, 3, use_bias=False), config)(image)
     outputs = annotate(keras.layers.Conv2D(2, 1, use_bias=False), config)(x)
-    with tfmot.quantization.keras.quantize_scope({"LsqQuantizeConfig": quantize_config.LsqQuantizeConfig}):
+    with tfmot.quantization.keras.quantize_scope(
+        {"LsqQuantizeConfig": quantize_configs.LsqQuantizeConfig}
+    ):
         model = tfmot.quantization.keras.quantize_apply(keras.Model(image, outputs))
     rows = [row for row in summary(model).rows if row.weights]
-    # tfmot quantizes outputs; what the first layer reads is tfmot's own 8-bit input, which has no grid of ours.
+    # tfmot quantizes outputs; what the first layer reads is tfmot's own 8-bit input, which has no
+    # grid of ours.
     assert [(row.weight_bits, row.activation_bits, row.granularity) for row in rows] == [
         (4, 32, "channel"), (4, 3, "channel"),
     ]  # fmt: skip

@@ -1,16 +1,16 @@
-"""A hand-made quantized residual network with every core operator, for the tests of twin, writer, reader and
-borders.
+"""A hand-made quantized residual network with every core operator, for the tests of twin, writer,
+reader and borders.
 """
 
 import numpy as np
 
-from tests.tflite_export import kernel_cases as cases
+from tests.tflite_export.kernels import kernel_cases as cases
 from tflite_export import deployed as deployed_lib
 
 
 def residual_network(seed: int = 0, classes: int = 10) -> deployed_lib.DeployedModel:
-    """8x8x3 images -> conv, depthwise, pointwise, residual add, pad, max pool, mean, dense, softmax; int8
-    throughout.
+    """8x8x3 images -> conv, depthwise, pointwise, residual add, pad, max pool, mean, dense,
+    softmax; int8 throughout.
     """
     rng = np.random.default_rng(seed)
     tensors: list[deployed_lib.Tensor] = [cases.activation("image", (1, 8, 8, 3), 1 / 255, -128)]
@@ -28,10 +28,24 @@ def residual_network(seed: int = 0, classes: int = 10) -> deployed_lib.DeployedM
         bias = rng.integers(-60, 60, channels).astype(np.int32)
         tensors.append(cases.constant(f"{name}/weights", weights, scales, axis=axis))
         tensors.append(cases.constant(f"{name}/bias", bias, source.scale * scales, axis=0))
-        apply(kind, (x, f"{name}/weights", f"{name}/bias"), name, shape, scale, zero_point, **options)
+        apply(
+            kind, (x, f"{name}/weights", f"{name}/bias"), name, shape, scale, zero_point, **options
+        )
 
-    weighted("CONV_2D", "image", "stem", (8, 3, 3, 3), 0, (1, 8, 8, 8), 0.05, 112, activation="RELU")
-    weighted("DEPTHWISE_CONV_2D", "stem", "depthwise", (1, 3, 3, 8), 3, (1, 8, 8, 8), 0.03, 112, activation="RELU")
+    weighted(
+        "CONV_2D", "image", "stem", (8, 3, 3, 3), 0, (1, 8, 8, 8), 0.05, 112, activation="RELU"
+    )
+    weighted(
+        "DEPTHWISE_CONV_2D",
+        "stem",
+        "depthwise",
+        (1, 3, 3, 8),
+        3,
+        (1, 8, 8, 8),
+        0.03,
+        112,
+        activation="RELU",
+    )
     weighted("CONV_2D", "depthwise", "project", (8, 1, 1, 8), 0, (1, 8, 8, 8), 0.01, -3)
     apply("ADD", ("stem", "project"), "add", (1, 8, 8, 8), 0.02, -20, activation="RELU6")
     tensors.append(cases.constant("pads", np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)))
@@ -42,5 +56,9 @@ def residual_network(seed: int = 0, classes: int = 10) -> deployed_lib.DeployedM
     weighted("FULLY_CONNECTED", "mean", "logits", (classes, 8), 0, (1, classes), 0.006, 4)
     apply("SOFTMAX", ("logits",), "probabilities", (1, classes), 1 / 256, -128)
     return deployed_lib.DeployedModel(
-        {t.name: t for t in tensors}, tuple(operators), ("image",), ("probabilities",), name="residual"
+        {t.name: t for t in tensors},
+        tuple(operators),
+        ("image",),
+        ("probabilities",),
+        name="residual",
     )

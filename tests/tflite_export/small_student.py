@@ -1,4 +1,5 @@
-"""A small calibrated student with every kind of weight, for the tests of export, verification and the programs."""
+"""A small calibrated student with every kind of weight, for the tests of export, verification and
+the programs."""
 
 import functools
 
@@ -11,7 +12,8 @@ layers = keras.layers
 
 
 def float_model() -> keras.Model:
-    """8x8x2 images -> conv, depthwise, projection, residual sum, pooling, 5 classes; no two channels are alike."""
+    """8x8x2 images -> conv, depthwise, projection, residual sum, pooling, 5 classes; no two
+    channels are alike."""
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 2), name="image")
     x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="stem")(image)
@@ -38,7 +40,9 @@ def float_model() -> keras.Model:
 def images(count: int = 96) -> np.ndarray:
     """Images with large means of their own, so that classes are far apart."""
     rng = np.random.default_rng(2)
-    return (rng.normal(0, 1, (count, 1, 1, 2)) + 0.5 * rng.normal(0, 1, (count, 8, 8, 2))).astype(np.float32)
+    return (rng.normal(0, 1, (count, 1, 1, 2)) + 0.5 * rng.normal(0, 1, (count, 8, 8, 2))).astype(
+        np.float32
+    )
 
 
 def make_student(weight_bits: int = 4, activation_bits: int = 8) -> keras.Model:

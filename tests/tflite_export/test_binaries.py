@@ -7,7 +7,8 @@ import pytest
 
 from tests.tflite_export import small_network, small_student
 import tflite_export
-from tflite_export import borders, parameters, writer
+from tflite_export.flatbuffer import reader, writer
+from tflite_export.lowering import io_types
 
 
 def run(program, *arguments):
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
     np.save(folder / "test.npy", images)
     network = small_network.residual_network()
     writer.write(network, folder / "a.tflite")
-    writer.write(borders.with_io(network, "uint8", "float32"), folder / "b.tflite")
+    writer.write(io_types.with_io(network, "uint8", "float32"), folder / "b.tflite")
     (folder / "bad.tflite").write_bytes(b"TFL3" * 100)
     (folder / "bad.keras").write_bytes(b"PK\x03\x04 not an archive")
     return folder
@@ -42,10 +43,13 @@ def test_export_then_verify(folder):
     done = run("export", folder / "student.keras", target, "--weights=int4", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["bytes"] == target.stat().st_size and found["int8_weights"] == ["depthwise_kernel", "logits_kernel"]
+    assert found["bytes"] == target.stat().st_size and found["int8_weights"] == [
+        "depthwise_kernel",
+        "logits_kernel",
+    ]
     # A saved and loaded student has the same integers.
     again = tflite_export.open_exported(small_student.student(), target)
-    assert parameters.differences(again.file_model, tflite_export.read(target)) == []
+    assert reader.differences(again.file_model, tflite_export.read(target)) == []
 
     saved = folder / "report.json"
     done = run(
@@ -62,7 +66,9 @@ def test_export_then_verify(folder):
     assert done.stdout.count("\n") == 1
     report = tflite_export.Report.from_dict(json.loads(done.stdout))
     assert report == tflite_export.Report.from_dict(json.loads(saved.read_text()))
-    assert report.output("twin", "xnnpack").differing == 0 and report.float_errors and report.accuracy
+    assert (
+        report.output("twin", "xnnpack").differing == 0 and report.float_errors and report.accuracy
+    )
     assert json.loads((folder / "overlay.json").read_text())["main"]["results"]
 
 
@@ -78,10 +84,16 @@ def test_labels_and_normalization_become_metadata(folder):
     # One number stands for both channels.
     assert (found.mean, found.std) == ((127.5, 100.0), (64.0, 64.0))
     printed = json.loads(done.stdout)
-    assert (printed["labels"], printed["mean"], printed["std"]) == (list(found.labels), [127.5, 100.0], [64.0, 64.0])
+    assert (printed["labels"], printed["mean"], printed["std"]) == (
+        list(found.labels),
+        [127.5, 100.0],
+        [64.0, 64.0],
+    )
     # The network is the one without metadata.
-    plain = tflite_export.export(small_student.student(), folder / "plain.tflite", input_type="float32")
-    assert parameters.differences(plain.file_model, tflite_export.read(target)) == []
+    plain = tflite_export.export(
+        small_student.student(), folder / "plain.tflite", input_type="float32"
+    )
+    assert reader.differences(plain.file_model, tflite_export.read(target)) == []
 
 
 @pytest.mark.parametrize(
@@ -89,11 +101,21 @@ def test_labels_and_normalization_become_metadata(folder):
     [
         ("cat\ndog\n", [], "labels must be one per class, 5. Received: 2 labels."),
         (None, ["--labels=absent.txt"], "No such file or directory: 'absent.txt'"),
-        (None, ["--mean=127.5"], "--mean and --std go together. Received: --mean=['127.5'], --std=None."),
-        (None, ["--mean=half", "--std=1"], "--mean must be one number, or one per channel by commas. Received: half."),
+        (
+            None,
+            ["--mean=127.5"],
+            "--mean and --std go together. Received: --mean=['127.5'], --std=None.",
+        ),
+        (
+            None,
+            ["--mean=half", "--std=1"],
+            "--mean must be one number, or one per channel by commas. Received: half.",
+        ),
     ],
 )
-def test_labels_and_normalizations_that_do_not_fit_are_one_line(folder, tmp_path, lines, flags, message):
+def test_labels_and_normalizations_that_do_not_fit_are_one_line(
+    folder, tmp_path, lines, flags, message
+):
     if lines is not None:
         (tmp_path / "labels.txt").write_text(lines)
         flags = [*flags, f"--labels={tmp_path / 'labels.txt'}"]
@@ -110,10 +132,16 @@ def test_verify_fails_for_ci_and_names_the_tensor(folder):
     bias.assign(bias + 1.0)
     student.save(folder / "trained_on.keras")
     done = run(
-        "verify", folder / "trained_on.keras", exported.path, f"--images={folder / 'test.npy'}", "--kernels=xnnpack"
+        "verify",
+        folder / "trained_on.keras",
+        exported.path,
+        f"--images={folder / 'test.npy'}",
+        "--kernels=xnnpack",
     )
     assert done.returncode == 1
-    assert "FAILED" in done.stdout and "parameters: project_kernel_bias: data differs" in done.stdout
+    assert (
+        "FAILED" in done.stdout and "parameters: project_kernel_bias: data differs" in done.stdout
+    )
 
 
 def test_benchmark_compares_float_int8_and_int4(folder):
@@ -130,7 +158,9 @@ def test_a_pair_of_files_needs_no_tensorflow(folder):
         f"sys.argv = ['verify', '{folder / 'a.tflite'}', '{folder / 'b.tflite'}', '--json']; "
         "runpy.run_module('tflite_export.verify', run_name='__main__', alter_sys=True)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"] is True
 

@@ -6,18 +6,20 @@ import resource
 import numpy as np
 import pytest
 
-import tf_fpq
 from tests.tflite_export import small_student
+import tf_fpq
 from tf_fpq.keras_compat import keras
 import tflite_export
-from tflite_export import exporting, interpreter, parameters
+from tflite_export import exported_model
+from tflite_export.flatbuffer import reader
+from tflite_export.runtimes import litert
 
 IMAGES = small_student.images(24)
 
 
 def test_the_file_holds_the_deployed_records_bit_for_bit(tmp_path):
     exported = tflite_export.export(small_student.student(), tmp_path / "x.tflite")
-    assert parameters.differences(exported.deployed, tflite_export.read(exported.path)) == []
+    assert reader.differences(exported.deployed, tflite_export.read(exported.path)) == []
     assert exported.bytes == os.path.getsize(exported.path)
     assert exported.name == "small"
     assert {t.dtype for t in exported.deployed.tensors.values()} == {"int8", "int32"}
@@ -44,10 +46,10 @@ def test_trained_codes_are_exported_codes_at_every_width(tmp_path, weight_bits):
 
 def test_the_twin_evaluates_as_the_file_scores(tmp_path):
     exported = tflite_export.export(small_student.student(), tmp_path / "x.tflite")
-    runner = interpreter.Interpreter(exported.path)
+    runner = litert.Interpreter(exported.path)
     codes = runner.run(IMAGES)[exported.deployed.outputs[0]]
     grid = exported.deployed.tensors[exported.deployed.outputs[0]]
-    values = interpreter.dequantize(codes, float(grid.scale), grid.zero_point)
+    values = litert.dequantize(codes, float(grid.scale), grid.zero_point)
     np.testing.assert_array_equal(exported.twin(IMAGES).numpy(), values)
     assert exported.twin is exported.twin
 
@@ -56,13 +58,19 @@ def test_the_twin_evaluates_as_the_file_scores(tmp_path):
 @pytest.mark.parametrize("output_type", ["int8", "uint8", "float32"])
 def test_border_types_give_the_same_values(tmp_path, input_type, output_type):
     exported = tflite_export.export(
-        small_student.student(), tmp_path / "x.tflite", input_type=input_type, output_type=output_type
+        small_student.student(),
+        tmp_path / "x.tflite",
+        input_type=input_type,
+        output_type=output_type,
     )
-    runner = interpreter.Interpreter(exported.path)
-    assert (runner.inputs[0]["dtype"], runner.outputs[0]["dtype"]) == (np.dtype(input_type), np.dtype(output_type))
+    runner = litert.Interpreter(exported.path)
+    assert (runner.inputs[0]["dtype"], runner.outputs[0]["dtype"]) == (
+        np.dtype(input_type),
+        np.dtype(output_type),
+    )
     (found,) = runner.run(IMAGES).values()
     if output_type != "float32":
-        found = interpreter.dequantize(found, *runner.outputs[0]["quantization"])
+        found = litert.dequantize(found, *runner.outputs[0]["quantization"])
     np.testing.assert_array_equal(found, exported.twin(IMAGES).numpy())
 
 
@@ -70,7 +78,8 @@ def test_int4_packs_what_fits_and_keeps_the_codes(tmp_path):
     student = small_student.student()
     small = tflite_export.export(student, tmp_path / "4.tflite", weights="int4")
     found = tflite_export.quant_params(small.path)
-    # 4-bit convolutions are packed, the 8-bit Dense layer and the depthwise kernel, which LiteRT cannot run so, are not.
+    # 4-bit convolutions are packed, the 8-bit Dense layer and the depthwise kernel, which LiteRT
+    # cannot run so, are not.
     assert {n: t.dtype for n, t in found.items() if n.endswith("_kernel")} == {
         "stem_kernel": "int4",
         "project_kernel": "int4",
@@ -82,19 +91,25 @@ def test_int4_packs_what_fits_and_keeps_the_codes(tmp_path):
         packed, wide = found[name], whole.deployed.tensors[name]
         np.testing.assert_array_equal(packed.data.astype(int) * 16, wide.data)
         np.testing.assert_array_equal(packed.scale, wide.scale * 16)
-    assert exporting.unpacked_weights(small.deployed) == ["depthwise_kernel"] + ["logits_kernel"]
+    assert exported_model.unpacked_weights(small.deployed) == ["depthwise_kernel"] + [
+        "logits_kernel"
+    ]
 
 
 def test_int4_without_a_weight_that_fits_is_refused(tmp_path):
     with pytest.raises(ValueError, match="No weight of 'small' fits INT4"):
-        tflite_export.export(small_student.make_student(8, 8), tmp_path / "x.tflite", weights="int4")
+        tflite_export.export(
+            small_student.make_student(8, 8), tmp_path / "x.tflite", weights="int4"
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_opens_again_as_the_export_it_was(tmp_path):
-    first = tflite_export.export(small_student.student(), tmp_path / "x.tflite", input_type="float32", weights="int4")
+    first = tflite_export.export(
+        small_student.student(), tmp_path / "x.tflite", input_type="float32", weights="int4"
+    )
     again = tflite_export.open_exported(small_student.student(), first.path)
-    assert parameters.differences(first.deployed, again.deployed) == []
+    assert reader.differences(first.deployed, again.deployed) == []
     fields = [f.name for f in dataclasses.fields(first) if f.name != "deployed"]
     assert [getattr(first, f) for f in fields] == [getattr(again, f) for f in fields]
 
@@ -102,7 +117,10 @@ def test_a_file_opens_again_as_the_export_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"input_type": "int16"}, "input_type must be one of int8, uint8, float32. Received: input_type='int16'"),
+        (
+            {"input_type": "int16"},
+            "input_type must be one of int8, uint8, float32. Received: input_type='int16'",
+        ),
         ({"output_type": "double"}, "output_type must be one of"),
         ({"weights": "int2"}, "weights must be 'int8' or 'int4'. Received: weights='int2'"),
     ],

@@ -1,8 +1,9 @@
 """The first step of quantization: a model in layers that are one integer operator each.
 
-A float layer may do several things: a Dense layer with a softmax, a separable convolution, a sum of three tensors. `canonical`
-writes them as the layers of `roles.py`, with the same weights and, up to float rounding, the same outputs. The layer that holds
-the kernel keeps its name, so rules and the teacher's features find it.
+A float layer may do several things: a Dense layer with a softmax, a separable convolution, a sum of
+three tensors. `canonical` writes them as the layers of `roles.py`, with the same weights and, up to
+float rounding, the same outputs. The layer that holds the kernel keeps its name, so rules and the
+teacher's features find it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,9 @@ Rewrite = Callable[["Rewriter", keras.layers.Layer, str, Any], Any]
 
 
 class Rewriter:
-    """Makes each new layer once, however often the old one is called, and remembers the weights it starts with."""
+    """Makes each new layer once, however often the old one is called, and remembers the weights it
+    starts with.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         self._made: dict[str, keras.layers.Layer] = {}
@@ -35,15 +38,25 @@ class Rewriter:
         self._copied: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
         self._two_dimensional: dict[int, tuple[Any, Any]] = {}
         self._names: dict[tuple[str, str], str] = {}
-        self._taken = {layer.name for layer in model.layers} | {call.name for call in graph.calls(model)}
+        self._taken = {layer.name for layer in model.layers} | {
+            call.name for call in graph.calls(model)
+        }
 
     def name(self, name: str, part: str) -> str:
-        """Name of a new layer that does `part` of what the layer or call `name` did; no other layer has it."""
+        """Name of a new layer that does `part` of what the layer or call `name` did; no other layer
+        has it.
+        """
         if (name, part) not in self._names:
             self._names[name, part] = graph.unique_name(f"{name}_{part}", self._taken)
         return self._names[name, part]
 
-    def make(self, layer_class: type, name: str, weights: Sequence[np.ndarray] | None = None, **config: Any) -> Any:
+    def make(
+        self,
+        layer_class: type,
+        name: str,
+        weights: Sequence[np.ndarray] | None = None,
+        **config: Any,
+    ) -> Any:
         """The layer `name`, made at the first call."""
         if name not in self._made:
             self._made[name] = layer_class(name=name, dtype="float32", **config)
@@ -68,8 +81,8 @@ class Rewriter:
     def in_two_dimensions(self, name: str, x: Any, apply: Callable[[Any], Any]) -> Any:
         """Applies a 2D layer to a tensor of rank 2 or 3, whose last axes become width and channels.
 
-        The tensor that comes out is remembered in its 2D form too, so that a batch norm after a Conv1D follows the convolution
-        directly.
+        The tensor that comes out is remembered in its 2D form too, so that a batch norm after a
+        Conv1D follows the convolution directly.
         """
         value = self.two_dimensional(x)
         if value is None:
@@ -89,13 +102,16 @@ class Rewriter:
 
 
 def canonical(model: keras.Model) -> keras.Model:
-    """Returns `model` in canonical layers: itself if it is canonical already, else a new model without shared variables.
+    """Returns `model` in canonical layers: itself if it is canonical already, else a new model
+    without shared variables.
 
     Args:
       model: A flat functional model.
     """
     reads = {key: len(readers) for key, readers in graph.readers(model).items()}
-    reads.update((id(tensor), 2) for tensor in model.outputs)  # a tensor that must exist is none to fold into
+    reads.update(
+        (id(tensor), 2) for tensor in model.outputs
+    )  # a tensor that must exist is none to fold into
     rewrites = {call.name: _rewrite(call.layer, call.inputs, reads) for call in graph.calls(model)}
     if not any(rewrites.values()):
         return model
@@ -111,7 +127,9 @@ def canonical(model: keras.Model) -> keras.Model:
         return copy(*args, **kwargs)
 
     inputs = graph.new_inputs(model)
-    result = keras.Model(inputs, graph.replay(model, tf.nest.flatten(inputs), make_call), name=model.name)
+    result = keras.Model(
+        inputs, graph.replay(model, tf.nest.flatten(inputs), make_call), name=model.name
+    )
     rewriter.set_weights()
     return result
 
@@ -121,39 +139,66 @@ def register(layer_class: type, rewrite: Rewrite) -> None:
 
     Args:
       layer_class: The class; subclasses are classes of their own.
-      rewrite: `rewrite(rewriter, layer, name, x)` returns what `layer(x)` returns, made by `rewriter.make(layer_class, name,
-        weights, **config)`, where `weights` are the arrays the new layer starts with. Names are `name`, that of the call, and
-        `rewriter.name(name, part)`; a layer with a kernel should have `layer.name`, which rules and the teacher's features go by.
+      rewrite: `rewrite(rewriter, layer, name, x)` returns what `layer(x)` returns, made by
+        `rewriter.make(layer_class, name, weights, **config)`, where `weights` are the arrays the
+        new layer starts with. Names are `name`, that of the call, and `rewriter.name(name, part)`;
+        a layer with a kernel should have `layer.name`, which rules and the teacher's features go
+        by.
     """
     _LAYERS[layer_class] = rewrite
 
 
-def _rewrite(layer: keras.layers.Layer, inputs: Sequence[Any], reads: Mapping[int, int]) -> Rewrite | None:
-    """How `layer`, called on those tensors, is written in canonical layers, or None if it is one."""
+def _rewrite(
+    layer: keras.layers.Layer, inputs: Sequence[Any], reads: Mapping[int, int]
+) -> Rewrite | None:
+    """How `layer`, called on those tensors, is written in canonical layers, or None if it is
+    one.
+    """
     if type(layer) in roles.KERNELS and roles.clamp(layer) is None:
         # One that is not supported stays, for the error to name the layer that the user knows.
-        return _split_activation if roles.activation_name(layer) in {*_ACTIVATIONS, *roles.ACTIVATION_ROLES} else None
+        return (
+            _split_activation
+            if roles.activation_name(layer) in {*_ACTIVATIONS, *roles.ACTIVATION_ROLES}
+            else None
+        )
     if type(layer) is layers.Activation:
         return _ACTIVATIONS.get(roles.activation_name(layer))
     if type(layer) in _CHAINS and len(inputs) > 2:
         return _chain
-    if type(layer) is layers.ReLU and layer.negative_slope and not layer.threshold and layer.max_value is None:
+    if (
+        type(layer) is layers.ReLU
+        and layer.negative_slope
+        and not layer.threshold
+        and layer.max_value is None
+    ):
         return _leaky_relu
     if type(layer) is layers.Conv2D and _is_depthwise(layer, inputs[0]):
         return _depthwise
     if type(layer) is layers.LayerNormalization:
         return (
-            normalization.layer_normalization if normalization.is_along_channels(layer, inputs[0].shape.rank) else None
+            normalization.layer_normalization
+            if normalization.is_along_channels(layer, inputs[0].shape.rank)
+            else None
         )
-    if roles.role(layer) is Role.AFFINE and inputs[0].shape.rank < 4 and roles.problem(layer) is None:
+    if (
+        roles.role(layer) is Role.AFFINE
+        and inputs[0].shape.rank < 4
+        and roles.problem(layer) is None
+    ):
         return None if _follows_kernel(inputs[0], reads) else _affine
     return _LAYERS.get(type(layer)) or _LAYERS_BY_NAME.get(type(layer).__name__)
 
 
 def _follows_kernel(x: Any, reads: Mapping[int, int]) -> bool:
-    """Whether `x` comes, unclamped and for one reader only, out of a kernel that an affine layer can fold into."""
+    """Whether `x` comes, unclamped and for one reader only, out of a kernel that an affine layer
+    can fold into.
+    """
     layer = graph.producer(x)
-    return roles.role(layer) is Role.KERNEL and roles.activation_name(layer) == "linear" and reads[id(x)] == 1
+    return (
+        roles.role(layer) is Role.KERNEL
+        and roles.activation_name(layer) == "linear"
+        and reads[id(x)] == 1
+    )
 
 
 def _is_elementwise(layer: keras.layers.Layer) -> bool:
@@ -162,7 +207,9 @@ def _is_elementwise(layer: keras.layers.Layer) -> bool:
 
 
 def _affine(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-    """An affine operator of its own is a depthwise convolution, which takes `[batch, height, width, channels]`."""
+    """An affine operator of its own is a depthwise convolution, which takes `[batch, height, width,
+    channels]`.
+    """
     axis = {"axis": -1} if getattr(layer, "axis", ()) else {}
     return rewriter.in_two_dimensions(name, x, rewriter.copy(layer, **axis))
 
@@ -189,7 +236,11 @@ def _split_activation(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
 def _activation_of(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     """The activation function of `layer` as a layer of its own."""
     function = roles.activation_name(layer)
-    return x if function == "linear" else _activate(rewriter, layer.activation, rewriter.name(name, function), x)
+    return (
+        x
+        if function == "linear"
+        else _activate(rewriter, layer.activation, rewriter.name(name, function), x)
+    )
 
 
 def _swish(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
@@ -211,7 +262,9 @@ def _chain(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
     value = xs[0]
     for index, x in enumerate(xs[1:]):
         last = index == len(xs) - 2
-        value = rewriter.make(type(layer), name if last else rewriter.name(name, str(index)))([value, x])
+        value = rewriter.make(type(layer), name if last else rewriter.name(name, str(index)))(
+            [value, x]
+        )
     return value
 
 
@@ -221,11 +274,15 @@ def _average(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> An
 
 
 def _is_depthwise(layer: Any, x: Any) -> bool:
-    """Whether every group of a grouped convolution is one channel, at strides that a depthwise convolution takes too.
+    """Whether every group of a grouped convolution is one channel, at strides that a depthwise
+    convolution takes too.
 
     A kernel constraint acts along axes that a depthwise kernel does not have.
     """
-    even = layer.strides[0] == layer.strides[1] and 1 in (layer.strides[0], max(layer.dilation_rate))
+    even = layer.strides[0] == layer.strides[1] and 1 in (
+        layer.strides[0],
+        max(layer.dilation_rate),
+    )
     even = even and layer.kernel_constraint is None
     return layer.data_format == "channels_last" and 1 < layer.groups == x.shape[-1] and even
 
@@ -234,8 +291,14 @@ def _depthwise(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     """Output channel `c * multiplier + m` of either layer reads input channel `c`."""
     kernel, *bias = layer.get_weights()
     kernel = kernel.reshape(*kernel.shape[:2], layer.groups, -1)
-    config = {key: getattr(layer, key) for key in ("kernel_size", "strides", "padding", "dilation_rate", *_TRAINING)}
-    config |= {"depthwise_regularizer": layer.kernel_regularizer, "depth_multiplier": kernel.shape[-1]}
+    config = {
+        key: getattr(layer, key)
+        for key in ("kernel_size", "strides", "padding", "dilation_rate", *_TRAINING)
+    }
+    config |= {
+        "depthwise_regularizer": layer.kernel_regularizer,
+        "depth_multiplier": kernel.shape[-1],
+    }
     value = rewriter.make(layers.DepthwiseConv2D, layer.name, [kernel, *bias], **config)(x)
     return _activation_of(rewriter, layer, name, value)
 
@@ -243,25 +306,46 @@ def _depthwise(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
 def _separable(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     """Depthwise, then a 1x1 convolution that has the layer's name."""
     depthwise, pointwise, *bias = layer.get_weights()
-    kept = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier", "data_format", "trainable")
-    config = {key: getattr(layer, key) for key in (*kept, "depthwise_regularizer", "depthwise_constraint")}
+    kept = (
+        "kernel_size",
+        "strides",
+        "padding",
+        "dilation_rate",
+        "depth_multiplier",
+        "data_format",
+        "trainable",
+    )
+    config = {
+        key: getattr(layer, key) for key in (*kept, "depthwise_regularizer", "depthwise_constraint")
+    }
     spread_name = rewriter.name(layer.name, "depthwise")
-    spread = rewriter.make(layers.DepthwiseConv2D, spread_name, [depthwise], use_bias=False, **config)(x)
+    spread = rewriter.make(
+        layers.DepthwiseConv2D, spread_name, [depthwise], use_bias=False, **config
+    )(x)
     config = {key: getattr(layer, key) for key in ("filters", "data_format", *_TRAINING)}
-    config |= {f"kernel_{key}": getattr(layer, f"pointwise_{key}") for key in ("regularizer", "constraint")}
-    mixed = rewriter.make(layers.Conv2D, layer.name, [pointwise, *bias], kernel_size=1, **config)(spread)
+    config |= {
+        f"kernel_{key}": getattr(layer, f"pointwise_{key}") for key in ("regularizer", "constraint")
+    }
+    mixed = rewriter.make(layers.Conv2D, layer.name, [pointwise, *bias], kernel_size=1, **config)(
+        spread
+    )
     return _activation_of(rewriter, layer, name, mixed)
 
 
 def _conv1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     if layer.kernel_constraint is not None:
         raise ValueError(
-            f"Layer {layer.name!r} has a kernel_constraint along axes that its form as an integer operator, a 2D convolution, does "
-            "not have; remove it."
+            f"Layer {layer.name!r} has a kernel_constraint along axes that its form as an integer"
+            " operator, a 2D convolution, does not have; remove it."
         )
     kernel, *bias = layer.get_weights()
-    config = {key: getattr(layer, key) for key in ("filters", "groups", "padding", "kernel_regularizer", *_TRAINING)}
-    config |= {key: (1, *getattr(layer, key)) for key in ("kernel_size", "strides", "dilation_rate")}
+    config = {
+        key: getattr(layer, key)
+        for key in ("filters", "groups", "padding", "kernel_regularizer", *_TRAINING)
+    }
+    config |= {
+        key: (1, *getattr(layer, key)) for key in ("kernel_size", "strides", "dilation_rate")
+    }
     causal = layer.padding == "causal"
     if causal:
         config["padding"] = "valid"
@@ -269,7 +353,9 @@ def _conv1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
     def apply(value: Any) -> Any:
         if causal:
             sides = ((0, 0), (layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0))
-            value = rewriter.make(layers.ZeroPadding2D, rewriter.name(layer.name, "causal"), padding=sides)(value)
+            value = rewriter.make(
+                layers.ZeroPadding2D, rewriter.name(layer.name, "causal"), padding=sides
+            )(value)
         value = rewriter.make(layers.Conv2D, layer.name, [kernel[None], *bias], **config)(value)
         return _activation_of(rewriter, layer, name, value)
 
@@ -278,7 +364,11 @@ def _conv1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
 
 def _pool1d(layer_class: type) -> Rewrite:
     def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-        config = {"pool_size": (1, *layer.pool_size), "strides": (1, *layer.strides), "padding": layer.padding}
+        config = {
+            "pool_size": (1, *layer.pool_size),
+            "strides": (1, *layer.strides),
+            "padding": layer.padding,
+        }
         return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, **config))
 
     return rewrite
@@ -286,7 +376,9 @@ def _pool1d(layer_class: type) -> Rewrite:
 
 def _global_pool1d(layer_class: type) -> Rewrite:
     def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-        return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, keepdims=layer.keepdims))
+        return rewriter.in_two_dimensions(
+            name, x, rewriter.make(layer_class, layer.name, keepdims=layer.keepdims)
+        )
 
     return rewrite
 
@@ -300,7 +392,9 @@ def _sides1d(layer_class: type, argument: str) -> Rewrite:
 
 
 def _upsampling1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-    return rewriter.in_two_dimensions(name, x, rewriter.make(layers.UpSampling2D, layer.name, size=(1, layer.size)))
+    return rewriter.in_two_dimensions(
+        name, x, rewriter.make(layers.UpSampling2D, layer.name, size=(1, layer.size))
+    )
 
 
 def _custom_scale(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> Any:
@@ -309,7 +403,12 @@ def _custom_scale(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) 
     return rewriter.make(layers.Add, name)([xs[0], scaled])
 
 
-_ACTIVATIONS: dict[str, Rewrite] = {"linear": _identity, "swish": _swish, "silu": _swish, "hard_sigmoid": _hard_sigmoid}
+_ACTIVATIONS: dict[str, Rewrite] = {
+    "linear": _identity,
+    "swish": _swish,
+    "silu": _swish,
+    "hard_sigmoid": _hard_sigmoid,
+}
 
 _CHAINS = (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)
 

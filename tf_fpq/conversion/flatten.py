@@ -1,13 +1,13 @@
 """Nested models become one flat functional model with the same outputs, bit for bit.
 
-A quantizer works on the layers of one graph. `flatten` runs a model on new inputs, steps into every Sequential and
-Functional model it meets, and calls a copy of each layer; the operators in between become real layers where an exact
-one exists (`operator_layers.py`).
+A quantizer works on the layers of one graph. `flatten` runs a model on new inputs, steps into every
+Sequential and Functional model it meets, and calls a copy of each layer; the operators in between
+become real layers where an exact one exists (`operator_layers.py`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
+import re
 from typing import Any
 
 import tensorflow as tf
@@ -17,42 +17,52 @@ from tf_fpq.conversion import operator_layers
 from tf_fpq.keras_compat import keras
 
 _WAYS_OUT = (
-    "The graph of a subclassed model cannot be read. Two ways out: build a functional model of it, which for a `call` "
-    "made of layers and operators is `inputs = keras.Input(shape); keras.Model(inputs, model.call(inputs))`; or "
-    "quantize it by hand, with tf_fpq's layers and quantizers inside its `call`."
+    "The graph of a subclassed model cannot be read. Two ways out: build a functional model of it,"
+    " which for a `call` made of layers and operators is `inputs = keras.Input(shape);"
+    " keras.Model(inputs, model.call(inputs))`; or quantize it by hand, with tf_fpq's layers and"
+    " quantizers inside its `call`."
 )
 
 
 def flatten(model: keras.Model) -> keras.Model:
-    """Copies a model with its nested models dissolved, to any depth, into one flat functional model.
+    """Copies a model with its nested models dissolved, to any depth, into one flat functional
+    model.
 
-    The result is always a new Functional model that shares no variable with `model`: layers are made anew from their
-    configuration and their weights are copied. A layer (or nested model) that is called several times is one layer
-    called several times. `training=` given to a nested model holds for each of its layers, as in Keras.
+    The result is always a new Functional model that shares no variable with `model`: layers are
+    made anew from their configuration and their weights are copied. A layer (or nested model) that
+    is called several times is one layer called several times. `training=` given to a nested model
+    holds for each of its layers, as in Keras.
 
-    Layers of the outermost model keep their names. A layer of a nested model keeps its name too, unless Keras made it
-    up (`dense_3`) or another layer has it: then the names of the nested models go before it (`encoder_dense_3`).
+    Layers of the outermost model keep their names. A layer of a nested model keeps its name too,
+    unless Keras made it up (`dense_3`) or another layer has it: then the names of the nested models
+    go before it (`encoder_dense_3`).
 
-    Operator layers (`x + y`, `tf.nn.relu(x)`) become Keras layers where an exact counterpart exists, see
-    `operator_layers.py`; the rest stay operator layers.
+    Operator layers (`x + y`, `tf.nn.relu(x)`) become Keras layers where an exact counterpart
+    exists, see `operator_layers.py`; the rest stay operator layers.
 
-    Note: layers none of whose outputs reach the outputs of `model` are dropped. What `compile` set is not copied, nor
-      is an overridden `train_step`. Where an output comes from a nested model, `output_names` names the layer inside.
+    Note: layers none of whose outputs reach the outputs of `model` are dropped. What `compile` set
+    is not copied, nor
+      is an overridden `train_step`. Where an output comes from a nested model, `output_names` names
+      the layer inside.
 
-    Note: "Bit for bit" is operation by operation, as when a model is called. Inside a `tf.function`, so in `predict`,
-      TensorFlow's graph optimizer regroups constants in an order that depends on layer names; there two equal models
-      can differ by a few units in the last place, as can `model(x)` and `model.predict(x)` of one and the same model.
+    Note: "Bit for bit" is operation by operation, as when a model is called. Inside a
+    `tf.function`, so in `predict`,
+      TensorFlow's graph optimizer regroups constants in an order that depends on layer names; there
+      two equal models can differ by a few units in the last place, as can `model(x)` and
+      `model.predict(x)` of one and the same model.
 
     Args:
       model: A built Sequential or Functional model.
 
     Returns:
-      The flat model: its inputs and outputs have the names, order and structure (lists, dicts) of `model`'s.
+      The flat model: its inputs and outputs have the names, order and structure (lists, dicts) of
+        `model`'s.
 
     Raises:
       TypeError: `model` is no Keras 2 model, or it is or contains subclassed models; all are named.
-      ValueError: A Sequential has no input shape yet, a layer cannot be copied, or the model uses what has no flat
-        counterpart (`add_loss` with a tensor, a mask given to a nested model by hand).
+      ValueError: A Sequential has no input shape yet, a layer cannot be copied, or the model uses
+        what has no flat counterpart (`add_loss` with a tensor, a mask given to a nested model by
+        hand).
     """
     _check(model)
     return _Flattener(model).result()
@@ -69,27 +79,39 @@ def nested_models(model: keras.Model) -> Iterator[tuple[str, keras.Model]]:
 def _check(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"flatten takes a tf_keras (Keras 2) model. Received: model={model!r} of {type(model).__module__}."
+            f"flatten takes a tf_keras (Keras 2) model. Received: model={model!r} of"
+            f" {type(model).__module__}."
         )
     found = list(nested_models(model))
-    unbuilt = [path for path, inner in found if isinstance(inner, keras.Sequential) and not graph.is_functional(inner)]
+    unbuilt = [
+        path
+        for path, inner in found
+        if isinstance(inner, keras.Sequential) and not graph.is_functional(inner)
+    ]
     own_call = [
-        f"{path!r} ({type(inner).__name__})" for path, inner in found if path not in unbuilt and not _is_readable(inner)
+        f"{path!r} ({type(inner).__name__})"
+        for path, inner in found
+        if path not in unbuilt and not _is_readable(inner)
     ]
     if own_call:
-        raise TypeError(f"Cannot flatten {model.name!r}: subclassed models: {', '.join(own_call)}. {_WAYS_OUT}")
+        raise TypeError(
+            f"Cannot flatten {model.name!r}: subclassed models: {', '.join(own_call)}. {_WAYS_OUT}"
+        )
     if unbuilt:
         raise ValueError(
-            f"Cannot flatten {model.name!r}: Sequential models without an input shape: {unbuilt}. Call "
-            "`model.build((None, ...))` or add a keras.Input first."
+            f"Cannot flatten {model.name!r}: Sequential models without an input shape: {unbuilt}."
+            " Call `model.build((None, ...))` or add a keras.Input first."
         )
     losses = [
-        layer.name for _, inner in found for layer in inner.layers if type(layer).__name__ in ("AddLoss", "AddMetric")
+        layer.name
+        for _, inner in found
+        for layer in inner.layers
+        if type(layer).__name__ in ("AddLoss", "AddMetric")
     ]
     if losses:
         raise ValueError(
-            f"Cannot flatten {model.name!r}: it carries losses or metrics on its tensors: {losses}. Build it without "
-            "`add_loss` and `add_metric`, and give them to `compile`."
+            f"Cannot flatten {model.name!r}: it carries losses or metrics on its tensors: {losses}."
+            " Build it without `add_loss` and `add_metric`, and give them to `compile`."
         )
 
 
@@ -112,7 +134,9 @@ class _Flattener:
         inputs = [_copy_input(tensor._keras_history.layer) for tensor in self._model.inputs]
         outputs = self._run(self._model, inputs, (), None)
         structure = self._model._nested_inputs
-        flat = keras.Model(tf.nest.pack_sequence_as(structure, inputs), outputs, name=self._model.name)
+        flat = keras.Model(
+            tf.nest.pack_sequence_as(structure, inputs), outputs, name=self._model.name
+        )
         for original, copy in self._originals:
             _copy_weights(original, copy)
         return flat
@@ -124,7 +148,9 @@ class _Flattener:
         path: tuple[keras.Model, ...],
         training: bool | None,
     ) -> Any:
-        """Calls the copies of `model`'s layers: `path` are the nested models they are in, `training` what was given."""
+        """Calls the copies of `model`'s layers: `path` are the nested models they are in,
+        `training` what was given.
+        """
 
         def call(record: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             layer = record.layer
@@ -150,13 +176,16 @@ class _Flattener:
         arguments = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
         if any(mask is not None for mask in tf.nest.flatten(arguments.get("mask"))):
             raise ValueError(
-                f"Cannot flatten {self._model.name!r}: the nested model {model.name!r} is called with a mask. Let a "
-                "Masking or Embedding layer make the mask instead."
+                f"Cannot flatten {self._model.name!r}: the nested model {model.name!r} is called"
+                " with a mask. Let a Masking or Embedding layer make the mask instead."
             )
         own = arguments.get("training")
         tensors = model._flatten_to_reference_inputs(arguments["inputs"])
         path = (*path, model)
-        tensors = [self._conform(tensor, like, path) for tensor, like in zip(tensors, model.inputs, strict=True)]
+        tensors = [
+            self._conform(tensor, like, path)
+            for tensor, like in zip(tensors, model.inputs, strict=True)
+        ]
         return self._run(model, tensors, path, training if own is None else own)
 
     def _run_operator(
@@ -171,7 +200,8 @@ class _Flattener:
         key = id(layer) if found is None else (id(layer), found.layer_class, repr(found.config))
         if key not in self._copies:
             if found is None:
-                # `get_config` fails for functions outside TensorFlow's public names; a copy needs the function only.
+                # `get_config` fails for functions outside TensorFlow's public names; a copy needs
+                # the function only.
                 self._copies[key] = type(layer)(layer.function, name=self._fresh(layer.name, path))
             else:
                 name = self._fresh(
@@ -179,19 +209,26 @@ class _Flattener:
                     path,
                 )
                 self._copies[key] = found.layer_class(**found.config, name=name)
-        return self._copies[key](*args, **kwargs) if found is None else self._copies[key](found.inputs)
+        return (
+            self._copies[key](*args, **kwargs) if found is None else self._copies[key](found.inputs)
+        )
 
     def _copy(self, layer: keras.layers.Layer, path: tuple[keras.Model, ...]) -> keras.layers.Layer:
         if id(layer) not in self._copies:
             try:
-                copy = type(layer).from_config({**layer.get_config(), "name": self._names[id(layer)]})
+                copy = type(layer).from_config(
+                    {**layer.get_config(), "name": self._names[id(layer)]}
+                )
             except Exception as error:
                 raise ValueError(
-                    f"Cannot copy layer {layer.name!r} of class {type(layer).__name__} from its configuration. "
-                    "Give the class a `get_config` with all arguments of `__init__`, and register the functions and "
-                    f"classes it names (`keras.utils.register_keras_serializable`). Keras says: {error}"
+                    f"Cannot copy layer {layer.name!r} of class {type(layer).__name__} from its"
+                    " configuration. Give the class a `get_config` with all arguments of"
+                    " `__init__`, and register the functions and classes it names"
+                    f" (`keras.utils.register_keras_serializable`). Keras says: {error}"
                 ) from error
-            copy.trainable = layer.trainable and self._model.trainable and all(model.trainable for model in path)
+            copy.trainable = (
+                layer.trainable and self._model.trainable and all(model.trainable for model in path)
+            )
             self._copies[id(layer)] = copy
             self._originals.append((layer, copy))
         return self._copies[id(layer)]
@@ -201,9 +238,13 @@ class _Flattener:
         shape, wanted = tensor.shape, like.shape
         if shape.rank is not None and wanted.rank is not None:
             if shape.rank == wanted.rank + 1 and shape[-1] == 1:
-                tensor = keras.layers.Reshape(shape[1:-1], name=self._fresh("reshape", path))(tensor)
+                tensor = keras.layers.Reshape(shape[1:-1], name=self._fresh("reshape", path))(
+                    tensor
+                )
             elif shape.rank == wanted.rank - 1 and wanted[-1] == 1:
-                tensor = keras.layers.Reshape((*shape[1:], 1), name=self._fresh("reshape", path))(tensor)
+                tensor = keras.layers.Reshape((*shape[1:], 1), name=self._fresh("reshape", path))(
+                    tensor
+                )
         return tensor if tensor.dtype == like.dtype else tf.cast(tensor, like.dtype)
 
     def _fresh(self, name: str, path: tuple[keras.Model, ...]) -> str:
@@ -219,7 +260,9 @@ def _copy_input(layer: keras.layers.InputLayer) -> Any:
 
 def _copy_weights(original: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     copy.set_weights(original.get_weights())
-    if hasattr(copy, "finalize_state"):  # Preprocessing layers keep what they compute from their weights.
+    if hasattr(
+        copy, "finalize_state"
+    ):  # Preprocessing layers keep what they compute from their weights.
         copy.finalize_state()
 
 
@@ -247,7 +290,9 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _flat_names(model: keras.Model) -> dict[int, str]:
-    """Names for the layers of the flat model, operator layers excepted, by the `id` of the original layer."""
+    """Names for the layers of the flat model, operator layers excepted, by the `id` of the original
+    layer.
+    """
     found = {id(layer): (layer, path) for layer, path in reversed(list(_leaves(model, ())))}
     outer = {id(layer): layer.name for layer, path in found.values() if not path}
     taken = set(outer.values())
@@ -257,7 +302,9 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
         if id(layer) in outer:
             continue
         plain = counts[layer.name] == 1 and not _is_made_up(layer.name, type(layer).__name__)
-        names[id(layer)] = _unique(layer.name if plain else "_".join([*_spoken(path), layer.name]), taken)
+        names[id(layer)] = _unique(
+            layer.name if plain else "_".join([*_spoken(path), layer.name]), taken
+        )
         taken.add(names[id(layer)])
     return names
 
@@ -265,9 +312,13 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
 def _leaves(
     model: keras.Model, path: tuple[keras.Model, ...]
 ) -> Iterator[tuple[keras.layers.Layer, tuple[keras.Model, ...]]]:
-    """Yields (layer, nested models around it) for all layers that stay, inputs of the outermost model included."""
+    """Yields (layer, nested models around it) for all layers that stay, inputs of the outermost
+    model included.
+    """
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _leaves(layer, (*path, layer))
-        elif not operator_layers.is_operator(layer) and not (path and isinstance(layer, keras.layers.InputLayer)):
+        elif not operator_layers.is_operator(layer) and not (
+            path and isinstance(layer, keras.layers.InputLayer)
+        ):
             yield layer, path

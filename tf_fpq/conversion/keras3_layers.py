@@ -1,20 +1,25 @@
 """A Keras 3 layer as a tf_keras layer: its class, its arguments and its weights.
 
-Most layers have the same name and arguments in both. The rules: an argument that tf_keras lacks may be left out where
-it has Keras 3's default; a class of one's own must be registered under the same name for tf_keras too; whatever else
-does not fit is an `UnsupportedError`, never a silent difference.
+Most layers have the same name and arguments in both. The rules: an argument that tf_keras lacks may
+be left out where it has Keras 3's default; a class of one's own must be registered under the same
+name for tf_keras too; whatever else does not fit is an `UnsupportedError`, never a silent
+difference.
 """
 
+from collections import Counter, defaultdict
+from collections.abc import Callable
 import dataclasses
 import inspect
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tf_fpq.conversion.keras3_operations import OTHER_ACTIVATIONS, SAME_ACTIVATIONS, UnsupportedError
+from tf_fpq.conversion.keras3_operations import (
+    OTHER_ACTIVATIONS,
+    SAME_ACTIVATIONS,
+    UnsupportedError,
+)
 from tf_fpq.keras_compat import keras
 
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
@@ -29,7 +34,13 @@ _ACTIVATION_LAST = (
     "DepthwiseConv1D",
     "DepthwiseConv2D",
 )
-_ACTIVATION_LAST += ("SeparableConv1D", "SeparableConv2D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+_ACTIVATION_LAST += (
+    "SeparableConv1D",
+    "SeparableConv2D",
+    "Conv1DTranspose",
+    "Conv2DTranspose",
+    "Conv3DTranspose",
+)
 # Arguments that choose an implementation, not a result.
 _WITHOUT_EFFECT = ("use_cudnn", "flash_attention", "seed")
 # Defaults of arguments that do not stand in a signature.
@@ -38,7 +49,9 @@ _HIDDEN_DEFAULTS = {"rms_scaling": False}
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """A tf_keras layer, not built, and a function to apply to its output if it cannot apply its activation itself."""
+    """A tf_keras layer, not built, and a function to apply to its output if it cannot apply its
+    activation itself.
+    """
 
     layer: keras.layers.Layer
     activation: Callable[[Any], Any] | None = None
@@ -50,7 +63,8 @@ class Translation:
 
 
 def translate(layer: Any) -> Translation:
-    """Makes the tf_keras layer that computes what the Keras 3 `layer` computes, with weights of its own.
+    """Makes the tf_keras layer that computes what the Keras 3 `layer` computes, with weights of its
+    own.
 
     Raises:
       UnsupportedError: There is none; the message says why.
@@ -70,12 +84,15 @@ def translate(layer: Any) -> Translation:
 def copy_weights(source: Any, target: keras.layers.Layer) -> None:
     """Sets the weights of the built layer `target` to those of the Keras 3 layer `source`.
 
-    Weights are matched by name, those of one name in order, and in order altogether where the names differ.
+    Weights are matched by name, those of one name in order, and in order altogether where the names
+    differ.
 
     Raises:
       UnsupportedError: The weights differ in number or shape.
     """
-    theirs = [(weight.path.split("/")[-1], np.asarray(_to_numpy(weight))) for weight in source.weights]
+    theirs = [
+        (weight.path.split("/")[-1], np.asarray(_to_numpy(weight))) for weight in source.weights
+    ]
     ours = [weight.name.split("/")[-1].split(":")[0] for weight in target.weights]
     if Counter(name for name, _ in theirs) == Counter(ours):
         by_name = defaultdict(list)
@@ -86,9 +103,13 @@ def copy_weights(source: Any, target: keras.layers.Layer) -> None:
         values = [value for _, value in theirs]
     wanted = [tuple(weight.shape) for weight in target.weights]
     if [value.shape for value in values] != wanted:
-        raise UnsupportedError(f"its weights have shapes {[value.shape for value in values]}, tf_keras' {wanted}")
+        raise UnsupportedError(
+            f"its weights have shapes {[value.shape for value in values]}, tf_keras' {wanted}"
+        )
     target.set_weights(values)
-    if hasattr(target, "finalize_state"):  # Preprocessing layers keep what they compute from their weights.
+    if hasattr(
+        target, "finalize_state"
+    ):  # Preprocessing layers keep what they compute from their weights.
         target.finalize_state()
 
 
@@ -97,16 +118,21 @@ def _to_numpy(variable: Any) -> np.ndarray:
 
 
 def _target_class(source: type) -> type:
-    """The tf_keras class for a class of Keras 3, or for a user's class: registered under the same name."""
+    """The tf_keras class for a class of Keras 3, or for a user's class: registered under the same
+    name.
+    """
     if source.__name__ == "Lambda":
-        raise UnsupportedError("a Lambda holds Python code of Keras 3: use operators or a registered layer")
+        raise UnsupportedError(
+            "a Lambda holds Python code of Keras 3: use operators or a registered layer"
+        )
     if not source.__module__.startswith("keras."):
         name = sys.modules["keras"].saving.get_registered_name(source)
         found = keras.utils.get_registered_object(name)
         if found is None:
             raise UnsupportedError(
-                f"a class of your own, {name!r}: write it for tf_keras too, with the same arguments and weights, and "
-                "register both under one name (`register_keras_serializable` of either Keras)"
+                f"a class of your own, {name!r}: write it for tf_keras too, with the same arguments"
+                " and weights, and register both under one name (`register_keras_serializable` of"
+                " either Keras)"
             )
         return found
     # The layers that applications bring along live beside their builders.
@@ -137,18 +163,26 @@ def _config(source: type, target: type, config: dict[str, Any]) -> dict[str, Any
 
 
 def _make(source: type, target: type, config: dict[str, Any]) -> keras.layers.Layer:
-    return target(**config) if source.__module__.startswith("keras.") else target.from_config(config)
+    return (
+        target(**config) if source.__module__.startswith("keras.") else target.from_config(config)
+    )
 
 
 def _accepted(target: type) -> set[str]:
     classes = [base for base in target.__mro__ if "__init__" in vars(base)]
     hidden = {"zero_output_for_mask"} if issubclass(target, keras.layers.RNN) else set()
-    return hidden | {name for base in classes for name in inspect.signature(base.__init__).parameters}
+    return hidden | {
+        name for base in classes for name in inspect.signature(base.__init__).parameters
+    }
 
 
 def _defaults(source: type) -> dict[str, Any]:
     classes = [base for base in reversed(source.__mro__) if "__init__" in vars(base)]
-    found = {name: p.default for base in classes for name, p in inspect.signature(base.__init__).parameters.items()}
+    found = {
+        name: p.default
+        for base in classes
+        for name, p in inspect.signature(base.__init__).parameters.items()
+    }
     return _HIDDEN_DEFAULTS | found
 
 
@@ -164,12 +198,16 @@ def _dtype(value: Any) -> str:
     if not isinstance(value, dict):
         return value
     if value["class_name"] != "DTypePolicy":
-        raise UnsupportedError(f"dtype policy {value['class_name']}: convert the model before it is quantized by Keras")
+        raise UnsupportedError(
+            f"dtype policy {value['class_name']}: convert the model before it is quantized by Keras"
+        )
     return value["config"]["name"]
 
 
 def _nested(name: str, value: Any) -> Any:
-    """Layers in arguments (of Bidirectional, TimeDistributed, RNN) are translated like any other."""
+    """Layers in arguments (of Bidirectional, TimeDistributed, RNN) are translated like any
+    other.
+    """
     if isinstance(value, (list, tuple)):
         return type(value)(_nested(name, item) for item in value)
     if not isinstance(value, dict) or "class_name" not in value or name == "activation":
@@ -202,7 +240,11 @@ def _check_activations(config: dict[str, Any]) -> None:
         value = config.get(name)
         if isinstance(value, str) and value in SAME_ACTIVATIONS:
             config[name] = SAME_ACTIVATIONS[value]
-        elif isinstance(value, dict) and keras.utils.get_registered_object(str(value.get("registered_name"))):
+        elif isinstance(value, dict) and keras.utils.get_registered_object(
+            str(value.get("registered_name"))
+        ):
             config[name] = keras.utils.get_registered_object(value["registered_name"])
         elif value is not None:
-            raise UnsupportedError(f"tf_keras has no such activation here. Received: {name}={value!r}")
+            raise UnsupportedError(
+                f"tf_keras has no such activation here. Received: {name}={value!r}"
+            )

@@ -1,12 +1,12 @@
 """What the functions of Keras 3 (`keras.ops`, `keras.activations`) compute, in TensorFlow.
 
-Keras 3 stores a function applied to a symbolic tensor as an `Operation` node, named by its class. The TensorFlow
-functions here act on tf_keras' symbolic tensors, which records them as operator layers; `flatten` makes real layers of
-them.
+Keras 3 stores a function applied to a symbolic tensor as an `Operation` node, named by its class.
+The TensorFlow functions here act on tf_keras' symbolic tensors, which records them as operator
+layers; `flatten` makes real layers of them.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
+import itertools
 from typing import Any
 
 import tensorflow as tf
@@ -15,7 +15,9 @@ from tf_fpq.keras_compat import keras
 
 
 class UnsupportedError(ValueError):
-    """A part of a Keras 3 model that has no counterpart in tf_keras; the message says which and why."""
+    """A part of a Keras 3 model that has no counterpart in tf_keras; the message says which and
+    why.
+    """
 
 
 def hard_sigmoid(x: Any) -> Any:
@@ -24,14 +26,27 @@ def hard_sigmoid(x: Any) -> Any:
 
 
 def hard_silu(x: Any) -> Any:
-    """`x * relu6(x + 3) / 6`, written as tf_keras' MobileNetV3 does, so that both become the same layers."""
+    """`x * relu6(x + 3) / 6`, written as tf_keras' MobileNetV3 does, so that both become the same
+    layers.
+    """
     return x * hard_sigmoid(x)
 
 
 # Activations that tf_keras computes under this name.
 SAME_ACTIVATIONS: Mapping[str, str] = {
     name: name
-    for name in ("linear", "relu", "relu6", "sigmoid", "tanh", "elu", "selu", "softplus", "softsign", "exponential")
+    for name in (
+        "linear",
+        "relu",
+        "relu6",
+        "sigmoid",
+        "tanh",
+        "elu",
+        "selu",
+        "softplus",
+        "softsign",
+        "exponential",
+    )
 } | {"gelu": "gelu", "mish": "mish", "softmax": "softmax", "silu": "swish", "swish": "swish"}
 
 # Activations that tf_keras lacks, or means otherwise.
@@ -55,7 +70,9 @@ def _elu(op: Any, x: Any) -> Any:
 
 
 def _relu(op: Any, x: Any) -> Any:
-    return keras.activations.relu(x, alpha=op.negative_slope, max_value=op.max_value, threshold=op.threshold)
+    return keras.activations.relu(
+        x, alpha=op.negative_slope, max_value=op.max_value, threshold=op.threshold
+    )
 
 
 def _extremum(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,8 +13,9 @@ from tf_fpq.keras_compat import keras
 def load(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a model file that Keras 2 or Keras 3 wrote, as a tf_keras model.
 
-    Which Keras wrote a `.keras` file stands in its `metadata.json`, for an HDF5 file in its attributes; other formats are left to
-    tf_keras. Classes of one's own must be registered, for Keras 3 in both Keras.
+    Which Keras wrote a `.keras` file stands in its `metadata.json`, for an HDF5 file in its
+    attributes; other formats are left to tf_keras. Classes of one's own must be registered, for
+    Keras 3 in both Keras.
 
     Args:
       path: A file, or a SavedModel folder.
@@ -43,15 +44,19 @@ def _explanation(message: str) -> str:
     """What Keras says, in a sentence, and what to do about it."""
     if "Lambda" in message:
         return (
-            "it has a Lambda layer, which holds code that cannot be read and that Keras does not run unasked. Write it as Keras layers "
-            "or operators, or as a layer class of your own, and save the model again."
+            "it has a Lambda layer, which holds code that cannot be read and that Keras does not"
+            " run unasked. Write it as Keras layers or operators, or as a layer class of your own,"
+            " and save the model again."
         )
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    said = next((line for line in lines if "Could not locate class" in line), lines[0] if lines else "no reason given.")
+    said = next(
+        (line for line in lines if "Could not locate class" in line),
+        lines[0] if lines else "no reason given.",
+    )
     said = said.removeprefix("Exception encountered:").split("Full object config:")[0].strip()
     return (
-        f"Keras says: {said} If the model has classes of your own, the module that registers them must be imported first; on the "
-        "command line, --imports=MODULE."
+        f"Keras says: {said} If the model has classes of your own, the module that registers them"
+        " must be imported first; on the command line, --imports=MODULE."
     )
 
 
@@ -76,9 +81,12 @@ def _import_keras3(path: str | os.PathLike[str]) -> Any:
         module = importlib.import_module("keras")
     except Exception as error:
         raise ImportError(
-            f"{reason}, and `import keras` fails: {error} Install it (`pip install 'keras>=3'`); if the backend is "
-            "missing, set the environment variable KERAS_BACKEND=tensorflow before Python starts."
+            f"{reason}, and `import keras` fails: {error} Install it (`pip install 'keras>=3'`); if"
+            " the backend is missing, set the environment variable KERAS_BACKEND=tensorflow before"
+            " Python starts."
         ) from error
     if not module.__version__.startswith("3."):
-        raise ImportError(f"{reason}, but `keras` is version {module.__version__}: `pip install 'keras>=3'`.")
+        raise ImportError(
+            f"{reason}, but `keras` is version {module.__version__}: `pip install 'keras>=3'`."
+        )
     return module

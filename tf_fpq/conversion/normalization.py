@@ -1,13 +1,17 @@
-"""Layer normalization as integer operators: a mean, a difference, a square, a mean, a reciprocal root, a product, a scale and shift.
+"""Layer normalization as integer operators: a mean, a difference, a square, a mean, a reciprocal
+root, a product, a scale and shift.
 
 LiteRT has no int8 layer normalization, but an int8 operator for each step:
 
     m = mean_c(x);  d = x - m;  v = mean_c(d * d);  y = gamma * (d / sqrt(v + epsilon)) + beta
 
-Each step's output has an 8-bit grid of its own, found by calibration, so the student trains with all the roundings of the phone.
+Each step's output has an 8-bit grid of its own, found by calibration, so the student trains with
+all the roundings of the phone.
 
-Note: The integer graph adds epsilon where it is half a step of the variance's grid or more. Below that it has none: a variance whose code is
-  0 gives the largest factor on the grid, as `1 / sqrt(epsilon)`, clipped to the grid, does in training.
+Note: The integer graph adds epsilon where it is half a step of the variance's grid or more. Below
+that it has none: a variance whose code is
+  0 gives the largest factor on the grid, as `1 / sqrt(epsilon)`, clipped to the grid, does in
+  training.
 """
 
 from typing import Any
@@ -73,10 +77,18 @@ class ChannelAffine(layers.Layer):
         """Adds gamma and beta."""
         shape = (input_shape[-1],)
         self.gamma = self.add_weight(
-            "gamma", shape, initializer="ones", regularizer=self.gamma_regularizer, trainable=self.scale
+            "gamma",
+            shape,
+            initializer="ones",
+            regularizer=self.gamma_regularizer,
+            trainable=self.scale,
         )
         self.beta = self.add_weight(
-            "beta", shape, initializer="zeros", regularizer=self.beta_regularizer, trainable=self.center
+            "beta",
+            shape,
+            initializer="zeros",
+            regularizer=self.beta_regularizer,
+            trainable=self.center,
         )
         super().build(input_shape)
 
@@ -86,7 +98,9 @@ class ChannelAffine(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal layer."""
-        regularizers = {name: keras.regularizers.serialize(getattr(self, name)) for name in _REGULARIZERS}
+        regularizers = {
+            name: keras.regularizers.serialize(getattr(self, name)) for name in _REGULARIZERS
+        }
         return {**super().get_config(), "scale": self.scale, "center": self.center, **regularizers}
 
 
@@ -108,11 +122,17 @@ def layer_normalization(rewriter: Any, layer: layers.LayerNormalization, name: s
 
     def apply(value: Any) -> Any:
         mean = rewriter.make(ChannelMean, rewriter.name(name, "mean"))(value)
-        difference = rewriter.make(layers.Subtract, rewriter.name(name, "difference"))([value, mean])
-        square = rewriter.make(layers.Multiply, rewriter.name(name, "square"))([difference, difference])
+        difference = rewriter.make(layers.Subtract, rewriter.name(name, "difference"))(
+            [value, mean]
+        )
+        square = rewriter.make(layers.Multiply, rewriter.name(name, "square"))(
+            [difference, difference]
+        )
         variance = rewriter.make(ChannelMean, rewriter.name(name, "variance"))(square)
         root = rewriter.make(ReciprocalRoot, rewriter.name(name, "factor"), epsilon=layer.epsilon)
-        normal = rewriter.make(layers.Multiply, rewriter.name(name, "normal"))([difference, root(variance)])
+        normal = rewriter.make(layers.Multiply, rewriter.name(name, "normal"))(
+            [difference, root(variance)]
+        )
         return _affine(rewriter, layer, value.shape[-1])(normal)
 
     return apply(x) if x.shape.rank == 4 else rewriter.in_two_dimensions(name, x, apply)
@@ -120,8 +140,12 @@ def layer_normalization(rewriter: Any, layer: layers.LayerNormalization, name: s
 
 def _affine(rewriter: Any, layer: layers.LayerNormalization, channels: int) -> ChannelAffine:
     weights = {"gamma": np.ones(channels), "beta": np.zeros(channels)}
-    weights |= {name: getattr(layer, name).numpy() for name in weights if getattr(layer, name) is not None}
-    config = {name: getattr(layer, name) for name in ("scale", "center", "trainable", *_REGULARIZERS)}
+    weights |= {
+        name: getattr(layer, name).numpy() for name in weights if getattr(layer, name) is not None
+    }
+    config = {
+        name: getattr(layer, name) for name in ("scale", "center", "trainable", *_REGULARIZERS)
+    }
     # Keras lists what is trained first.
     order = sorted(weights, key=lambda name: not {"gamma": layer.scale, "beta": layer.center}[name])
     return rewriter.make(ChannelAffine, layer.name, [weights[name] for name in order], **config)

@@ -1,7 +1,8 @@
 """How far a converted model is from the Keras 3 model it was made of.
 
-The two run the same float32 sums in orders that may differ, which costs about 1e-7 of the largest term per layer. A wrong argument
-costs more than that in its own layer; a deep network whose layers are all right may still carry the small differences far.
+The two run the same float32 sums in orders that may differ, which costs about 1e-7 of the largest
+term per layer. A wrong argument costs more than that in its own layer; a deep network whose layers
+are all right may still carry the small differences far.
 """
 
 from collections.abc import Iterable
@@ -24,7 +25,8 @@ class Difference:
 
     Attributes:
       where: The output or layer.
-      absolute: The largest difference of two elements; infinite if the shapes differ, NaN if one of them is.
+      absolute: The largest difference of two elements; infinite if the shapes differ, NaN if one of
+        them is.
       largest: The largest magnitude that the difference is measured against.
     """
 
@@ -39,7 +41,9 @@ class Difference:
 
     @property
     def allowed(self) -> float:
-        """`1e-5 * max(1, largest)`: an absolute bound for small tensors, one relative to the largest element for others."""
+        """`1e-5 * max(1, largest)`: an absolute bound for small tensors, one relative to the
+        largest element for others.
+        """
         return TOLERANCE * max(1.0, self.largest)
 
     @property
@@ -51,21 +55,30 @@ class Difference:
         return f"{self.where} differs by {self.absolute:.3g}, allowed are {self.allowed:.3g}"
 
 
-def difference(where: str, expected: Iterable[Any], found: Iterable[Any], read: Iterable[Any] = ()) -> Difference:
+def difference(
+    where: str, expected: Iterable[Any], found: Iterable[Any], read: Iterable[Any] = ()
+) -> Difference:
     """Compares two lists of tensors.
 
     Args:
       where: What computed them.
       expected: Those of the Keras 3 model.
       found: Those of the converted model.
-      read: Tensors that both were computed from; the difference of two large ones may be small, and as inexact as they are.
+      read: Tensors that both were computed from; the difference of two large ones may be small, and
+        as inexact as they are.
     """
-    expected, found = ([np.asarray(tensor, np.float64) for tensor in tensors] for tensors in (expected, found))
-    largest = max((_largest(np.asarray(tensor, np.float64)) for tensor in (*expected, *read)), default=0.0)
+    expected, found = (
+        [np.asarray(tensor, np.float64) for tensor in tensors] for tensors in (expected, found)
+    )
+    largest = max(
+        (_largest(np.asarray(tensor, np.float64)) for tensor in (*expected, *read)), default=0.0
+    )
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return Difference(where, np.inf, largest)
     pairs = zip(expected, found, strict=True)
-    return Difference(where, float(np.max([_largest(a - b) for a, b in pairs], initial=0.0)), largest)
+    return Difference(
+        where, float(np.max([_largest(a - b) for a, b in pairs], initial=0.0)), largest
+    )
 
 
 def _largest(tensor: np.ndarray) -> float:
@@ -90,7 +103,9 @@ def arrays(structure: Any) -> list[np.ndarray]:
 
 
 def random_samples(model: Any, converted: keras.Model) -> Any:
-    """The first random inputs that the Keras 3 `model` takes: open dimensions may have to be large enough."""
+    """The first random inputs that the Keras 3 `model` takes: open dimensions may have to be large
+    enough.
+    """
     for size in _SIZES:
         samples = _random(converted, size)
         try:
@@ -108,7 +123,10 @@ def _random(model: keras.Model, size: int) -> Any:
 
     def draw(tensor: Any) -> np.ndarray:
         batch, *rest = tensor.shape.as_list()
-        shape = [2 if batch is None else batch, *[size if length is None else length for length in rest]]
+        shape = [
+            2 if batch is None else batch,
+            *[size if length is None else length for length in rest],
+        ]
         if tensor.dtype.is_floating:
             return generator.uniform(-1.0, 1.0, shape).astype(tensor.dtype.as_numpy_dtype)
         return generator.integers(0, 2, shape).astype(tensor.dtype.as_numpy_dtype)

@@ -7,8 +7,9 @@ A step of `QatModel` asks its methods, in this order:
     add_step_losses(step)         under the tape: `add_loss`
     after_update()                when the optimizer has changed the weights
 
-`FeaturePerturbation` changes the student's graph and `SharpnessAwareMinimization` where the gradient is taken; a method that
-does neither is one class with the four calls above, of which it needs to define only those that it uses.
+`FeaturePerturbation` changes the student's graph and `SharpnessAwareMinimization` where the
+gradient is taken; a method that does neither is one class with the four calls above, of which it
+needs to define only those that it uses.
 """
 
 from collections.abc import Mapping
@@ -22,11 +23,14 @@ from tf_fpq.keras_compat import keras
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The images of one training step (a tensor each, or a structure of them for a model of several inputs).
+    """The images of one training step (a tensor each, or a structure of them for a model of several
+    inputs).
 
     Attributes:
-      images: What the student reads: the labeled images, then the unlabeled ones; strongly augmented if there are two views.
-      weak_images: The weakly augmented view of the same images in the same order; `images` itself if there is one view.
+      images: What the student reads: the labeled images, then the unlabeled ones; strongly
+        augmented if there are two views.
+      weak_images: The weakly augmented view of the same images in the same order; `images` itself
+        if there is one view.
       labeled: How many of the images have a label; None if all have.
     """
 
@@ -41,7 +45,8 @@ class Step:
 
     Attributes:
       predictions: The student's outputs.
-      features: The student's features, by layer name: those that the methods' `student_features` name.
+      features: The student's features, by layer name: those that the methods' `student_features`
+        name.
       teacher_predictions: The teacher's outputs; None unless a method needs the teacher.
       teacher_features: The teacher's features, by layer name.
       targets: What each method's `targets` returned, by the method's name.
@@ -55,14 +60,16 @@ class Step:
 
 
 class Method(keras.layers.Layer):
-    """Base class. A method contributes to the loss by `add_loss` in its `call`, and is logged under its own name.
+    """Base class. A method contributes to the loss by `add_loss` in its `call`, and is logged under
+    its own name.
 
     Attributes:
       needs_teacher: The method compares with the float teacher.
       has_loss: The method adds a loss, which is logged as `<name>_loss`.
       coefficients: Names of the attributes that `callbacks.Schedule` may change during training.
       student_features: Names of the student's layers whose outputs `Step.features` must hold.
-      teacher_features: Names of the teacher's layers whose outputs `Step.teacher_features` must hold.
+      teacher_features: Names of the teacher's layers whose outputs `Step.teacher_features` must
+        hold.
     """
 
     needs_teacher = False
@@ -72,11 +79,15 @@ class Method(keras.layers.Layer):
     teacher_features: tuple[str, ...] = ()
 
     def __init__(self, **kwargs: Any):
-        """Creates the method. It computes in float32, under any mixed precision policy, unless `dtype` says otherwise."""
+        """Creates the method. It computes in float32, under any mixed precision policy, unless
+        `dtype` says otherwise.
+        """
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def build(self, input_shape: Any = None) -> None:
-        """Makes a variable of each coefficient, so that changing one does not trace the step again."""
+        """Makes a variable of each coefficient, so that changing one does not trace the step
+        again.
+        """
         self._variables = {
             name: self.add_weight(
                 name=name,
@@ -105,22 +116,30 @@ class Method(keras.layers.Layer):
         """
         if name not in self.coefficients:
             known = ", ".join(self.coefficients) or "(none)"
-            raise ValueError(f"{type(self).__name__} has the coefficients {known}. Received: name={name!r}.")
+            raise ValueError(
+                f"{type(self).__name__} has the coefficients {known}. Received: name={name!r}."
+            )
         if not self.built:
             self.build()
         self._variables[name].assign(value)
 
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
-        """Prepares the method for a student and its teacher. Called once, when a `QatModel` is made."""
+        """Prepares the method for a student and its teacher. Called once, when a `QatModel` is
+        made.
+        """
         if not self.built:
             self.build()
 
     def targets(self, batch: Batch) -> Any:
-        """What the method compares the student with, besides the teacher's outputs. Called outside the gradient tape."""
+        """What the method compares the student with, besides the teacher's outputs. Called outside
+        the gradient tape.
+        """
         return None
 
     def add_step_losses(self, step: Step) -> None:
-        """Calls the layer on what it compares. Called once in every forward pass, under the gradient tape."""
+        """Calls the layer on what it compares. Called once in every forward pass, under the
+        gradient tape.
+        """
         return
 
     def after_update(self) -> None:
@@ -128,5 +147,7 @@ class Method(keras.layers.Layer):
         return
 
     def set_total_steps(self, steps: int | None) -> None:
-        """Told by `QatModel.fit` how many steps the training has, from its first epoch; None if that is unknown."""
+        """Told by `QatModel.fit` how many steps the training has, from its first epoch; None if
+        that is unknown.
+        """
         return

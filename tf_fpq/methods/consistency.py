@@ -1,8 +1,10 @@
-"""CR, consistency regularization: the student agrees with a moving average of itself on another view of the same image.
+"""CR, consistency regularization: the student agrees with a moving average of itself on another
+view of the same image.
 
-J. Pang, T. Cai, B. Zhang, J. Wu, *Push Quantization-Aware Training Toward Full Precision Performances via Consistency
-Regularization*, arXiv 2402.13497 (2024). Only abstract and summaries could be read; the equations are a reconstruction after
-Mean Teacher (A. Tarvainen, H. Valpola, arXiv 1703.01780), on which it builds.
+J. Pang, T. Cai, B. Zhang, J. Wu, *Push Quantization-Aware Training Toward Full Precision
+Performances via Consistency Regularization*, arXiv 2402.13497 (2024). Only abstract and summaries
+could be read; the equations are a reconstruction after Mean Teacher (A. Tarvainen, H. Valpola,
+arXiv 1703.01780), on which it builds.
 """
 
 import contextlib
@@ -11,41 +13,49 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import distributed, graph, roles
-from tf_fpq.methods import divergence
-from tf_fpq.methods.distillation import check_not_negative
 from tf_fpq.keras_compat import keras, register
-from tf_fpq.layers import observing
+from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Batch, Method, Step
-from tf_fpq.training_graph import training_graph
+from tf_fpq.methods.distillation import check_not_negative
+from tf_fpq.placement.quantized_layers import observing
+from tf_fpq.placement.training_graph import training_graph
 
 
 def ema_decay(updates: tf.Tensor, decay: float) -> tf.Tensor:
-    """Decay of the update number `updates` + 1: `min(1 - 1 / (updates + 1), decay)`, a plain mean at first."""
+    """Decay of the update number `updates` + 1: `min(1 - 1 / (updates + 1), decay)`, a plain mean
+    at first.
+    """
     return tf.minimum(1.0 - 1.0 / (updates + 1.0), decay)
 
 
 def ramp(step: tf.Tensor, ramp_steps: tf.Tensor) -> tf.Tensor:
-    """`exp(-5 (1 - step / ramp_steps)^2)` for `step < ramp_steps`, then 1 (S. Laine, T. Aila, arXiv 1610.02242)."""
+    """`exp(-5 (1 - step / ramp_steps)^2)` for `step < ramp_steps`, then 1 (S. Laine, T. Aila, arXiv
+    1610.02242).
+    """
     share = tf.minimum(step / tf.maximum(ramp_steps, 1.0), 1.0)
     return tf.where(ramp_steps < 1.0, 1.0, tf.exp(-5.0 * tf.square(1.0 - share)))
 
 
 @register
 class ConsistencyRegularization(Method):
-    """Adds the consistency loss between the student on the strong view and its EMA teacher on the weak view:
+    """Adds the consistency loss between the student on the strong view and its EMA teacher on the
+    weak view:
 
-        ema_teacher <- a * ema_teacher + (1 - a) * student         a = min(1 - 1 / (t + 1), decay), after every update
-        L_CR = weight * ramp(t) * D( softmax(ema_teacher(weak) / T) || softmax(student(strong) / T) )
-        ramp(t) = exp(-5 (1 - t / t_r)^2) for t < t_r, then 1
+        ema_teacher <- a * ema_teacher + (1 - a) * student         a = min(1 - 1 / (t + 1), decay),
+        after every update L_CR = weight * ramp(t) * D( softmax(ema_teacher(weak) / T) ||
+        softmax(student(strong) / T) ) ramp(t) = exp(-5 (1 - t / t_r)^2) for t < t_r, then 1
 
-    `D` is the Kullback-Leibler divergence or the squared difference. With `latent_weight`, `latent_weight * ramp(t) *` the mean
-    squared difference of the latent features is added. No float teacher is needed.
+    `D` is the Kullback-Leibler divergence or the squared difference. With `latent_weight`,
+    `latent_weight * ramp(t) *` the mean squared difference of the latent features is added. No
+    float teacher is needed.
 
-    The batches come from `tf_fpq.two_views`, with unlabeled images or without; labels of unlabeled images are never seen, and the
-    task loss never sees unlabeled images. With plain batches both networks see the same images.
+    The batches come from `tf_fpq.two_views`, with unlabeled images or without; labels of unlabeled
+    images are never seen, and the task loss never sees unlabeled images. With plain batches both
+    networks see the same images.
 
-    Note: averaged are all trainable weights, latent ones as well as step sizes; moving statistics are the student's own, and the
-    EMA teacher runs with `training=False`, without noise and outside the gradient. A reconstruction, see the module.
+    Note: averaged are all trainable weights, latent ones as well as step sizes; moving statistics
+    are the student's own, and the EMA teacher runs with `training=False`, without noise and outside
+    the gradient. A reconstruction, see the module.
 
     Attributes:
       ema_teacher: The averaged model, once the method is part of a `QatModel`.
@@ -75,10 +85,12 @@ class ConsistencyRegularization(Method):
           decay: The largest decay of the moving average.
           temperature: Softens both distributions.
           divergence: "kl" or "mse".
-          ramp_up: How long the weight rises: below 1 as a share of the steps of `fit`, from 1 on a number of steps; 0 not at all.
+          ramp_up: How long the weight rises: below 1 as a share of the steps of `fit`, from 1 on a
+            number of steps; 0 not at all.
           quantized_teacher: Whether the EMA teacher computes on its (averaged) grids, or in float.
           latent_weight: Factor of the consistency of latent features.
-          latent_layer: Name of the student's layer whose output is latent; None for the input of the last layer with a kernel.
+          latent_layer: Name of the student's layer whose output is latent; None for the input of
+            the last layer with a kernel.
           from_logits: Whether the student ends in logits (else in a softmax).
           name: Name of the method; the loss is logged as `<name>_loss`.
           **kwargs: Arguments of `keras.layers.Layer`.
@@ -87,7 +99,11 @@ class ConsistencyRegularization(Method):
           ValueError: If an argument is out of range.
         """
         super().__init__(name=name, **kwargs)
-        for key, value in {"weight": weight, "ramp_up": ramp_up, "latent_weight": latent_weight}.items():
+        for key, value in {
+            "weight": weight,
+            "ramp_up": ramp_up,
+            "latent_weight": latent_weight,
+        }.items():
             check_not_negative(key, value)
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay must be at least 0 and below 1. Received: decay={decay}.")
@@ -124,13 +140,18 @@ class ConsistencyRegularization(Method):
         super().attach(student, teacher)
         ema_teacher = keras.models.clone_model(student)
         ema_teacher.set_weights(student.get_weights())
-        weights = list(ema_teacher.weights)  # in the student's order, which `trainable = False` changes
+        weights = list(
+            ema_teacher.weights
+        )  # in the student's order, which `trainable = False` changes
         ema_teacher.trainable = False
         self.student_features = (self._latent_name(student),) if self.latent_weight else ()
-        # Past Keras' tracking: no regularization loss and no part of the student; its weights are tracked, for checkpoints.
+        # Past Keras' tracking: no regularization loss and no part of the student; its weights are
+        # tracked, for checkpoints.
         vars(self)["ema_teacher"] = ema_teacher
         shown = self.student_features
-        vars(self)["_ema_graph"] = training_graph(ema_teacher, shown=shown, merge_relus=self.quantized_teacher)
+        vars(self)["_ema_graph"] = training_graph(
+            ema_teacher, shown=shown, merge_relus=self.quantized_teacher
+        )
         self.trainable = False
         self._ema_weights = weights
         trained = {id(variable) for variable in student.trainable_weights}
@@ -144,10 +165,13 @@ class ConsistencyRegularization(Method):
         if self.latent_layer is not None:
             if self.latent_layer not in names:
                 raise ValueError(
-                    f"latent_layer must be a layer of the student. Received: latent_layer={self.latent_layer!r}."
+                    "latent_layer must be a layer of the student. Received:"
+                    f" latent_layer={self.latent_layer!r}."
                 )
             return self.latent_layer
-        last = [call for call in calls if roles.role(roles.inner(call.layer)) is roles.Role.KERNEL][-1]
+        last = [call for call in calls if roles.role(roles.inner(call.layer)) is roles.Role.KERNEL][
+            -1
+        ]
         return next(graph.call_name(call) for call in calls if call.outputs[0] is last.inputs[0])
 
     def set_total_steps(self, steps: int | None) -> None:
@@ -156,8 +180,8 @@ class ConsistencyRegularization(Method):
             return
         if steps is None:
             raise ValueError(
-                f"ramp_up={self.ramp_up} is a share of the training steps, whose number is unknown for this dataset. "
-                "Give ramp_up as a number of steps, or steps_per_epoch to fit."
+                f"ramp_up={self.ramp_up} is a share of the training steps, whose number is unknown"
+                " for this dataset. Give ramp_up as a number of steps, or steps_per_epoch to fit."
             )
         self._ramp_steps.assign(self.ramp_up * steps)
 
@@ -167,25 +191,31 @@ class ConsistencyRegularization(Method):
             return self._ema_graph(batch.weak_images, training=False)
 
     def call(self, inputs: list[Any]) -> Any:
-        """Adds the loss of `[student_predictions, ema_predictions]`, with latent features `[..., student_latent, ema_latent]`,
-        and returns the student's predictions.
+        """Adds the loss of `[student_predictions, ema_predictions]`, with latent features `[...,
+        student_latent, ema_latent]`, and returns the student's predictions.
         """
         student, teacher, *latents = inputs
         distance = divergence.DIVERGENCES[self.divergence]
-        loss = distance(tf.stop_gradient(teacher), student, self.temperature, self.from_logits) * self.coefficient(
-            "weight"
-        )
+        loss = distance(
+            tf.stop_gradient(teacher), student, self.temperature, self.from_logits
+        ) * self.coefficient("weight")
         if latents:
             ours, theirs = (tf.cast(latent, tf.float32) for latent in latents)
             difference = tf.math.squared_difference(ours, tf.stop_gradient(theirs))
             loss += self.latent_weight * tf.reduce_mean(difference)
-        self.add_loss(loss * ramp(tf.convert_to_tensor(self._updates), tf.convert_to_tensor(self._ramp_steps)))
+        self.add_loss(
+            loss * ramp(tf.convert_to_tensor(self._updates), tf.convert_to_tensor(self._ramp_steps))
+        )
         return student
 
     def add_step_losses(self, step: Step) -> None:
         """Compares the student with the EMA teacher."""
         targets = step.targets[self.name]
-        latents = [part for name in self.student_features for part in (step.features[name], targets["features"][name])]
+        latents = [
+            part
+            for name in self.student_features
+            for part in (step.features[name], targets["features"][name])
+        ]
         self([step.predictions, targets["predictions"], *latents])
 
     def after_update(self) -> None:
@@ -206,6 +236,7 @@ class ConsistencyRegularization(Method):
 def _check_divergence(name: str, temperature: float) -> None:
     if name not in divergence.DIVERGENCES:
         raise ValueError(
-            f"divergence must be one of {', '.join(divergence.DIVERGENCES)}. Received: divergence={name!r}."
+            f"divergence must be one of {', '.join(divergence.DIVERGENCES)}. Received:"
+            f" divergence={name!r}."
         )
     divergence.check_temperature(temperature)

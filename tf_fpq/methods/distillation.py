@@ -1,7 +1,8 @@
 """Distillation from the float teacher: CSD on convolution outputs (FPQ), and KD on the predictions.
 
-CSD: J. Pang, T. Cai, *Stabilizing Quantization-Aware Training by Implicit-Regularization on Hessian Matrix*, arXiv 2503.11159
-(2025), eq. 15-17. KD: G. Hinton, O. Vinyals, J. Dean, *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531.
+CSD: J. Pang, T. Cai, *Stabilizing Quantization-Aware Training by Implicit-Regularization on Hessian
+Matrix*, arXiv 2503.11159 (2025), eq. 15-17. KD: G. Hinton, O. Vinyals, J. Dean, *Distilling the
+Knowledge in a Neural Network*, arXiv 1503.02531.
 """
 
 from collections.abc import Sequence
@@ -10,20 +11,22 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import graph, roles
-from tf_fpq.methods import divergence
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Method, Step
 
-# Weights of CSD beside a cross entropy: as the paper's total is printed (eq. 22), and what trained low-bit students best here.
+# Weights of CSD beside a cross entropy: as the paper's total is printed (eq. 22), and what trained
+# low-bit students best here.
 PAPER_CSD_WEIGHT = 1.0
 TUNED_CSD_WEIGHT = 0.1
 
 
 def standardize(features: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
-    """`(z - mean(z)) / sqrt(var(z) + epsilon)` per channel, over batch and space (eq. 15-16), in float32.
+    """`(z - mean(z)) / sqrt(var(z) + epsilon)` per channel, over batch and space (eq. 15-16), in
+    float32.
 
-    Features of rank 4 go through the fused batch normalization kernel with scale 1 and offset 0, which is this formula: one
-    pass over memory forward and one backward.
+    Features of rank 4 go through the fused batch normalization kernel with scale 1 and offset 0,
+    which is this formula: one pass over memory forward and one backward.
 
     Args:
       features: `[batch, ..., channels]`.
@@ -31,17 +34,31 @@ def standardize(features: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
     """
     features = tf.cast(features, tf.float32)
     if features.shape.rank == 4:
-        one, zero, none = tf.ones(features.shape[-1:]), tf.zeros(features.shape[-1:]), tf.constant([], tf.float32)
+        one, zero, none = (
+            tf.ones(features.shape[-1:]),
+            tf.zeros(features.shape[-1:]),
+            tf.constant([], tf.float32),
+        )
         return tf.raw_ops.FusedBatchNormV3(
-            x=features, scale=one, offset=zero, mean=none, variance=none, epsilon=epsilon, is_training=True
+            x=features,
+            scale=one,
+            offset=zero,
+            mean=none,
+            variance=none,
+            epsilon=epsilon,
+            is_training=True,
         ).y
-    mean, variance = tf.nn.moments(features, axes=list(range(features.shape.rank - 1)), keepdims=True)
+    mean, variance = tf.nn.moments(
+        features, axes=list(range(features.shape.rank - 1)), keepdims=True
+    )
     return (features - mean) * tf.math.rsqrt(variance + epsilon)
 
 
-def standardized_distance(student: tf.Tensor, teacher: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
-    """Mean squared difference of the standardized features: 0 for equal features, and for any per-channel affine map of them
-    with positive slope; at most 4.
+def standardized_distance(
+    student: tf.Tensor, teacher: tf.Tensor, epsilon: float = 1e-5
+) -> tf.Tensor:
+    """Mean squared difference of the standardized features: 0 for equal features, and for any
+    per-channel affine map of them with positive slope; at most 4.
     """
     difference = standardize(student, epsilon) - standardize(teacher, epsilon)
     return tf.nn.l2_loss(difference) * (2.0 / tf.cast(tf.size(difference), tf.float32))
@@ -53,21 +70,30 @@ class ChannelStandardizedDistillation(Method):
 
         L_CSD = weight * sum over convolutions of mean || norm(z_t) - norm(z_s) ||^2
 
-    Note: the paper prints a sum over channels of a sum over elements and no weight; on ResNet-18 that would be 480 times the
-    cross entropy at a correlation of 0.95. The mean over all elements of a layer makes the weight independent of size.
-    Statistics are per channel over batch, height and width; under `tf.distribute` over those of a replica.
+    Note: the paper prints a sum over channels of a sum over elements and no weight; on ResNet-18
+    that would be 480 times the cross entropy at a correlation of 0.95. The mean over all elements
+    of a layer makes the weight independent of size. Statistics are per channel over batch, height
+    and width; under `tf.distribute` over those of a replica.
 
-    Note: `weight` is `TUNED_CSD_WEIGHT`, 0.1, and not the paper's 1 (`PAPER_CSD_WEIGHT`), at which 2-bit students trained worse.
+    Note: `weight` is `TUNED_CSD_WEIGHT`, 0.1, and not the paper's 1 (`PAPER_CSD_WEIGHT`), at which
+    2-bit students trained worse.
 
-    Works without `QatModel` too: `ChannelStandardizedDistillation()([student_features, teacher_features])` in a functional
-    model adds the loss to the model and returns `student_features`.
+    Works without `QatModel` too: `ChannelStandardizedDistillation()([student_features,
+    teacher_features])` in a functional model adds the loss to the model and returns
+    `student_features`.
     """
 
     needs_teacher = True
     has_loss = True
     coefficients = ("weight",)
 
-    def __init__(self, weight: float = TUNED_CSD_WEIGHT, epsilon: float = 1e-5, name: str = "csd", **kwargs: Any):
+    def __init__(
+        self,
+        weight: float = TUNED_CSD_WEIGHT,
+        epsilon: float = 1e-5,
+        name: str = "csd",
+        **kwargs: Any,
+    ):
         """Creates the method.
 
         Args:
@@ -92,7 +118,9 @@ class ChannelStandardizedDistillation(Method):
         self.student_features = self.teacher_features = check_pairs(student, teacher)
 
     def call(self, inputs: Sequence[Any]) -> Any:
-        """Adds the loss of `[student_features, teacher_features]` (tensors, or lists of them) and returns the former."""
+        """Adds the loss of `[student_features, teacher_features]` (tensors, or lists of them) and
+        returns the former.
+        """
         student, teacher = inputs
         pairs = zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True)
         distances = [standardized_distance(s, tf.stop_gradient(t), self.epsilon) for s, t in pairs]
@@ -102,7 +130,12 @@ class ChannelStandardizedDistillation(Method):
     def add_step_losses(self, step: Step) -> None:
         """Compares all convolutions of the student with the teacher's of the same name."""
         names = self.student_features
-        self([[step.features[name] for name in names], [step.teacher_features[name] for name in names]])
+        self(
+            [
+                [step.features[name] for name in names],
+                [step.teacher_features[name] for name in names],
+            ]
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""
@@ -111,13 +144,16 @@ class ChannelStandardizedDistillation(Method):
 
 @register
 class KnowledgeDistillation(Method):
-    """Adds Hinton's distillation loss (section 2; `T^2` keeps the gradient's size over temperatures):
+    """Adds Hinton's distillation loss (section 2; `T^2` keeps the gradient's size over
+    temperatures):
 
         L_KD = weight * T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
 
-    averaged over the batch, beside the task loss at weight 1. The teacher may have any architecture with the same classes.
+    averaged over the batch, beside the task loss at weight 1. The teacher may have any architecture
+    with the same classes.
 
-    Works without `QatModel` too, as `KnowledgeDistillation()([student_logits, teacher_logits])` in a functional model.
+    Works without `QatModel` too, as `KnowledgeDistillation()([student_logits, teacher_logits])` in
+    a functional model.
     """
 
     needs_teacher = True
@@ -125,13 +161,19 @@ class KnowledgeDistillation(Method):
     coefficients = ("weight",)
 
     def __init__(
-        self, weight: float = 1.0, temperature: float = 4.0, from_logits: bool = True, name: str = "kd", **kwargs: Any
+        self,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+        from_logits: bool = True,
+        name: str = "kd",
+        **kwargs: Any,
     ):
         """Creates the method.
 
         Args:
           weight: Factor of the loss.
-          temperature: Softens both distributions; above 1 the teacher's small probabilities count more.
+          temperature: Softens both distributions; above 1 the teacher's small probabilities count
+            more.
           from_logits: Whether the models end in logits (else in a softmax).
           name: Name of the method; the loss is logged as `<name>_loss`.
           **kwargs: Arguments of `keras.layers.Layer`.
@@ -158,7 +200,9 @@ class KnowledgeDistillation(Method):
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Adds the loss of `[student_predictions, teacher_predictions]` and returns the former."""
         student, teacher = inputs
-        distance = divergence.kl(tf.stop_gradient(teacher), student, self.temperature, self.from_logits)
+        distance = divergence.kl(
+            tf.stop_gradient(teacher), student, self.temperature, self.from_logits
+        )
         self.add_loss(self.coefficient("weight") * self.temperature**2 * distance)
         return student
 
@@ -168,7 +212,11 @@ class KnowledgeDistillation(Method):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""
-        own = {"weight": self.weight, "temperature": self.temperature, "from_logits": self.from_logits}
+        own = {
+            "weight": self.weight,
+            "temperature": self.temperature,
+            "from_logits": self.from_logits,
+        }
         return {**super().get_config(), **own}
 
 
@@ -187,15 +235,22 @@ def check_pairs(student: keras.Model, teacher: keras.Model) -> tuple[str, ...]:
     ours, theirs = _convolution_shapes(student), _convolution_shapes(teacher)
     if set(ours) != set(theirs):
         raise ValueError(
-            "The teacher's convolutions do not pair with the student's by layer name, so their features cannot be compared. "
-            f"Only in the student: {sorted(set(ours) - set(theirs))}. Only in the teacher: {sorted(set(theirs) - set(ours))}. "
-            "Quantize the teacher itself, or give its layers the student's names."
+            "The teacher's convolutions do not pair with the student's by layer name, so their"
+            f" features cannot be compared. Only in the student: {sorted(set(ours) - set(theirs))}."
+            f" Only in the teacher: {sorted(set(theirs) - set(ours))}. Quantize the teacher itself,"
+            " or give its layers the student's names."
         )
     if not ours:
-        raise ValueError(f"student {student.name!r} has no convolutions, so there are no features to distill.")
-    different = [f"{n}: student {ours[n]}, teacher {theirs[n]}" for n in ours if ours[n] != theirs[n]]
+        raise ValueError(
+            f"student {student.name!r} has no convolutions, so there are no features to distill."
+        )
+    different = [
+        f"{n}: student {ours[n]}, teacher {theirs[n]}" for n in ours if ours[n] != theirs[n]
+    ]
     if different:
-        raise ValueError(f"These convolutions have other output shapes in the teacher: {'; '.join(different)}.")
+        raise ValueError(
+            f"These convolutions have other output shapes in the teacher: {'; '.join(different)}."
+        )
     return tuple(ours)
 
 

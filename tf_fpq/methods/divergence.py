@@ -17,14 +17,20 @@ def logits_of(predictions: tf.Tensor, from_logits: bool) -> tf.Tensor:
     return predictions if from_logits else tf.math.log(tf.maximum(predictions, _SMALLEST))
 
 
-def kl(teacher: tf.Tensor, student: tf.Tensor, temperature: float = 1.0, from_logits: bool = True) -> tf.Tensor:
-    """`KL(softmax(teacher / T) || softmax(student / T))` over the last axis, mean over the others."""
+def kl(
+    teacher: tf.Tensor, student: tf.Tensor, temperature: float = 1.0, from_logits: bool = True
+) -> tf.Tensor:
+    """`KL(softmax(teacher / T) || softmax(student / T))` over the last axis, mean over the
+    others.
+    """
     log_p = tf.nn.log_softmax(logits_of(teacher, from_logits) / temperature)
     log_q = tf.nn.log_softmax(logits_of(student, from_logits) / temperature)
     return tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1))
 
 
-def mse(teacher: tf.Tensor, student: tf.Tensor, temperature: float = 1.0, from_logits: bool = True) -> tf.Tensor:
+def mse(
+    teacher: tf.Tensor, student: tf.Tensor, temperature: float = 1.0, from_logits: bool = True
+) -> tf.Tensor:
     """Squared difference of `softmax(. / T)`, summed over the last axis, mean over the others."""
     p = tf.nn.softmax(logits_of(teacher, from_logits) / temperature)
     q = tf.nn.softmax(logits_of(student, from_logits) / temperature)

@@ -1,8 +1,8 @@
 """SFP, stochastic feature perturbation: uniform noise at the inputs of convolutions.
 
-J. Pang, T. Cai, *Stabilizing Quantization-Aware Training by Implicit-Regularization on Hessian Matrix*, arXiv 2503.11159
-(2025), eq. 9 and 14. Noise of zero mean penalises the trace of the Hessian (eq. 7-8); in several layers at once it is biased
-(Prop. 1), hence a draw per layer.
+J. Pang, T. Cai, *Stabilizing Quantization-Aware Training by Implicit-Regularization on Hessian
+Matrix*, arXiv 2503.11159 (2025), eq. 9 and 14. Noise of zero mean penalises the trace of the
+Hessian (eq. 7-8); in several layers at once it is biased (Prop. 1), hence a draw per layer.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras, register
-from tf_fpq.layers import QuantizeActivation
 from tf_fpq.methods.base import Method
+from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.roles import Role
 
 POSITIONS = ("pre", "post")
@@ -22,27 +22,35 @@ POSITIONS = ("pre", "post")
 
 @register
 class FeaturePerturbation(Method):
-    """Perturbs the input of every convolution of the student, each with probability `p` in a training step (eq. 9, 14):
+    """Perturbs the input of every convolution of the student, each with probability `p` in a
+    training step (eq. 9, 14):
 
         x <- x + d,    d ~ U[-s/2, +s/2] elementwise
 
-    with `s` the step size of that input's grid. Nothing happens at inference, and a residual branch that reads the same tensor
-    sees it clean.
+    with `s` the step size of that input's grid. Nothing happens at inference, and a residual branch
+    that reads the same tensor sees it clean.
 
-    Note: The paper leaves open where the noise enters. `position="pre"` adds it before the activation's quantizer, where it
-    acts as stochastic rounding inside the clipping range; "post" adds it to the quantized tensor. There is no gradient to `s`
-    through the noise, and one draw decides for the whole batch of a layer (under `tf.distribute`, of a replica).
+    Note: The paper leaves open where the noise enters. `position="pre"` adds it before the
+    activation's quantizer, where it acts as stochastic rounding inside the clipping range; "post"
+    adds it to the quantized tensor. There is no gradient to `s` through the noise, and one draw
+    decides for the whole batch of a layer (under `tf.distribute`, of a replica).
     """
 
     coefficients = ("probability",)
 
     def __init__(
-        self, probability: float = 0.1, position: str = "pre", seed: int | None = None, name: str = "sfp", **kwargs: Any
+        self,
+        probability: float = 0.1,
+        position: str = "pre",
+        seed: int | None = None,
+        name: str = "sfp",
+        **kwargs: Any,
     ):
         """Creates the method.
 
         Args:
-          probability: Chance `p` that a convolution's input is perturbed in a step, 0 to 1. The paper's best is 0.1.
+          probability: Chance `p` that a convolution's input is perturbed in a step, 0 to 1. The
+            paper's best is 0.1.
           position: "pre" or "post": before or after the quantizer of that input.
           seed: Seed of the draws; None follows `keras.utils.set_random_seed`.
           name: Name of the method.
@@ -53,15 +61,20 @@ class FeaturePerturbation(Method):
         """
         super().__init__(name=name, **kwargs)
         if not 0.0 <= probability <= 1.0:
-            raise ValueError(f"probability must be between 0 and 1. Received: probability={probability}.")
+            raise ValueError(
+                f"probability must be between 0 and 1. Received: probability={probability}."
+            )
         if position not in POSITIONS:
-            raise ValueError(f"position must be one of {', '.join(POSITIONS)}. Received: position={position!r}.")
+            raise ValueError(
+                f"position must be one of {', '.join(POSITIONS)}. Received: position={position!r}."
+            )
         self.probability = probability
         self.position = position
         self.seed = seed
 
     def perturb(self, tensor: tf.Tensor, quantize: QuantizeActivation, name: str) -> tf.Tensor:
-        """`tensor` plus noise, or `tensor` itself where the draw says no; the gradient is the identity.
+        """`tensor` plus noise, or `tensor` itself where the draw says no; the gradient is the
+        identity.
 
         Args:
           tensor: What the noise is added to.
@@ -74,12 +87,19 @@ class FeaturePerturbation(Method):
         @tf.custom_gradient
         def add_noise(x: tf.Tensor):
             drawn = tf.random.uniform([], seed=self._seed_of(name, 0)) < probability
-            return tf.cond(drawn, lambda: x + self._noise(x, step_size, name), lambda: x), lambda upstream: upstream
+            return (
+                tf.cond(drawn, lambda: x + self._noise(x, step_size, name), lambda: x),
+                lambda upstream: upstream,
+            )
 
         return add_noise(tensor)
 
-    def choose(self, raw: tf.Tensor, quantized: tf.Tensor, quantize: QuantizeActivation, name: str) -> tf.Tensor:
-        """`raw` plus noise, quantized, or `quantized` where the draw says no; arguments as `perturb`."""
+    def choose(
+        self, raw: tf.Tensor, quantized: tf.Tensor, quantize: QuantizeActivation, name: str
+    ) -> tf.Tensor:
+        """`raw` plus noise, quantized, or `quantized` where the draw says no; arguments as
+        `perturb`.
+        """
         variables = quantize.variables_of_quantizer
         step_size = quantize.quantizer.grid(variables)[0]
         drawn = tf.random.uniform([], seed=self._seed_of(name, 0)) < self.coefficient("probability")
@@ -95,7 +115,11 @@ class FeaturePerturbation(Method):
 
     def _seed_of(self, name: str, use: int) -> int | None:
         """Operations that are given the same seed would draw the same numbers."""
-        return None if self.seed is None else (zlib.crc32(f"{name}/{use}".encode()) + self.seed) % 2**31
+        return (
+            None
+            if self.seed is None
+            else (zlib.crc32(f"{name}/{use}".encode()) + self.seed) % 2**31
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""
@@ -108,14 +132,17 @@ class FeaturePerturbation(Method):
 
 
 class PerturbedInput(keras.layers.Layer):
-    """A convolution's own view of a quantized tensor: perturbed in training, the quantized tensor at inference.
+    """A convolution's own view of a quantized tensor: perturbed in training, the quantized tensor
+    at inference.
 
-    A step whose draw says no does no work for it. Where the convolution is the only reader, noise is gated before ("pre") or
-    behind ("post") the tensor's only quantizer. Where others read the clean tensor, "pre" takes both tensors and quantizes
-    once more, but only when it is drawn.
+    A step whose draw says no does no work for it. Where the convolution is the only reader, noise
+    is gated before ("pre") or behind ("post") the tensor's only quantizer. Where others read the
+    clean tensor, "pre" takes both tensors and quantizes once more, but only when it is drawn.
     """
 
-    def __init__(self, perturbation: FeaturePerturbation, quantize: QuantizeActivation, **kwargs: Any):
+    def __init__(
+        self, perturbation: FeaturePerturbation, quantize: QuantizeActivation, **kwargs: Any
+    ):
         """Creates the layer; see `FeaturePerturbation.perturb`."""
         super().__init__(**{"dtype": "float32", **kwargs})
         # Past Keras' tracking: both belong to other models.
@@ -123,21 +150,30 @@ class PerturbedInput(keras.layers.Layer):
         vars(self)["quantize"] = quantize
 
     def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
-        """The perturbed tensor of `raw` or `[raw, quantized]` ("pre"), or of the quantized one ("post")."""
+        """The perturbed tensor of `raw` or `[raw, quantized]` ("pre"), or of the quantized one
+        ("post").
+        """
         if self.perturbation.position == "post":
-            return self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
+            return (
+                self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
+            )
         if isinstance(inputs, list | tuple):
             raw, quantized = inputs
-            return self.perturbation.choose(raw, quantized, self.quantize, self.name) if training else quantized
+            return (
+                self.perturbation.choose(raw, quantized, self.quantize, self.name)
+                if training
+                else quantized
+            )
         raw = self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
         return self.quantize.quantizer(raw, training, self.quantize.variables_of_quantizer)
 
 
 class NoiseInserter:
-    """Finds the quantizer behind a convolution's input and puts noise there, while a student is replayed.
+    """Finds the quantizer behind a convolution's input and puts noise there, while a student is
+    replayed.
 
-    Between quantizer and convolution there may be layers that keep the grid (padding, max pooling): they are called once more,
-    on the perturbed tensor.
+    Between quantizer and convolution there may be layers that keep the grid (padding, max pooling):
+    they are called once more, on the perturbed tensor.
     """
 
     def __init__(self, perturbation: FeaturePerturbation, readers: Mapping[int, list[graph.Call]]):
@@ -151,13 +187,17 @@ class NoiseInserter:
             self._sources[id(value)] = (call, source, value)
 
     def perturbed(self, value: Any, name: str) -> Any:
-        """`value` with noise for the convolution `name`, or as it is if it does not come from a quantizer."""
+        """`value` with noise for the convolution `name`, or as it is if it does not come from a
+        quantizer.
+        """
         if id(value) not in self._sources:
             return value
         call, source, _ = self._sources[id(value)]
         if not isinstance(call.layer, QuantizeActivation):
             return call.layer(self.perturbed(source, name))
-        view = PerturbedInput(self._perturbation, call.layer, name=f"{name}_{self._perturbation.name}")
+        view = PerturbedInput(
+            self._perturbation, call.layer, name=f"{name}_{self._perturbation.name}"
+        )
         if self._perturbation.position == "post":
             return view(value)
         alone = len(self._readers.get(id(call.outputs[0]), ())) == 1

@@ -1,7 +1,7 @@
 """Weight oscillation: how often integer weights jump back and forth, and the two cures.
 
-M. Nagel, M. Fournarakis, Y. Bondarenko, T. Blankevoort, *Overcoming Oscillations in Quantization-Aware Training*, ICML 2022,
-arXiv 2203.11086, section 4 and algorithm 1.
+M. Nagel, M. Fournarakis, Y. Bondarenko, T. Blankevoort, *Overcoming Oscillations in
+Quantization-Aware Training*, ICML 2022, arXiv 2203.11086, section 4 and algorithm 1.
 """
 
 import dataclasses
@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import distributed
-from tf_fpq.methods.distillation import check_not_negative
 from tf_fpq.keras_compat import keras, register
-from tf_fpq.layers import QuantizedLayer
 from tf_fpq.methods.base import Method, Step
+from tf_fpq.methods.distillation import check_not_negative
+from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 
 
@@ -51,8 +51,8 @@ def quantized_weights(student: keras.Model) -> list[QuantizedWeight]:
 class OscillationState(tf.Module):
     """What is remembered of one weight to see it oscillate.
 
-    A weight oscillates in a step when its integer moves, against the direction of its previous move (eq. 5). Its frequency is
-    `f <- m * oscillated + (1 - m) * f` (eq. 6).
+    A weight oscillates in a step when its integer moves, against the direction of its previous move
+    (eq. 5). Its frequency is `f <- m * oscillated + (1 - m) * f` (eq. 6).
 
     Attributes:
       codes: Integer weights after the previous step.
@@ -76,7 +76,9 @@ class OscillationState(tf.Module):
         oscillated = tf.cast(move * self.direction < 0.0, tf.float32)
         frequency = self._momentum * oscillated + (1.0 - self._momentum) * self.frequency
         direction = tf.where(move != 0.0, move, tf.convert_to_tensor(self.direction))
-        distributed.assign([self.codes, self.direction, self.frequency], [codes, direction, frequency])
+        distributed.assign(
+            [self.codes, self.direction, self.frequency], [codes, direction, frequency]
+        )
         return codes, frequency
 
 
@@ -92,7 +94,8 @@ class OscillationDampening(Method):
 
     without a gradient to `w_hat` and `s`; clipped weights have none.
 
-    Note: the paper raises the weight over training along a cosine; see `callbacks.Schedule` and `callbacks.cosine`.
+    Note: the paper raises the weight over training along a cosine; see `callbacks.Schedule` and
+    `callbacks.cosine`.
     """
 
     has_loss = True
@@ -120,7 +123,9 @@ class OscillationDampening(Method):
 
     def call(self, inputs: list[QuantizedWeight]) -> tf.Tensor:
         """Adds the loss of quantized weights and returns it."""
-        loss = self.coefficient("weight") * tf.add_n([_distance_to_bins(weight) for weight in inputs])
+        loss = self.coefficient("weight") * tf.add_n(
+            [_distance_to_bins(weight) for weight in inputs]
+        )
         self.add_loss(loss)
         return loss
 
@@ -144,7 +149,8 @@ def _distance_to_bins(weight: QuantizedWeight) -> tf.Tensor:
 
 @register
 class OscillationFreezing(Method):
-    """Freezes weights that oscillate too often, for the rest of the training, at the integer they were at on average (algorithm 1):
+    """Freezes weights that oscillate too often, for the rest of the training, at the integer they
+    were at on average (algorithm 1):
 
         f > threshold:    w <- s * round(EMA of integers)    from then on, whatever the gradient
 
@@ -156,7 +162,9 @@ class OscillationFreezing(Method):
 
     coefficients = ("threshold",)
 
-    def __init__(self, threshold: float = 0.02, momentum: float = 0.01, name: str = "freezing", **kwargs: Any):
+    def __init__(
+        self, threshold: float = 0.02, momentum: float = 0.01, name: str = "freezing", **kwargs: Any
+    ):
         """Creates the method.
 
         Args:
@@ -181,11 +189,15 @@ class OscillationFreezing(Method):
         vars(self)["_weights"] = weights
         self.states = [OscillationState(weight, self.momentum) for weight in weights]
         self.means = [_variable(weight.codes(), "mean_codes") for weight in weights]
-        self.frozen = [_variable(tf.zeros(weight.variable.shape, tf.bool), "frozen") for weight in weights]
+        self.frozen = [
+            _variable(tf.zeros(weight.variable.shape, tf.bool), "frozen") for weight in weights
+        ]
 
     def after_update(self) -> None:
         """Looks for oscillations, freezes, and puts frozen weights back."""
-        for weight, state, mean, frozen in zip(self._weights, self.states, self.means, self.frozen, strict=True):
+        for weight, state, mean, frozen in zip(
+            self._weights, self.states, self.means, self.frozen, strict=True
+        ):
             codes, frequency = state.update()
             new_mean = tf.where(frozen, mean, self.momentum * codes + (1.0 - self.momentum) * mean)
             now_frozen = tf.logical_or(frozen, frequency > self.coefficient("threshold"))
@@ -209,6 +221,7 @@ def _weights_of(student: keras.Model, name: str) -> list[QuantizedWeight]:
     weights = quantized_weights(student)
     if not weights:
         raise ValueError(
-            f"{name} needs quantized weights, and student {student.name!r} has none. Make it with tf_fpq.quantize_model."
+            f"{name} needs quantized weights, and student {student.name!r} has none. Make it with"
+            " tf_fpq.quantize_model."
         )
     return weights

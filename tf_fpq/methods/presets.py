@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tf_fpq.methods.base import Method
 from tf_fpq.methods.consistency import ConsistencyRegularization
 from tf_fpq.methods.distillation import (
     PAPER_CSD_WEIGHT,
@@ -11,15 +12,17 @@ from tf_fpq.methods.distillation import (
     KnowledgeDistillation,
 )
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
-from tf_fpq.methods.base import Method
 from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 
 CSD_WEIGHTS = {"tuned": TUNED_CSD_WEIGHT, "paper": PAPER_CSD_WEIGHT}
 
 
-def fpq(preset: str = "tuned", *, probability: float = 0.1, seed: int | None = None) -> list[Method]:
-    """FPQ (arXiv 2503.11159): stochastic feature perturbation and channel-wise standardization distillation.
+def fpq(
+    preset: str = "tuned", *, probability: float = 0.1, seed: int | None = None
+) -> list[Method]:
+    """FPQ (arXiv 2503.11159): stochastic feature perturbation and channel-wise standardization
+    distillation.
 
         tf_fpq.QatModel(student, teacher, tf_fpq.fpq())
 
@@ -35,12 +38,18 @@ def fpq(preset: str = "tuned", *, probability: float = 0.1, seed: int | None = N
       ValueError: If there is no such preset.
     """
     if preset not in CSD_WEIGHTS:
-        raise ValueError(f"preset must be one of {', '.join(CSD_WEIGHTS)}. Received: preset={preset!r}.")
-    return [FeaturePerturbation(probability, seed=seed), ChannelStandardizedDistillation(CSD_WEIGHTS[preset])]
+        raise ValueError(
+            f"preset must be one of {', '.join(CSD_WEIGHTS)}. Received: preset={preset!r}."
+        )
+    return [
+        FeaturePerturbation(probability, seed=seed),
+        ChannelStandardizedDistillation(CSD_WEIGHTS[preset]),
+    ]
 
 
 def cr(**arguments: Any) -> list[Method]:
-    """CR (arXiv 2402.13497): consistency with an EMA teacher, its weight ramping up over the first 15 % of the training.
+    """CR (arXiv 2402.13497): consistency with an EMA teacher, its weight ramping up over the first
+    15 % of the training.
 
         tf_fpq.QatModel(student, methods=tf_fpq.cr()).fit(tf_fpq.two_views(train))
 
@@ -71,19 +80,22 @@ def methods_from_names(names: str | Sequence[str], **arguments: Mapping[str, Any
     """Methods by name: "fpq,cr" is SFP, CSD and CR; "none" and "" are no method.
 
     Args:
-      names: Keys of `METHODS` and `GROUPS`, a sequence or with commas between. A method that is named twice is made once.
-      **arguments: Arguments of a method by its name, such as `sfp={"probability": 0.3}`; those of methods that are not named
-        are left aside.
+      names: Keys of `METHODS` and `GROUPS`, a sequence or with commas between. A method that is
+        named twice is made once.
+      **arguments: Arguments of a method by its name, such as `sfp={"probability": 0.3}`; those of
+        methods that are not named are left aside.
 
     Raises:
       ValueError: If a name is unknown.
     """
     names = names.split(",") if isinstance(names, str) else names
     chosen = [name.strip() for name in names if name.strip()]
-    if unknown := [name for name in [*chosen, *arguments] if name not in METHODS and name not in GROUPS]:
+    if unknown := [
+        name for name in [*chosen, *arguments] if name not in METHODS and name not in GROUPS
+    ]:
         raise ValueError(
-            f"methods must be out of {', '.join([*METHODS, *GROUPS])}. Received: methods={','.join(chosen)!r} with "
-            f"{', '.join(unknown)}."
+            f"methods must be out of {', '.join([*METHODS, *GROUPS])}. Received:"
+            f" methods={','.join(chosen)!r} with {', '.join(unknown)}."
         )
     single = dict.fromkeys(part for name in chosen for part in GROUPS.get(name, (name,)))
     return [METHODS[name](**arguments.get(name, {})) for name in single]

@@ -1,7 +1,7 @@
 """SAM, sharpness-aware minimization.
 
-P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur, *Sharpness-Aware Minimization for Efficiently Improving Generalization*, ICLR 2021,
-arXiv 2010.01412, eq. 2-3 and algorithm 1.
+P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur, *Sharpness-Aware Minimization for Efficiently
+Improving Generalization*, ICLR 2021, arXiv 2010.01412, eq. 2-3 and algorithm 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import distributed
-from tf_fpq.methods.distillation import check_not_negative
 from tf_fpq.keras_compat import keras, register
-from tf_fpq.layers import quantizer_variables
 from tf_fpq.methods.base import Method
+from tf_fpq.methods.distillation import check_not_negative
+from tf_fpq.placement.quantized_layers import quantizer_variables
 
 
 @register
@@ -25,9 +25,10 @@ class SharpnessAwareMinimization(Method):
 
     A step has two forward and backward passes; the losses that are logged are means over both.
 
-    Note: latent weights are perturbed (the float ones that the optimizer moves), not the quantizers' step sizes; moving statistics
-    of batch norms are those of the first pass; noise of `FeaturePerturbation` is drawn anew in the second. Under `tf.distribute` `g` is
-    the gradient of the global batch.
+    Note: latent weights are perturbed (the float ones that the optimizer moves), not the
+    quantizers' step sizes; moving statistics of batch norms are those of the first pass; noise of
+    `FeaturePerturbation` is drawn anew in the second. Under `tf.distribute` `g` is the gradient of
+    the global batch.
     """
 
     coefficients = ("rho",)
@@ -54,15 +55,27 @@ class SharpnessAwareMinimization(Method):
         vars(self)["_statistics"] = student.non_trainable_weights
 
     @contextlib.contextmanager
-    def perturbed(self, variables: Sequence[tf.Variable], gradients: Sequence[tf.Tensor | None]) -> Iterator[None]:
-        """Within the context the weights are `w + rho * g / ||g||`; after it, they and the moving statistics are what they were."""
-        chosen = [(v, g) for v, g in zip(variables, gradients) if g is not None and id(v) not in self._fixed]
+    def perturbed(
+        self, variables: Sequence[tf.Variable], gradients: Sequence[tf.Tensor | None]
+    ) -> Iterator[None]:
+        """Within the context the weights are `w + rho * g / ||g||`; after it, they and the moving
+        statistics are what they were.
+        """
+        chosen = [
+            (v, g)
+            for v, g in zip(variables, gradients)
+            if g is not None and id(v) not in self._fixed
+        ]
         moved = [variable for variable, _ in chosen]
-        summed = distributed.sum_over_replicas([tf.convert_to_tensor(gradient) for _, gradient in chosen])
+        summed = distributed.sum_over_replicas(
+            [tf.convert_to_tensor(gradient) for _, gradient in chosen]
+        )
         scale = self.coefficient("rho") / (tf.linalg.global_norm(summed) + 1e-12)
         kept = [*moved, *self._statistics]
         saved = [tf.identity(variable) for variable in kept]
-        distributed.assign(moved, [variable + scale * gradient for variable, gradient in zip(moved, summed)])
+        distributed.assign(
+            moved, [variable + scale * gradient for variable, gradient in zip(moved, summed)]
+        )
         yield
         distributed.assign(kept, saved)
 

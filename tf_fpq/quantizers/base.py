@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq import estimators, numerics
-from tf_fpq.estimators import Estimator, Grids, Samples
 from tf_fpq.keras_compat import keras
-from tf_fpq.spec import QuantSpec
+from tf_fpq.quantizers import numerics, range_estimators
+from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
+from tf_fpq.quantizers.spec import QuantSpec
 
 # The range a quantizer covers before calibration, as in tfmot.
 UNCALIBRATED_RANGE = 6.0
@@ -20,8 +20,8 @@ Variables = dict[str, Any]
 class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     """A tfmot `Quantizer` whose output lies on the grid that is deployed.
 
-    A subclass makes its variables in `build` and quantizes in `__call__`. The invariant that every subclass keeps, and that
-    the exporter stands on: with `s, z = grid(variables)`,
+    A subclass makes its variables in `build` and quantizes in `__call__`. The invariant that every
+    subclass keeps, and that the exporter stands on: with `s, z = grid(variables)`,
 
         quantizer(x, training=False, weights=variables) == s * (codes(x, variables) - z)
 
@@ -41,14 +41,17 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
         Args:
           num_bits: Width, 2 to 8.
-          symmetric: Signed codes around zero point 0 (weights) instead of unsigned codes with a zero point (activations).
+          symmetric: Signed codes around zero point 0 (weights) instead of unsigned codes with a
+            zero point (activations).
           narrow_range: Leave out the lowest code.
           axis: Axes with a step size of their own, or None for one step per tensor.
 
         Raises:
           ValueError: If `num_bits` is not an integer from 2 to 8.
         """
-        self.spec = QuantSpec(num_bits=num_bits, symmetric=symmetric, narrow_range=narrow_range, axis=axis)
+        self.spec = QuantSpec(
+            num_bits=num_bits, symmetric=symmetric, narrow_range=narrow_range, axis=axis
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal quantizer."""
@@ -92,8 +95,12 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         """Adds `step_size` and the frozen `zero_point` to `layer`."""
         step_size, zero_point = self._uncalibrated_grid()
         return {
-            "step_size": self._add_variable(tensor_shape, f"{name}_step_size", layer, step_size, trainable),
-            "zero_point": self._add_variable(tensor_shape, f"{name}_zero_point", layer, zero_point, False),
+            "step_size": self._add_variable(
+                tensor_shape, f"{name}_step_size", layer, step_size, trainable
+            ),
+            "zero_point": self._add_variable(
+                tensor_shape, f"{name}_zero_point", layer, zero_point, False
+            ),
         }
 
     def _add_variable(
@@ -136,18 +143,26 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     def grid(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """Step size (positive) and zero point of the deployed grid.
 
-        Note: LSQ leaves the sign of a step size to luck, and a large learning rate drives it below zero, where the quantizer
-        is meaningless. The grid uses the magnitude, so a step that overshoots zero is reflected and stays a step.
+        Note: LSQ leaves the sign of a step size to luck, and a large learning rate drives it below
+        zero, where the quantizer is meaningless. The grid uses the magnitude, so a step that
+        overshoots zero is reflected and stays a step.
         """
-        return tf.maximum(tf.abs(variables["step_size"]), numerics.MIN_STEP_SIZE), variables["zero_point"]
+        return (
+            tf.maximum(tf.abs(variables["step_size"]), numerics.MIN_STEP_SIZE),
+            variables["zero_point"],
+        )
 
     def codes(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
         """Integer codes of `inputs` on the grid, in `[qmin, qmax]`, as float32."""
         step_size, zero_point = self.grid(variables)
-        return numerics.quantize(tf.cast(inputs, tf.float32), step_size, zero_point, self.spec.qmin, self.spec.qmax)
+        return numerics.quantize(
+            tf.cast(inputs, tf.float32), step_size, zero_point, self.spec.qmin, self.spec.qmax
+        )
 
     def latent(self, values: np.ndarray) -> np.ndarray:
-        """The weights to train so that the quantizer, before it rounds, makes `values` of them: `values` themselves."""
+        """The weights to train so that the quantizer, before it rounds, makes `values` of them:
+        `values` themselves.
+        """
         return values
 
     def unrounded(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
@@ -155,7 +170,9 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return inputs
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
-        """Sets the variables so that `grid` returns this step size and zero point: the end of a calibration."""
+        """Sets the variables so that `grid` returns this step size and zero point: the end of a
+        calibration.
+        """
         variables["step_size"].assign(np.broadcast_to(step_size, variables["step_size"].shape))
         variables["zero_point"].assign(np.broadcast_to(zero_point, variables["zero_point"].shape))
 
@@ -163,22 +180,30 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         """Step sizes and zero points for `samples`, one per grid, by the named estimator."""
         if callable(estimator):
             return estimator(samples, self.spec)
-        if estimator == estimators.PAPER:
+        if estimator == range_estimators.PAPER:
             return self.paper_start(samples)
-        return estimators.ESTIMATORS[estimator](samples, self.spec)
+        return range_estimators.ESTIMATORS[estimator](samples, self.spec)
 
     def paper_start(self, samples: Samples) -> Grids:
-        """The start that the quantizer's paper prescribes; least squared error where it prescribes none."""
-        return estimators.mse(samples, self.spec)
+        """The start that the quantizer's paper prescribes; least squared error where it prescribes
+        none.
+        """
+        return range_estimators.mse(samples, self.spec)
 
 
 def is_weight(tensor_shape: Any) -> bool:
-    """Whether `build` was given the shape of a weight: an activation's first axis is the batch, which is None."""
+    """Whether `build` was given the shape of a weight: an activation's first axis is the batch,
+    which is None.
+    """
     return tuple(tensor_shape)[:1] != (None,)
 
 
-def elements_per_step(inputs: tf.Tensor, step_size: tf.Tensor, of_weight: bool) -> tf.Tensor | float:
-    """LSQ's N: how many elements of a weight, or of one image's activation, share a step size (arXiv 1902.08153, 2.2)."""
+def elements_per_step(
+    inputs: tf.Tensor, step_size: tf.Tensor, of_weight: bool
+) -> tf.Tensor | float:
+    """LSQ's N: how many elements of a weight, or of one image's activation, share a step size
+    (arXiv 1902.08153, 2.2).
+    """
     shape = inputs.shape if of_weight else inputs.shape[1:]
     if shape.is_fully_defined():
         return shape.num_elements() / step_size.shape.num_elements()
@@ -186,6 +211,8 @@ def elements_per_step(inputs: tf.Tensor, step_size: tf.Tensor, of_weight: bool) 
     return tf.cast(elements, tf.float32)
 
 
-def lsq_gradient_scale(inputs: tf.Tensor, step_size: tf.Tensor, qmax: int, of_weight: bool) -> tf.Tensor | float:
+def lsq_gradient_scale(
+    inputs: tf.Tensor, step_size: tf.Tensor, qmax: int, of_weight: bool
+) -> tf.Tensor | float:
     """LSQ's `g = 1 / sqrt(N * Q_P)` (arXiv 1902.08153, section 2.2)."""
     return (elements_per_step(inputs, step_size, of_weight) * float(qmax)) ** -0.5

@@ -1,7 +1,8 @@
 """DoReFa: weights squashed by tanh and spread over their range, activations clipped to a fixed one.
 
-S. Zhou, Y. Wu, Z. Ni, X. Zhou, H. Wen, Y. Zou, *DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low
-Bitwidth Gradients*, 2016, arXiv 1606.06160. The paper's `k` is `num_bits`; its quantized gradients are not part of this.
+S. Zhou, Y. Wu, Z. Ni, X. Zhou, H. Wen, Y. Zou, *DoReFa-Net: Training Low Bitwidth Convolutional
+Neural Networks with Low Bitwidth Gradients*, 2016, arXiv 1606.06160. The paper's `k` is `num_bits`;
+its quantized gradients are not part of this.
 """
 
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import estimators, numerics
-from tf_fpq.estimators import Estimator, Grids, Samples
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.base import GridQuantizer, Variables
+from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
 
 # tanh is as good as 1 beyond; latent weights that start further out would not train.
 MAX_LATENT = 3.0
@@ -20,7 +21,8 @@ MAX_LATENT = 3.0
 
 @register
 class DoReFaQuantizer(GridQuantizer):
-    """Weights for a symmetric grid, activations for an asymmetric one. Nothing but the weights themselves learns.
+    """Weights for a symmetric grid, activations for an asymmetric one. Nothing but the weights
+    themselves learns.
 
     Published (eq. 9 and 11), with `Q_k(a) = round((2^k - 1) a) / (2^k - 1)`:
 
@@ -28,20 +30,22 @@ class DoReFaQuantizer(GridQuantizer):
 
     Here, with the frozen `step_size` s and `zero_point` z:
 
-        w_hat = s * round(qmax * tanh(w) / max|tanh(w)|)               x_hat = s * (clip(round(x / s) + z, 0, 2^k - 1) - z)
+        w_hat = s * round(qmax * tanh(w) / max|tanh(w)|)               x_hat = s * (clip(round(x /
+        s) + z, 0, 2^k - 1) - z)
 
-    Gradients: rounding passes them straight through; those of tanh and of the maximum are exact, as the paper's framework has
-    them. `d x_hat / d x` is 1 inside the range, else 0.
+    Gradients: rounding passes them straight through; those of tanh and of the maximum are exact, as
+    the paper's framework has them. `d x_hat / d x` is 1 inside the range, else 0.
 
-    Start as published: `s = 1 / qmax`, so weights reach 1 and activations are clipped to [0, 1]. The maximum is over the whole
-    tensor as published, or with `axis` over each channel.
+    Start as published: `s = 1 / qmax`, so weights reach 1 and activations are clipped to [0, 1].
+    The maximum is over the whole tensor as published, or with `axis` over each channel.
 
-    Note: the published weight grid has an even number of levels, all odd multiples of `1 / (2^k - 1)`: no zero, and a k-bit
-    integer times a scale does not give it. The nearest grid that an integer kernel has is the symmetric one without its lowest
-    code, which loses one level of 2^k.
-    Note: published weights lie in [-1, 1] and activations are clipped to [0, 1] because networks are trained so from the
-    start. A trained float network means something else, so all estimators but "paper" keep its scale, an activation's range
-    is that of the calibration, and `quantize_model` starts from latent weights that tanh turns into the float network's.
+    Note: the published weight grid has an even number of levels, all odd multiples of `1 / (2^k -
+    1)`: no zero, and a k-bit integer times a scale does not give it. The nearest grid that an
+    integer kernel has is the symmetric one without its lowest code, which loses one level of 2^k.
+    Note: published weights lie in [-1, 1] and activations are clipped to [0, 1] because networks
+    are trained so from the start. A trained float network means something else, so all estimators
+    but "paper" keep its scale, an activation's range is that of the calibration, and
+    `quantize_model` starts from latent weights that tanh turns into the float network's.
     """
 
     def __init__(self, num_bits: int, **kwargs: Any):
@@ -52,20 +56,23 @@ class DoReFaQuantizer(GridQuantizer):
           **kwargs: Arguments of `GridQuantizer`.
 
         Raises:
-          ValueError: If the grid is symmetric but not `narrow_range`, or `num_bits` is not an integer from 2 to 8.
+          ValueError: If the grid is symmetric but not `narrow_range`, or `num_bits` is not an
+            integer from 2 to 8.
         """
         super().__init__(num_bits, **kwargs)
         if self.spec.symmetric and not self.spec.narrow_range:
             raise ValueError(
-                "narrow_range must be True for symmetric=True: the codes of DoReFa's weights never reach the lowest one. "
-                "Received: narrow_range=False."
+                "narrow_range must be True for symmetric=True: the codes of DoReFa's weights never"
+                " reach the lowest one. Received: narrow_range=False."
             )
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
         """Adds `step_size` and `zero_point`, both frozen, to `layer`."""
         return self._add_step_size(tensor_shape, name, layer, trainable=False)
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
         step_size, zero_point = self.grid(weights)
         if self.spec.symmetric:
@@ -74,7 +81,9 @@ class DoReFaQuantizer(GridQuantizer):
 
     def codes(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
         """Integer codes of `inputs`: for a symmetric grid they do not depend on the step size."""
-        return self._weight_codes(inputs) if self.spec.symmetric else super().codes(inputs, variables)
+        return (
+            self._weight_codes(inputs) if self.spec.symmetric else super().codes(inputs, variables)
+        )
 
     def _weight_codes(self, inputs: tf.Tensor) -> tf.Tensor:
         """`round(qmax * tanh(w) / max|tanh(w)|)`; a channel of zeros has the codes 0."""
@@ -88,7 +97,9 @@ class DoReFaQuantizer(GridQuantizer):
         return numerics.divide_no_zero(squashed, largest)
 
     def latent(self, values: np.ndarray) -> np.ndarray:
-        """For a symmetric grid `atanh(tanh(m) * values / m)` with `m = max|values|`, so that tanh does not bend trained weights."""
+        """For a symmetric grid `atanh(tanh(m) * values / m)` with `m = max|values|`, so that tanh
+        does not bend trained weights.
+        """
         if not self.spec.symmetric:
             return values
         largest = np.abs(values).max(axis=self.spec.shared_axes(values.ndim), keepdims=True)
@@ -102,12 +113,16 @@ class DoReFaQuantizer(GridQuantizer):
         return self._squashed(inputs) * self.grid(variables)[0] * float(self.spec.qmax)
 
     def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
-        """For a symmetric grid "mse" is the step whose highest code is the largest sample: rounding is then all that is lost."""
+        """For a symmetric grid "mse" is the step whose highest code is the largest sample: rounding
+        is then all that is lost.
+        """
         if not self.spec.symmetric or estimator != "mse":
             return super().estimate(samples, estimator)
-        return estimators.min_max(samples, self.spec)
+        return range_estimators.min_max(samples, self.spec)
 
     def paper_start(self, samples: Samples) -> Grids:
-        """`s = 1 / qmax`; the zero point is that of the whole range (0 where nothing is negative, as published)."""
-        zero_point = estimators.min_max(samples, self.spec)[1]
+        """`s = 1 / qmax`; the zero point is that of the whole range (0 where nothing is negative,
+        as published).
+        """
+        zero_point = range_estimators.min_max(samples, self.spec)[1]
         return np.full_like(zero_point, 1.0 / self.spec.qmax), zero_point

@@ -1,8 +1,8 @@
 """EWGS: learned intervals, and rounding whose gradient is scaled element by element.
 
-J. Lee, D. Kim, B. Ham, *Network Quantization with Element-wise Gradient Scaling*, CVPR 2021, arXiv 2104.00903. The paper's
-`delta` is the variable `delta`, its interval `[l, u]` is what the grid covers, `x_n` is a value's place in it from 0 to 1 and
-`x_q` that of its code.
+J. Lee, D. Kim, B. Ham, *Network Quantization with Element-wise Gradient Scaling*, CVPR 2021, arXiv
+2104.00903. The paper's `delta` is the variable `delta`, its interval `[l, u]` is what the grid
+covers, `x_n` is a value's place in it from 0 to 1 and `x_q` that of its code.
 """
 
 from collections.abc import Callable
@@ -11,33 +11,37 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import estimators, numerics
-from tf_fpq.estimators import Grids, Samples
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.base import Variables, lsq_gradient_scale
 from tf_fpq.quantizers.lsq import LsqQuantizer
+from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 
 @register
 class EwgsQuantizer(LsqQuantizer):
     """Uniform quantizer with a learned step size whose rounding scales gradients.
 
-    Forward: that of `LsqQuantizer`. With the upstream gradient `g`, inside the range (eq. 5; outside, 0):
+    Forward: that of `LsqQuantizer`. With the upstream gradient `g`, inside the range (eq. 5;
+    outside, 0):
 
-        d loss / d x = g * (1 + delta * sign(g) * (x_n - x_q)),        x_n - x_q = (x / s - round(x / s)) / (qmax - qmin)
+        d loss / d x = g * (1 + delta * sign(g) * (x_n - x_q)),        x_n - x_q = (x / s - round(x
+        / s)) / (qmax - qmin)
 
-    The step size learns through the same scaled gradient. `delta = 0` is `LsqQuantizer`, bit for bit. `delta` is a variable
-    that no optimizer moves: fixed, or set from the Hessian by `tf_fpq.ewgs_delta` (section 3.3).
+    The step size learns through the same scaled gradient. `delta = 0` is `LsqQuantizer`, bit for
+    bit. `delta` is a variable that no optimizer moves: fixed, or set from the Hessian by
+    `tf_fpq.training.ewgs_hessian` (section 3.3).
 
     Start as the authors' code has it: `u = 3 std(w)` for weights, `l = min(x)` and
     `u = 3 std(x) / sqrt(1 - 2/pi)` for activations.
 
-    Note: the paper maps a layer's weights and inputs to [-1, 1] and [0, 1] and learns one output scale per layer beside the
-    intervals. An integer operator has one step per weight channel and one per activation, so here a value keeps its size and
-    the step is interval and scale in one; a batch norm absorbs the difference. For the same reason weights have the symmetric
-    grid with a zero rather than an even number of levels.
-    Note: the paper gives the quantizers' parameters a learning rate of their own; here their gradients have LSQ's factor
-    `1 / sqrt(N * Q_P)`, so that one setting suits all quantizers.
+    Note: the paper maps a layer's weights and inputs to [-1, 1] and [0, 1] and learns one output
+    scale per layer beside the intervals. An integer operator has one step per weight channel and
+    one per activation, so here a value keeps its size and the step is interval and scale in one; a
+    batch norm absorbs the difference. For the same reason weights have the symmetric grid with a
+    zero rather than an even number of levels. Note: the paper gives the quantizers' parameters a
+    learning rate of their own; here their gradients have LSQ's factor `1 / sqrt(N * Q_P)`, so that
+    one setting suits all quantizers.
     """
 
     def __init__(self, num_bits: int, *, delta: float = 1e-3, **kwargs: Any):
@@ -74,13 +78,21 @@ class EwgsQuantizer(LsqQuantizer):
         )
         return {**super().build(tensor_shape, name, layer), "delta": delta}
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
         step_size, zero_point = self.grid(weights)
         qmin, qmax = self.spec.qmin, self.spec.qmax
         scale = lsq_gradient_scale(inputs, step_size, qmax, self._of_weight)
         outputs = numerics.fake_quant(
-            inputs, step_size, zero_point, qmin, qmax, scale, delta=tf.convert_to_tensor(weights["delta"])
+            inputs,
+            step_size,
+            zero_point,
+            qmin,
+            qmax,
+            scale,
+            delta=tf.convert_to_tensor(weights["delta"]),
         )
         return outputs if self.watch is None else self.watch(self, outputs, weights)
 
@@ -88,5 +100,7 @@ class EwgsQuantizer(LsqQuantizer):
         """Three standard deviations; of a half normal distribution for activations."""
         deviation = samples.values.std(axis=1)
         if self.spec.symmetric:
-            return estimators.grids_of_range(-3 * deviation, 3 * deviation, self.spec)
-        return estimators.grids_of_range(samples.low, 3 * deviation / np.sqrt(1 - 2 / np.pi), self.spec)
+            return range_estimators.grids_of_range(-3 * deviation, 3 * deviation, self.spec)
+        return range_estimators.grids_of_range(
+            samples.low, 3 * deviation / np.sqrt(1 - 2 / np.pi), self.spec
+        )

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import numerics
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 
 
@@ -14,12 +14,18 @@ from tf_fpq.quantizers.base import GridQuantizer, Variables
 class FixedQuantizer(GridQuantizer):
     """Quantizes on a grid that is prescribed, as TFLite prescribes steps of 1/256 for a softmax.
 
-    Note: The probabilities of a softmax are not quantized in training (`in_training=False`): the logarithm in a cross entropy
-    would meet some that are rounded to 0.
+    Note: The probabilities of a softmax are not quantized in training (`in_training=False`): the
+    logarithm in a cross entropy would meet some that are rounded to 0.
     """
 
     def __init__(
-        self, num_bits: int = 8, *, step_size: float, zero_point: int = 0, in_training: bool = True, **kwargs: Any
+        self,
+        num_bits: int = 8,
+        *,
+        step_size: float,
+        zero_point: int = 0,
+        in_training: bool = True,
+        **kwargs: Any,
     ):
         """Creates the quantizer.
 
@@ -37,15 +43,23 @@ class FixedQuantizer(GridQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal quantizer."""
-        own = {"step_size": self.step_size, "zero_point": self.zero_point, "in_training": self.in_training}
+        own = {
+            "step_size": self.step_size,
+            "zero_point": self.zero_point,
+            "in_training": self.in_training,
+        }
         return {**super().get_config(), **own}
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
         """No variables."""
         return {}
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
-        """Returns `inputs` on the grid, with a straight-through gradient; `inputs` as they are in training if so configured."""
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
+        """Returns `inputs` on the grid, with a straight-through gradient; `inputs` as they are in
+        training if so configured.
+        """
         if training and not self.in_training:
             return inputs
         step_size, zero_point = self.grid(weights)

@@ -1,7 +1,8 @@
 """LSQ, learned step size quantization.
 
-S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha, *Learned Step Size Quantization*, ICLR 2020,
-arXiv 1902.08153. The paper's symbols: `s` is `step_size`, `-Q_N` and `Q_P` are `qmin` and `qmax` less the zero point.
+S. K. Esser, J. L. McKinstry, D. Bablani, R. Appuswamy, D. S. Modha, *Learned Step Size
+Quantization*, ICLR 2020, arXiv 1902.08153. The paper's symbols: `s` is `step_size`, `-Q_N` and
+`Q_P` are `qmin` and `qmax` less the zero point.
 """
 
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import estimators, numerics
-from tf_fpq.estimators import Grids, Samples
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.base import GridQuantizer, Variables, is_weight, lsq_gradient_scale
+from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 
 @register
@@ -26,27 +27,34 @@ class LsqQuantizer(GridQuantizer):
     Gradients (eq. 3, 5), `N` = number of weights, or of features of one image, that share the step:
 
         d v_hat / d v = 1 inside the range, else 0
-        d v_hat / d s = (round(v / s) - v / s) inside, -Q_N below, Q_P above, times 1 / sqrt(N * Q_P)
+        d v_hat / d s = (round(v / s) - v / s) inside, -Q_N below, Q_P above, times 1 / sqrt(N *
+        Q_P)
 
     Start (section 2.1): `s = 2 mean|v| / sqrt(Q_P)`.
 
-    Note: activations have a zero point beside the step, set at calibration and frozen, as FPQ prints it (arXiv 2503.11159,
-    eq. 3-6); after a ReLU it is 0, which is the paper's unsigned grid. Weights leave out the lowest code, so that folding
-    a batch norm with negative gamma is exact.
+    Note: activations have a zero point beside the step, set at calibration and frozen, as FPQ
+    prints it (arXiv 2503.11159, eq. 3-6); after a ReLU it is 0, which is the paper's unsigned grid.
+    Weights leave out the lowest code, so that folding a batch norm with negative gamma is exact.
     """
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
-        """Adds `step_size` (trainable) and `zero_point` (frozen) to `layer` and returns them by these names."""
+        """Adds `step_size` (trainable) and `zero_point` (frozen) to `layer` and returns them by
+        these names.
+        """
         self._of_weight = is_weight(tensor_shape)
         return self._add_step_size(tensor_shape, name, layer)
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
         step_size, zero_point = self.grid(weights)
         gradient_scale = lsq_gradient_scale(inputs, step_size, self.spec.qmax, self._of_weight)
-        return numerics.fake_quant(inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, gradient_scale)
+        return numerics.fake_quant(
+            inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, gradient_scale
+        )
 
     def paper_start(self, samples: Samples) -> Grids:
         """`s = 2 mean|v| / sqrt(Q_P)`; the zero point is that of the whole range."""
         step_size = 2.0 * np.abs(samples.values).mean(axis=1) / np.sqrt(self.spec.qmax)
-        return step_size, estimators.min_max(samples, self.spec)[1]
+        return step_size, range_estimators.min_max(samples, self.spec)[1]

@@ -1,8 +1,8 @@
 """LSQ+, LSQ with a learned offset.
 
-Y. Bhalgat, J. Lee, M. Nagel, T. Blankevoort, N. Kwak, *LSQ+: Improving low-bit quantization through learnable offsets and
-better initialization*, CVPR Workshops 2020, arXiv 2004.09576. The paper's `s` is `step_size`, `beta` is `offset`, `n` and `p`
-are `qmin` and `qmax`.
+Y. Bhalgat, J. Lee, M. Nagel, T. Blankevoort, N. Kwak, *LSQ+: Improving low-bit quantization through
+learnable offsets and better initialization*, CVPR Workshops 2020, arXiv 2004.09576. The paper's `s`
+is `step_size`, `beta` is `offset`, `n` and `p` are `qmin` and `qmax`.
 """
 
 from typing import Any
@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import estimators, numerics
-from tf_fpq.estimators import Grids, Samples
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.base import GridQuantizer, Variables, is_weight, lsq_gradient_scale
+from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 
 @register
 class LsqPlusQuantizer(GridQuantizer):
-    """Uniform quantizer with a learned step size and, for asymmetric grids (activations), a learned offset.
+    """Uniform quantizer with a learned step size and, for asymmetric grids (activations), a learned
+    offset.
 
     Published forward (eq. 3-4):
 
@@ -32,40 +33,57 @@ class LsqPlusQuantizer(GridQuantizer):
 
         d x_hat / d x    = 1 inside the range, else 0
         d x_hat / d beta = 0 inside the range, 1 outside
-        d x_hat / d s    = round(x / s) - x / s inside, n below and p above, plus round(beta / s) - beta / s outside
+        d x_hat / d s    = round(x / s) - x / s inside, n below and p above, plus round(beta / s) -
+        beta / s outside
 
-    Start (section 4): weights `s = max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1)`; activations `s` and `beta` with the least
-    squared error.
+    Start (section 4): weights `s = max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1)`; activations `s`
+    and `beta` with the least squared error.
 
-    Note: a deployed zero point is an integer code, so `beta` acts rounded to a multiple of `s`; where it is one, this is the
-    published quantizer, else the last term above is new: `s` moves the rounded offset as well. Rounding and clipping of `z` pass
-    gradients straight through. The range of `z` keeps 0 on the grid, as padding needs.
-    Note: a value that lies exactly on an end of the range, such as the zeros that a ReLU makes, does not move `beta`.
+    Note: a deployed zero point is an integer code, so `beta` acts rounded to a multiple of `s`;
+    where it is one, this is the published quantizer, else the last term above is new: `s` moves the
+    rounded offset as well. Rounding and clipping of `z` pass gradients straight through. The range
+    of `z` keeps 0 on the grid, as padding needs. Note: a value that lies exactly on an end of the
+    range, such as the zeros that a ReLU makes, does not move `beta`.
     """
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
         """Adds `step_size` and, for an asymmetric grid, `offset` to `layer`; both train."""
         self._of_weight = is_weight(tensor_shape)
         step_size, zero_point = self._uncalibrated_grid()
-        variables = {"step_size": self._add_variable(tensor_shape, f"{name}_step_size", layer, step_size, True)}
+        variables = {
+            "step_size": self._add_variable(
+                tensor_shape, f"{name}_step_size", layer, step_size, True
+            )
+        }
         if not self.spec.symmetric:
             start = -zero_point * step_size
-            variables["offset"] = self._add_variable(tensor_shape, f"{name}_offset", layer, start, True)
+            variables["offset"] = self._add_variable(
+                tensor_shape, f"{name}_offset", layer, start, True
+            )
         return variables
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
         qmin, qmax = self.spec.qmin, self.spec.qmax
         gradient_scale = lsq_gradient_scale(inputs, weights["step_size"], qmax, self._of_weight)
-        scaled = {name: numerics.scale_gradient(variable, gradient_scale) for name, variable in weights.items()}
+        scaled = {
+            name: numerics.scale_gradient(variable, gradient_scale)
+            for name, variable in weights.items()
+        }
         step_size, zero_point = self.grid(scaled)
         outputs = numerics.fake_quant(inputs, step_size, tf.stop_gradient(zero_point), qmin, qmax)
         if self.spec.symmetric:
             return outputs
         return outputs + self._offset_gradient(inputs, step_size, zero_point)
 
-    def _offset_gradient(self, inputs: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor) -> tf.Tensor:
-        """Zeros whose gradient with respect to the zero point is `-s` outside the range: there `x_hat = (n or p - z) * s`."""
+    def _offset_gradient(
+        self, inputs: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor
+    ) -> tf.Tensor:
+        """Zeros whose gradient with respect to the zero point is `-s` outside the range: there
+        `x_hat = (n or p - z) * s`.
+        """
         levels = tf.cast(inputs, tf.float32) / step_size + zero_point
         outside = tf.logical_or(levels < float(self.spec.qmin), levels > float(self.spec.qmax))
         slope = tf.stop_gradient(tf.where(outside, -step_size, 0.0))
@@ -77,18 +95,24 @@ class LsqPlusQuantizer(GridQuantizer):
         if self.spec.symmetric:
             return step_size, tf.zeros_like(step_size)
         zero_point = 0.0 - numerics.round_ste(variables["offset"] / step_size)
-        return step_size, numerics.clip_ste(zero_point, float(self.spec.qmin), float(self.spec.qmax))
+        return step_size, numerics.clip_ste(
+            zero_point, float(self.spec.qmin), float(self.spec.qmax)
+        )
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
         """Sets `step_size`, and `offset` to `-zero_point * step_size`."""
         variables["step_size"].assign(np.broadcast_to(step_size, variables["step_size"].shape))
         if not self.spec.symmetric:
-            variables["offset"].assign(np.broadcast_to(-zero_point * step_size, variables["offset"].shape))
+            variables["offset"].assign(
+                np.broadcast_to(-zero_point * step_size, variables["offset"].shape)
+            )
 
     def paper_start(self, samples: Samples) -> Grids:
-        """Three sigma for symmetric grids, least squared error over step size and offset for asymmetric ones."""
+        """Three sigma for symmetric grids, least squared error over step size and offset for
+        asymmetric ones.
+        """
         if not self.spec.symmetric:
-            return estimators.offset_mse(samples, self.spec)
+            return range_estimators.offset_mse(samples, self.spec)
         mean, deviation = samples.values.mean(axis=1), samples.values.std(axis=1)
         reach = np.maximum(np.abs(mean - 3 * deviation), np.abs(mean + 3 * deviation))
         return reach / 2 ** (self.spec.num_bits - 1), np.zeros_like(reach)

@@ -1,7 +1,8 @@
 """Min-max: ranges that are observed, not learned.
 
-B. Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, CVPR 2018,
-arXiv 1712.05877, section 3.1: the range of a weight is its own, that of an activation is an exponential moving average (EMA).
+B. Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference*, CVPR 2018, arXiv 1712.05877, section 3.1: the range of a weight is its own, that of an
+activation is an exponential moving average (EMA).
 """
 
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import numerics
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics
 from tf_fpq.quantizers.base import GridQuantizer, Variables, is_weight
 
 
@@ -20,16 +21,17 @@ class MinMaxQuantizer(GridQuantizer):
 
     With the observed `a <= 0 <= b` (section 3, eq. 12 and the nudge after it):
 
-        s = (b - a) / (2^k - 1),   z = round(qmax - b / s)             symmetric: s = max(-a, b) / qmax,   z = 0
-        x_hat = s * (clip(round(x / s) + z, qmin, qmax) - z)           d x_hat / d x = 1 where rounding does not saturate
+        s = (b - a) / (2^k - 1),   z = round(qmax - b / s)             symmetric: s = max(-a, b) /
+        qmax,   z = 0 x_hat = s * (clip(round(x / s) + z, qmin, qmax) - z)           d x_hat / d x =
+        1 where rounding does not saturate
 
-    A training step first updates the range: a weight's becomes its current one, an activation's moves by `1 - momentum`
-    towards the batch's. Inference uses the range of the last training step.
+    A training step first updates the range: a weight's becomes its current one, an activation's
+    moves by `1 - momentum` towards the batch's. Inference uses the range of the last training step.
 
-    Note: tfmot's `MovingAverageQuantizer` starts at [-6, 6] with a momentum of 0.999, so short trainings end on a range that
-    no tensor has. Here the range starts from the calibration, for a weight from the weight.
-    Note: a channel of zeros has the range of the widest channel. Its step is free, and a tiny one would push its bias out of
-    the deployed int32.
+    Note: tfmot's `MovingAverageQuantizer` starts at [-6, 6] with a momentum of 0.999, so short
+    trainings end on a range that no tensor has. Here the range starts from the calibration, for a
+    weight from the weight. Note: a channel of zeros has the range of the widest channel. Its step
+    is free, and a tiny one would push its bias out of the deployed int32.
     """
 
     def __init__(self, num_bits: int, *, momentum: float = 0.99, **kwargs: Any):
@@ -37,7 +39,8 @@ class MinMaxQuantizer(GridQuantizer):
 
         Args:
           num_bits: Width, 2 to 8.
-          momentum: How much of an activation's range each training step keeps, from 0 (the last batch's) to below 1.
+          momentum: How much of an activation's range each training step keeps, from 0 (the last
+            batch's) to below 1.
           **kwargs: Arguments of `GridQuantizer`.
 
         Raises:
@@ -45,7 +48,9 @@ class MinMaxQuantizer(GridQuantizer):
         """
         super().__init__(num_bits, **kwargs)
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1. Received: momentum={momentum!r}.")
+            raise ValueError(
+                f"momentum must be at least 0 and below 1. Received: momentum={momentum!r}."
+            )
         self.momentum = momentum
 
     def get_config(self) -> dict[str, Any]:
@@ -56,17 +61,30 @@ class MinMaxQuantizer(GridQuantizer):
         """Adds `range_min` and `range_max`, which no optimizer moves, to `layer`."""
         self._of_weight = is_weight(tensor_shape)
         step_size, zero_point = self._uncalibrated_grid()
-        low, high = step_size * (self.spec.qmin - zero_point), step_size * (self.spec.qmax - zero_point)
+        low, high = (
+            step_size * (self.spec.qmin - zero_point),
+            step_size * (self.spec.qmax - zero_point),
+        )
         return {
             "range_min": self._add_variable(tensor_shape, f"{name}_range_min", layer, low, False),
             "range_max": self._add_variable(tensor_shape, f"{name}_range_max", layer, high, False),
         }
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
-        """Returns `inputs` on the grid; in training (True, or a true tensor) updates the range first."""
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
+        """Returns `inputs` on the grid; in training (True, or a true tensor) updates the range
+        first.
+        """
         if tf.is_tensor(training) or training:
-            self._observe(tf.stop_gradient(tf.cast(inputs, tf.float32)), tf.cast(training, tf.float32), weights)
-        return numerics.fake_quant_fixed(inputs, *self.grid(weights), self.spec.qmin, self.spec.qmax)
+            self._observe(
+                tf.stop_gradient(tf.cast(inputs, tf.float32)),
+                tf.cast(training, tf.float32),
+                weights,
+            )
+        return numerics.fake_quant_fixed(
+            inputs, *self.grid(weights), self.spec.qmin, self.spec.qmax
+        )
 
     def _observe(self, inputs: tf.Tensor, training: tf.Tensor, variables: Variables) -> None:
         """Moves the range towards that of `inputs`; stays where it is if `training` is 0."""
@@ -93,6 +111,9 @@ class MinMaxQuantizer(GridQuantizer):
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
         """Sets the range to the ends of this grid."""
-        low, high = step_size * (self.spec.qmin - zero_point), step_size * (self.spec.qmax - zero_point)
+        low, high = (
+            step_size * (self.spec.qmin - zero_point),
+            step_size * (self.spec.qmax - zero_point),
+        )
         variables["range_min"].assign(np.broadcast_to(low, variables["range_min"].shape))
         variables["range_max"].assign(np.broadcast_to(high, variables["range_max"].shape))

@@ -1,7 +1,8 @@
 """PACT: activations with a learned clip, weights as DoReFa has them.
 
-J. Choi, Z. Wang, S. Venkataramani, P. I.-J. Chuang, V. Srinivasan, K. Gopalakrishnan, *PACT: Parameterized Clipping Activation
-for Quantized Neural Networks*, 2018, arXiv 1805.06085. The paper's `alpha` is the variable `alpha`, its `k` is `num_bits`.
+J. Choi, Z. Wang, S. Venkataramani, P. I.-J. Chuang, V. Srinivasan, K. Gopalakrishnan, *PACT:
+Parameterized Clipping Activation for Quantized Neural Networks*, 2018, arXiv 1805.06085. The
+paper's `alpha` is the variable `alpha`, its `k` is `num_bits`.
 """
 
 from typing import Any
@@ -9,35 +10,41 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import estimators, numerics
-from tf_fpq.estimators import Grids, Samples
 from tf_fpq.keras_compat import keras, register
+from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.base import Variables
 from tf_fpq.quantizers.dorefa import DoReFaQuantizer
+from tf_fpq.quantizers.range_estimators import Grids, Samples
 
-# Where alpha starts by the estimator "paper": far above the activations of a normalised network, so that nothing is clipped.
+# Where alpha starts by the estimator "paper": far above the activations of a normalised network, so
+# that nothing is clipped.
 PAPER_ALPHA = 10.0
 
 
 @register
 class PactQuantizer(DoReFaQuantizer):
-    """Asymmetric grids (activations) with a learned clip; symmetric grids (weights) are `DoReFaQuantizer`'s.
+    """Asymmetric grids (activations) with a learned clip; symmetric grids (weights) are
+    `DoReFaQuantizer`'s.
 
     Forward (eq. 1-2):
 
-        y = 0.5 (|x| - |x - alpha| + alpha) = clip(x, 0, alpha)        y_hat = round(y / s) * s,   s = alpha / (2^k - 1)
+        y = 0.5 (|x| - |x - alpha| + alpha) = clip(x, 0, alpha)        y_hat = round(y / s) * s,   s
+        = alpha / (2^k - 1)
 
     Gradients (eq. 3), without a scale of their own:
 
-        d y_hat / d x = 1 for 0 < x < alpha, else 0                    d y_hat / d alpha = 1 for x >= alpha, else 0
+        d y_hat / d x = 1 for 0 < x < alpha, else 0                    d y_hat / d alpha = 1 for x
+        >= alpha, else 0
 
-    `l2 * alpha^2` joins the losses of the layer (section 3: the same strength as the weights' own decay).
+    `l2 * alpha^2` joins the losses of the layer (section 3: the same strength as the weights' own
+    decay).
 
     Start: "paper" sets `alpha` to 10; the other estimators start from the data.
 
-    Note: tensors with negative values (images, sums) get a frozen zero point `z` at calibration; `alpha` is then the width of
-    the range `[-z s, (2^k - 1 - z) s]`, and each end moves by its share. With `z = 0` it is the published quantizer.
-    Note: tfmot's own wrapper drops the losses of its layers' variables, so there `l2` has no effect.
+    Note: tensors with negative values (images, sums) get a frozen zero point `z` at calibration;
+    `alpha` is then the width of the range `[-z s, (2^k - 1 - z) s]`, and each end moves by its
+    share. With `z = 0` it is the published quantizer. Note: tfmot's own wrapper drops the losses of
+    its layers' variables, so there `l2` has no effect.
     """
 
     def __init__(self, num_bits: int, *, l2: float = 2e-4, **kwargs: Any):
@@ -61,22 +68,30 @@ class PactQuantizer(DoReFaQuantizer):
         return {**super().get_config(), "l2": self.l2}
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
-        """Adds `alpha` (trains) and `zero_point` (frozen) to `layer`; for a symmetric grid, DoReFa's variables."""
+        """Adds `alpha` (trains) and `zero_point` (frozen) to `layer`; for a symmetric grid,
+        DoReFa's variables.
+        """
         if self.spec.symmetric:
             return super().build(tensor_shape, name, layer)
         step_size, zero_point = self._uncalibrated_grid()
         width, l2 = step_size * self.spec.qmax, keras.regularizers.L2(self.l2)
         return {
             "alpha": self._add_variable(tensor_shape, f"{name}_alpha", layer, width, True, l2),
-            "zero_point": self._add_variable(tensor_shape, f"{name}_zero_point", layer, zero_point, False),
+            "zero_point": self._add_variable(
+                tensor_shape, f"{name}_zero_point", layer, zero_point, False
+            ),
         }
 
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+    def __call__(
+        self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
+    ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
         if self.spec.symmetric:
             return super().__call__(inputs, training, weights, **kwargs)
         step_size, zero_point = self.grid(weights)
-        return numerics.fake_quant(inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, slope_inside=False)
+        return numerics.fake_quant(
+            inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, slope_inside=False
+        )
 
     def grid(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """Step size `|alpha| / (2^k - 1)` and the zero point."""
@@ -90,12 +105,14 @@ class PactQuantizer(DoReFaQuantizer):
         if self.spec.symmetric:
             super().set_grid(variables, step_size, zero_point)
             return
-        variables["alpha"].assign(np.broadcast_to(step_size * self.spec.qmax, variables["alpha"].shape))
+        variables["alpha"].assign(
+            np.broadcast_to(step_size * self.spec.qmax, variables["alpha"].shape)
+        )
         variables["zero_point"].assign(np.broadcast_to(zero_point, variables["zero_point"].shape))
 
     def paper_start(self, samples: Samples) -> Grids:
         """`alpha = 10`; the zero point is that of the whole range."""
         if self.spec.symmetric:
             return super().paper_start(samples)
-        zero_point = estimators.min_max(samples, self.spec)[1]
+        zero_point = range_estimators.min_max(samples, self.spec)[1]
         return np.full_like(zero_point, PAPER_ALPHA / self.spec.qmax), zero_point

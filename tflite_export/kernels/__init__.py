@@ -1,12 +1,14 @@
 """Integer kernels: one function per TFLite operator kind, equal to the interpreter's code for code.
 
-`KERNELS[kind](operator, tensors, rounding)` checks the operator, decides everything that is known statically
-(multipliers, tables, float32 or float64 accumulation) and returns a function from the int32 codes of the operator's
-non-constant inputs, batch first, to the int32 codes of its output. `rounding` is the kernel set:
+`KERNELS[kind](operator, tensors, rounding)` checks the operator, decides everything that is known
+statically (multipliers, tables, float32 or float64 accumulation) and returns a function from the
+int32 codes of the operator's non-constant inputs, batch first, to the int32 codes of its output.
+`rounding` is the kernel set:
 
-*   `"single"`: the default interpreter on x86, that is XNNPACK where it takes the operator and the builtin kernel
-    elsewhere;
-*   `"double"`: the reference kernels (`OpResolverType.BUILTIN_REF`), which TensorFlow Lite for Microcontrollers shares.
+*   `"single"`: the default interpreter on x86, that is XNNPACK where it takes the operator and the
+    builtin kernel elsewhere;
+*   `"double"`: the reference kernels (`OpResolverType.BUILTIN_REF`), which TensorFlow Lite for
+    Microcontrollers shares.
 
 Each function's docstring gives its inputs, options and formula. The options' defaults are in
 `operator_options.OPTIONS`.
@@ -14,16 +16,18 @@ Each function's docstring gives its inputs, options and formula. The options' de
 
 from collections.abc import Callable, Mapping
 
-from tflite_export.kernels import activation
-from tflite_export.kernels import base
-from tflite_export.kernels import convolution
-from tflite_export.kernels import elementary
-from tflite_export.kernels import elementwise
-from tflite_export.kernels import lookup
-from tflite_export.kernels import pooling
-from tflite_export.kernels import resize
-from tflite_export.kernels import shape
-from tflite_export.kernels import softmax
+from tflite_export.kernels import (
+    activation,
+    base,
+    convolution,
+    elementary,
+    elementwise,
+    lookup,
+    pooling,
+    resize,
+    shape,
+    softmax,
+)
 from tflite_export.kernels.rounding import ROUNDINGS, Rounding
 
 KERNELS: Mapping[str, Callable[..., base.Kernel]] = {

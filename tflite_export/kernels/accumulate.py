@@ -1,9 +1,9 @@
 """Exact integer accumulation by float convolutions and matrix products.
 
-A float32 sum of integers is exact, in any order, while every partial sum stays below 2^24; a float64 sum below 2^53.
-The bound `max over channels of sum|w| * max|x - z| + |bias|` is known from the weights, so the type is chosen when the
-kernel is built, and a layer whose accumulator could leave int32 (where the runtimes themselves would overflow) is
-refused.
+A float32 sum of integers is exact, in any order, while every partial sum stays below 2^24; a
+float64 sum below 2^53. The bound `max over channels of sum|w| * max|x - z| + |bias|` is known from
+the weights, so the type is chosen when the kernel is built, and a layer whose accumulator could
+leave int32 (where the runtimes themselves would overflow) is refused.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,11 @@ def largest_offset(tensor: deployed.Tensor) -> int:
 
 
 def accumulator_type(
-    operator: deployed.Operator, weights: np.ndarray, bias: np.ndarray, offset: int, axes: tuple[int, ...]
+    operator: deployed.Operator,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    offset: int,
+    axes: tuple[int, ...],
 ) -> tf.DType:
     """float32 where it is exact, else float64.
 
@@ -42,15 +46,19 @@ def accumulator_type(
     magnitude = np.abs(weights.astype(np.int16)).sum(axis=axes, dtype=np.int64).reshape(-1)
     bound = int(np.max(magnitude * offset + np.abs(np.asarray(bias, np.int64))))
     if bound >= INT32_LIMIT:
-        base.fail(operator, f"its int32 accumulator can overflow: largest possible sum {bound} >= 2^31.")
+        base.fail(
+            operator, f"its int32 accumulator can overflow: largest possible sum {bound} >= 2^31."
+        )
     return tf.float32 if bound < EXACT_FLOAT32 else tf.float64
 
 
-def pad_amounts(size: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int, int]:
+def pad_amounts(
+    size: int, kernel: int, stride: int, dilation: int, padding: str
+) -> tuple[int, int, int]:
     """Padding before and after one spatial axis, and the number of output positions.
 
-    SAME pads the odd element after, as TFLite does. Padding after is negative where positions at the end are never
-    read.
+    SAME pads the odd element after, as TFLite does. Padding after is negative where positions at
+    the end are never read.
     """
     reach = (kernel - 1) * dilation + 1
     outputs = -(-size // stride) if padding == "SAME" else (size - reach) // stride + 1
@@ -60,27 +68,41 @@ def pad_amounts(size: int, kernel: int, stride: int, dilation: int, padding: str
 
 
 def window(
-    shape: tuple[int, ...], kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int], padding: str
+    shape: tuple[int, ...],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    padding: str,
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int]]:
-    """What turns a strided, padded convolution or pooling over NHWC `shape` into one without padding.
+    """What turns a strided, padded convolution or pooling over NHWC `shape` into one without
+    padding.
 
     Returns:
-      A function that pads the input with zeros and cuts off what is never read, and the strides, 1 where there is one
-      output position. Cut and stride change no result, but TensorFlow 2.21's float32 convolution (oneDNN) reads
-      garbage for some shapes with one output column, one input channel and a stride that leaves columns unread.
+      A function that pads the input with zeros and cuts off what is never read, and the strides, 1
+      where there is one output position. Cut and stride change no result, but TensorFlow 2.21's
+      float32 convolution (oneDNN) reads garbage for some shapes with one output column, one input
+      channel and a stride that leaves columns unread.
     """
-    sides = [pad_amounts(shape[axis + 1], kernel[axis], strides[axis], dilations[axis], padding) for axis in range(2)]
+    sides = [
+        pad_amounts(shape[axis + 1], kernel[axis], strides[axis], dilations[axis], padding)
+        for axis in range(2)
+    ]
     paddings = [[0, 0], *([before, max(after, 0)] for before, after, _ in sides), [0, 0]]
     rows, columns = (shape[axis + 1] + min(sides[axis][1], 0) for axis in range(2))
-    effective = tuple(1 if outputs == 1 else stride for stride, (_, _, outputs) in zip(strides, sides, strict=True))
+    effective = tuple(
+        1 if outputs == 1 else stride
+        for stride, (_, _, outputs) in zip(strides, sides, strict=True)
+    )
     return lambda x: tf.pad(x[:, :rows, :columns, :], paddings), effective
 
 
-def depthwise(x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], dilations: tuple[int, int]) -> tf.Tensor:
+def depthwise(
+    x: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int], dilations: tuple[int, int]
+) -> tf.Tensor:
     """Depthwise convolution without padding for any strides and dilations.
 
-    TensorFlow's takes one stride for both axes, and either a stride or a dilation: otherwise it runs at stride 1 and
-    the result is subsampled.
+    TensorFlow's takes one stride for both axes, and either a stride or a dilation: otherwise it
+    runs at stride 1 and the result is subsampled.
     """
     if strides[0] == strides[1] and (strides[0] == 1 or dilations == (1, 1)):
         return tf.nn.depthwise_conv2d(x, kernel, [1, *strides, 1], "VALID", dilations=dilations)

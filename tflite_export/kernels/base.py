@@ -1,5 +1,5 @@
-"""What the kernel modules share: the kernel's type, checks of an operator's tensors, requantization by rounding
-mode.
+"""What the kernel modules share: the kernel's type, checks of an operator's tensors, requantization
+by rounding mode.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
-from tflite_export import operator_options
+from tflite_export.flatbuffer import operator_options
 from tflite_export.kernels import rounding as rounding_lib
 
-# Codes of the operator's non-constant inputs, in order, batch first; returns the codes of its outputs.
+# Codes of the operator's non-constant inputs, in order, batch first; returns the codes of its
+# outputs.
 Kernel = Callable[..., "tf.Tensor | tuple[tf.Tensor, ...]"]
 Tensors = Mapping[str, deployed.Tensor]
 
@@ -44,10 +45,15 @@ def constant(operator: deployed.Operator, tensors: Tensors, index: int, what: st
       ValueError: If the input is missing or not constant.
     """
     if index >= len(operator.inputs):
-        fail(operator, f"needs a constant input {index} ({what}). Received: inputs={operator.inputs}.")
+        fail(
+            operator,
+            f"needs a constant input {index} ({what}). Received: inputs={operator.inputs}.",
+        )
     data = tensors[operator.inputs[index]].data
     if data is None:
-        fail(operator, f"{what} must be constant. Received: {operator.inputs[index]!r} without data.")
+        fail(
+            operator, f"{what} must be constant. Received: {operator.inputs[index]!r} without data."
+        )
     return data
 
 
@@ -58,12 +64,15 @@ def scalar_scale(operator: deployed.Operator, tensor: deployed.Tensor) -> np.flo
       ValueError: If it has none, or one per channel.
     """
     if tensor.scale is None or np.size(tensor.scale) != 1:
-        fail(operator, f"tensor {tensor.name!r} must have one scale. Received: scale={tensor.scale}.")
+        fail(
+            operator, f"tensor {tensor.name!r} must have one scale. Received: scale={tensor.scale}."
+        )
     return np.float32(np.reshape(tensor.scale, ()))
 
 
 def require_same_grid(operator: deployed.Operator, *tensors: deployed.Tensor) -> None:
-    """Checks that tensors share dtype, scale and zero point, as kernels that only move codes demand.
+    """Checks that tensors share dtype, scale and zero point, as kernels that only move codes
+    demand.
 
     Raises:
       ValueError: Naming the first tensor that differs.
@@ -76,13 +85,15 @@ def require_same_grid(operator: deployed.Operator, *tensors: deployed.Tensor) ->
         if not same:
             fail(
                 operator,
-                f"needs one scale and zero point on both sides; requantize first. Received: {first.name!r} "
-                f"({first.dtype}, {first.scale}, {first.zero_point}) and {other.name!r} "
-                f"({other.dtype}, {other.scale}, {other.zero_point}).",
+                "needs one scale and zero point on both sides; requantize first. Received:"
+                f" {first.name!r} ({first.dtype}, {first.scale}, {first.zero_point}) and"
+                f" {other.name!r} ({other.dtype}, {other.scale}, {other.zero_point}).",
             )
 
 
-def bounds(operator: deployed.Operator, tensors: Tensors, rounding: rounding_lib.Rounding) -> tuple[int, int]:
+def bounds(
+    operator: deployed.Operator, tensors: Tensors, rounding: rounding_lib.Rounding
+) -> tuple[int, int]:
     """Lowest and highest output code under the operator's fused activation."""
     output = output_tensor(operator, tensors)
     return rounding_lib.activation_bounds(
@@ -94,7 +105,9 @@ def bounds(operator: deployed.Operator, tensors: Tensors, rounding: rounding_lib
     )
 
 
-def operands(operator: deployed.Operator, tensors: Tensors, codes: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+def operands(
+    operator: deployed.Operator, tensors: Tensors, codes: tuple[tf.Tensor, ...]
+) -> list[tf.Tensor]:
     """All inputs as int32 tensors: the given codes with the constants in their places."""
     given = iter(codes)
     return [

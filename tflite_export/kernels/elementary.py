@@ -1,4 +1,6 @@
-"""RSQRT and GELU on codes: functions of one int8 code, so tables of 256 codes. XNNPACK takes neither for int8: all kernel sets agree."""
+"""RSQRT and GELU on codes: functions of one int8 code, so tables of 256 codes. XNNPACK takes
+neither for int8: all kernel sets agree.
+"""
 
 import math
 
@@ -6,9 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
-from tflite_export.kernels import base
-from tflite_export.kernels import fixed_point
-from tflite_export.kernels import lookup
+from tflite_export.kernels import base, fixed_point, lookup
 from tflite_export.kernels import rounding as rounding_lib
 
 # Bits that RSQRT keeps below the binary point before the final multiplier.
@@ -18,11 +18,15 @@ _ONE_AND_A_HALF = (1 << 28) + (1 << 27)  # Q_3
 _NEWTON_STEPS = 5
 
 
-def rsqrt(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """RSQRT, `1 / sqrt(x)`: inputs `(x,)`, no code below its zero point (the runtime refuses the image). No options.
+def rsqrt(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """RSQRT, `1 / sqrt(x)`: inputs `(x,)`, no code below its zero point (the runtime refuses the
+    image). No options.
 
-    `x = q - z_in` goes through a fixed-point Newton iteration to `1 / sqrt(x)` with 20 fractional bits, then through the fixed-point
-    multiplier of `1 / (sqrt(s_in) s_out)`. `x = 0` gives the highest code.
+    `x = q - z_in` goes through a fixed-point Newton iteration to `1 / sqrt(x)` with 20 fractional
+    bits, then through the fixed-point multiplier of `1 / (sqrt(s_in) s_out)`. `x = 0` gives the
+    highest code.
     """
     del rounding
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
@@ -37,17 +41,21 @@ def rsqrt(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding
         scaled = rounding_lib.multiply_by_quantized_multiplier(
             tf.ones_like(offsets), *_inverse_root(np.maximum(offsets, 1), RSQRT_SHIFT)
         )
-        levels = rounding_lib.multiply_by_quantized_multiplier(scaled, multiplier, shift - RSQRT_SHIFT)
+        levels = rounding_lib.multiply_by_quantized_multiplier(
+            scaled, multiplier, shift - RSQRT_SHIFT
+        )
         return tf.where(offsets > 0, tf.clip_by_value(levels + output.zero_point, low, high), high)
 
     return lookup.from_table(x, table)
 
 
-def gelu(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
+def gelu(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
     """GELU: inputs `(x,)`, free grids. Options: approximate=False.
 
-    The table is computed in float32, `x (1 + erf(x / sqrt 2)) / 2` or with `approximate` its tanh form, and rounded with ties away
-    from zero.
+    The table is computed in float32, `x (1 + erf(x / sqrt 2)) / 2` or with `approximate` its tanh
+    form, and rounded with ties away from zero.
     """
     del rounding
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
@@ -65,7 +73,9 @@ def gelu(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_
 
 
 def _erf_gelu(x: np.ndarray) -> np.ndarray:
-    erf = np.vectorize(math.erf, otypes=[np.float64])(x * np.float32(math.sqrt(0.5))).astype(np.float32)
+    erf = np.vectorize(math.erf, otypes=[np.float64])(x * np.float32(math.sqrt(0.5))).astype(
+        np.float32
+    )
     return np.float32(0.5) * x * (np.float32(1) + erf)
 
 
@@ -75,7 +85,9 @@ def _tanh_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def _inverse_root(values: np.ndarray, extra: int) -> tuple[np.ndarray, np.ndarray]:
-    """TFLite's `GetInvSqrtQuantizedMultiplierExp`: `(m, shift)` with `m * 2^(shift - 31) ~ 2^extra / sqrt(value)`, values 1 .. 2^29 - 1."""
+    """TFLite's `GetInvSqrtQuantizedMultiplierExp`: `(m, shift)` with `m * 2^(shift - 31) ~ 2^extra
+    / sqrt(value)`, values 1 .. 2^29 - 1.
+    """
     bits = np.frexp(values.astype(np.float64))[1]
     pairs = (31 - bits) // 2 - 1
     raw = values << (2 * pairs)  # in [2^27, 2^29)

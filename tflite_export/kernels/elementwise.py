@@ -1,27 +1,32 @@
 """ADD, SUB, MUL, MAXIMUM and MINIMUM on codes, with broadcasting and constant operands.
 
-XNNPACK takes ADD, SUB and MUL of int8 tensors within limits of their scales; outside them the builtin kernels would
-run, which round differently from one vector length to another, so such operators are refused. MAXIMUM and MINIMUM run
-on the builtin kernels and only compare codes.
+XNNPACK takes ADD, SUB and MUL of int8 tensors within limits of their scales; outside them the
+builtin kernels would run, which round differently from one vector length to another, so such
+operators are refused. MAXIMUM and MINIMUM run on the builtin kernels and only compare codes.
 """
 
 import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
-from tflite_export import ratios as ratios_lib
 from tflite_export.kernels import base
 from tflite_export.kernels import rounding as rounding_lib
+from tflite_export.kernels import xnnpack_limits as ratios_lib
 
-# Bits that ADD and SUB of the reference kernels keep below the binary point before the final multiplier.
+# Bits that ADD and SUB of the reference kernels keep below the binary point before the final
+# multiplier.
 LEFT_SHIFT = 20
 
 
-def add(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """ADD and SUB: inputs `(a, b)`, either may be constant. Options: activation="NONE"|"RELU"|"RELU6"|"RELU_N1_TO_1".
+def add(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """ADD and SUB: inputs `(a, b)`, either may be constant. Options:
+    activation="NONE"|"RELU"|"RELU6"|"RELU_N1_TO_1".
 
-    single: `r = s / s_out` per operand in float32, `shift = 20 - floor(log2(max(r_a, r_b)))`, `m = rint(r * 2^shift)`:
-    `((a - z_a) * m_a +- (b - z_b) * m_b + 2^(shift - 1)) >> shift`. Both ratios must lie in [2^-10, 2^8).
+    single: `r = s / s_out` per operand in float32, `shift = 20 - floor(log2(max(r_a, r_b)))`, `m =
+    rint(r * 2^shift)`: `((a - z_a) * m_a +- (b - z_b) * m_b + 2^(shift - 1)) >> shift`. Both ratios
+    must lie in [2^-10, 2^8).
 
     double: operands scaled by `s / (2 max(s_a, s_b))` after a left shift of 20, the sum by
     `2 max(s_a, s_b) / (2^20 s_out)`, each by a fixed-point multiplier.
@@ -43,13 +48,15 @@ def add(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
     return run
 
 
-def mul(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """MUL: `(a - z_a) * (b - z_b)` requantized by `s_a * s_b / s_out`. Options: activation="NONE"|....
+def mul(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """MUL: `(a - z_a) * (b - z_b)` requantized by `s_a * s_b / s_out`. Options:
+    activation="NONE"|....
 
     The scale must lie in [2^-16, 2^8).
-    single: one rounding, float32 scale. XNNPACK's ARM kernel rounds its product in fixed point, so a tie may differ
-    there.
-    double: fixed-point multiplier of the same float32 scale.
+    single: one rounding, float32 scale. XNNPACK's ARM kernel rounds its product in fixed point, so
+    a tie may differ there. double: fixed-point multiplier of the same float32 scale.
     """
     a, b = base.input_tensors(operator, tensors)
     output = base.output_tensor(operator, tensors)
@@ -69,10 +76,16 @@ def mul(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_l
     return run
 
 
-def extremum(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """MAXIMUM and MINIMUM: the larger or smaller code. All tensors share one scale and zero point. No options."""
+def extremum(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """MAXIMUM and MINIMUM: the larger or smaller code. All tensors share one scale and zero point.
+    No options.
+    """
     del rounding  # Comparisons do not round.
-    base.require_same_grid(operator, *base.input_tensors(operator, tensors), base.output_tensor(operator, tensors))
+    base.require_same_grid(
+        operator, *base.input_tensors(operator, tensors), base.output_tensor(operator, tensors)
+    )
     choose = tf.maximum if operator.kind == "MAXIMUM" else tf.minimum
     return lambda *codes: choose(*base.operands(operator, tensors, codes))
 
@@ -91,14 +104,19 @@ def _add_single(ratios: np.ndarray, sign: int):
 
 def _add_double(scales: list[np.float32], sign: int):
     s_a, s_b, s_out = scales
-    # The kernel doubles the larger scale and divides in float32 before it widens; the order of types is the result.
+    # The kernel doubles the larger scale and divides in float32 before it widens; the order of
+    # types is the result.
     twice_max = np.float64(2 * max(s_a, s_b))
     into = [rounding_lib.quantize_multiplier(np.float64(s) / twice_max) for s in (s_a, s_b)]
-    out = rounding_lib.quantize_multiplier(twice_max / np.float64(np.float32(1 << LEFT_SHIFT) * s_out))
+    out = rounding_lib.quantize_multiplier(
+        twice_max / np.float64(np.float32(1 << LEFT_SHIFT) * s_out)
+    )
 
     def combine(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         scaled = [
-            rounding_lib.multiply_by_quantized_multiplier(tf.cast(x, tf.int64) * (1 << LEFT_SHIFT), *multiplier)
+            rounding_lib.multiply_by_quantized_multiplier(
+                tf.cast(x, tf.int64) * (1 << LEFT_SHIFT), *multiplier
+            )
             for x, multiplier in zip((a, b), into, strict=True)
         ]
         return rounding_lib.multiply_by_quantized_multiplier(scaled[0] + sign * scaled[1], *out)

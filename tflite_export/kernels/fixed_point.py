@@ -1,6 +1,7 @@
 """gemmlowp's fixed-point exponential, in NumPy on all 256 arguments an int8 operator can meet.
 
-Numbers are int64 arrays holding int32 raw values; `Q_k` means k integer bits, value = raw * 2^(k - 31).
+Numbers are int64 arrays holding int32 raw values; `Q_k` means k integer bits, value = raw * 2^(k -
+31).
 """
 
 import math
@@ -10,7 +11,15 @@ import numpy as np
 from tflite_export.kernels import rounding
 
 # exp(-2^e) as Q_0 for e = -2 .. 4: the factors of gemmlowp's barrel shifter.
-_EXP_FACTORS = {-2: 1672461947, -1: 1302514674, 0: 790015084, 1: 290630308, 2: 39332535, 3: 720401, 4: 242}
+_EXP_FACTORS = {
+    -2: 1672461947,
+    -1: 1302514674,
+    0: 790015084,
+    1: 290630308,
+    2: 39332535,
+    3: 720401,
+    4: 242,
+}
 _EXP_MINUS_EIGHTH = 1895147668
 _ONE_THIRD = 715827883
 _ONE = 2**31 - 1
@@ -30,8 +39,8 @@ def divide_by_power(x: np.ndarray, exponent: int) -> np.ndarray:
 def exp_on_negative_values(raw: np.ndarray, integer_bits: int) -> np.ndarray:
     """`exp(x)` as Q_0 for `x <= 0` given as Q_integer_bits (integer_bits <= 5).
 
-    The argument is split into a multiple of 1/4, handled by constant factors, and a rest in [-1/4, 0), handled by a
-    Taylor polynomial around -1/8.
+    The argument is split into a multiple of 1/4, handled by constant factors, and a rest in [-1/4,
+    0), handled by a Taylor polynomial around -1/8.
     """
     fractional_bits = 31 - integer_bits
     quarter = 1 << (fractional_bits - 2)
@@ -46,7 +55,8 @@ def exp_on_negative_values(raw: np.ndarray, integer_bits: int) -> np.ndarray:
 
 
 def exp_of_differences(scale: float, integer_bits: int) -> np.ndarray:
-    """Q_0 table of `exp(scale * d)` for `d = -255 .. 0`, zero where the kernel skips the term as too small.
+    """Q_0 table of `exp(scale * d)` for `d = -255 .. 0`, zero where the kernel skips the term as
+    too small.
 
     Args:
       scale: Input scale times beta.
@@ -70,7 +80,8 @@ def _exp_on_last_quarter(raw: np.ndarray) -> np.ndarray:
 
 
 def hard_swish(centered: np.ndarray, s_in: np.float32, s_out: np.float32) -> np.ndarray:
-    """`x * clip(x + 3, 0, 6) / 6` in the reference kernel's 16-bit fixed point: levels on the output scale.
+    """`x * clip(x + 3, 0, 6) / 6` in the reference kernel's 16-bit fixed point: levels on the
+    output scale.
 
     Args:
       centered: int64 input codes minus their zero point.

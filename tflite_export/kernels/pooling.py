@@ -6,23 +6,25 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
-from tflite_export.kernels import accumulate
-from tflite_export.kernels import base
+from tflite_export.kernels import accumulate, base
 from tflite_export.kernels import rounding as rounding_lib
 
 
-def reduce_sum(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """MEAN and SUM: inputs `(x, axes int32)`. Options: keep_dims=False. The batch axis cannot be reduced.
+def reduce_sum(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """MEAN and SUM: inputs `(x, axes int32)`. Options: keep_dims=False. The batch axis cannot be
+    reduced.
 
     With `n` codes per output (n = 1 in the formulas of SUM):
 
-    single (XNNPACK): `clip(rint(float32(sum x) * r + (z_out - float32(n * z_in) * r)))`, `r = s_in / s_out * (1 / n)`,
-    all in float32.
-    double: `sum x - n z_in` by the fixed-point multiplier of `s_in / s_out`, with `1 / n` divided into the multiplier
-    (truncated) after as large a left shift as fits.
+    single (XNNPACK): `clip(rint(float32(sum x) * r + (z_out - float32(n * z_in) * r)))`, `r = s_in
+    / s_out * (1 / n)`, all in float32. double: `sum x - n z_in` by the fixed-point multiplier of
+    `s_in / s_out`, with `1 / n` divided into the multiplier (truncated) after as large a left shift
+    as fits.
 
-    Note: The reference SUM of LiteRT 2.3 reads int8 as uint8 and clamps to 0..255, so no twin equals it: the "double"
-    twin of SUM is what that kernel means to compute. Prefer MEAN.
+    Note: The reference SUM of LiteRT 2.3 reads int8 as uint8 and clamps to 0..255, so no twin
+    equals it: the "double" twin of SUM is what that kernel means to compute. Prefer MEAN.
     """
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
     axes = _axes(operator, tensors, len(x.shape))
@@ -41,8 +43,12 @@ def reduce_sum(operator: deployed.Operator, tensors: base.Tensors, rounding: rou
     return run
 
 
-def reduce_extremum(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """REDUCE_MAX and REDUCE_MIN: inputs `(x, axes int32)`, one grid on both sides. Options: keep_dims=False."""
+def reduce_extremum(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """REDUCE_MAX and REDUCE_MIN: inputs `(x, axes int32)`, one grid on both sides. Options:
+    keep_dims=False.
+    """
     del rounding  # Comparisons do not round.
     x = base.input_tensors(operator, tensors)[0]
     base.require_same_grid(operator, x, base.output_tensor(operator, tensors))
@@ -52,17 +58,23 @@ def reduce_extremum(operator: deployed.Operator, tensors: base.Tensors, rounding
     return lambda codes: reduce(codes, axes, keepdims=keep)
 
 
-def average_pool_2d(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
-    """AVERAGE_POOL_2D: mean of the raw codes inside the image, ties away from zero; one grid on both sides.
+def average_pool_2d(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
+    """AVERAGE_POOL_2D: mean of the raw codes inside the image, ties away from zero; one grid on
+    both sides.
 
-    Options: filter=(2, 2), strides=(2, 2), padding="VALID"|"SAME", activation="NONE"|.... XNNPACK does not take int8
-    average pooling: all kernel sets round alike, `(sum +- n // 2) / n` truncated, padding not counted in `n`.
+    Options: filter=(2, 2), strides=(2, 2), padding="VALID"|"SAME", activation="NONE"|.... XNNPACK
+    does not take int8 average pooling: all kernel sets round alike, `(sum +- n // 2) / n`
+    truncated, padding not counted in `n`.
     """
     del rounding
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
     base.require_same_grid(operator, x, output)
     opts = base.options(operator)
-    place, strides = accumulate.window(x.shape, opts["filter"], opts["strides"], (1, 1), opts["padding"])
+    place, strides = accumulate.window(
+        x.shape, opts["filter"], opts["strides"], (1, 1), opts["padding"]
+    )
     ones = tf.ones((*opts["filter"], x.shape[-1], 1))
     low, high = base.bounds(operator, tensors, "double")
 
@@ -80,7 +92,9 @@ def average_pool_2d(operator: deployed.Operator, tensors: base.Tensors, rounding
     return run
 
 
-def max_pool_2d(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
+def max_pool_2d(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
     """MAX_POOL_2D: largest code; one grid on both sides. Options: as AVERAGE_POOL_2D."""
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
     base.require_same_grid(operator, x, output)
@@ -88,7 +102,9 @@ def max_pool_2d(operator: deployed.Operator, tensors: base.Tensors, rounding: ro
     low, high = base.bounds(operator, tensors, rounding)
 
     def run(codes: tf.Tensor) -> tf.Tensor:
-        pooled = tf.nn.max_pool2d(tf.cast(codes, tf.float32), opts["filter"], opts["strides"], opts["padding"])
+        pooled = tf.nn.max_pool2d(
+            tf.cast(codes, tf.float32), opts["filter"], opts["strides"], opts["padding"]
+        )
         return tf.clip_by_value(tf.cast(pooled, tf.int32), low, high)
 
     return run
@@ -103,7 +119,9 @@ def _axes(operator: deployed.Operator, tensors: base.Tensors, rank: int) -> list
     received = np.reshape(base.constant(operator, tensors, 1, "axes"), (-1,)).tolist()
     axes = sorted({axis + rank if axis < 0 else axis for axis in received})
     if not axes or axes[0] < 1 or axes[-1] >= rank:
-        base.fail(operator, f"axes must lie in 1..{rank - 1} (not the batch). Received: axes={received}.")
+        base.fail(
+            operator, f"axes must lie in 1..{rank - 1} (not the batch). Received: axes={received}."
+        )
     return axes
 
 
@@ -114,12 +132,16 @@ def _sum_single(s_in: np.float32, s_out: np.float32, divisor: int, offset: int, 
 
 
 def _sum_double(s_in: np.float32, s_out: np.float32, divisor: int, offset: int, zero_point: int):
-    multiplier, shift = (int(v) for v in rounding_lib.quantize_multiplier(np.float64(s_in) / np.float64(s_out)))
+    multiplier, shift = (
+        int(v) for v in rounding_lib.quantize_multiplier(np.float64(s_in) / np.float64(s_out))
+    )
     extra = min(divisor.bit_length() - 1, 32, 31 + shift)
     multiplier, shift = np.int64((multiplier << extra) // divisor), np.int64(shift - extra)
 
     def requantize(total: tf.Tensor) -> tf.Tensor:
         centered = tf.cast(total, tf.int64) - offset
-        return rounding_lib.multiply_by_quantized_multiplier(centered, multiplier, shift) + zero_point
+        return (
+            rounding_lib.multiply_by_quantized_multiplier(centered, multiplier, shift) + zero_point
+        )
 
     return requantize

@@ -1,6 +1,7 @@
 """RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR on codes; input and output share one grid.
 
-Both take inputs `(x, size int32 [2])` and the options align_corners=False, half_pixel_centers=False (not both).
+Both take inputs `(x, size int32 [2])` and the options align_corners=False, half_pixel_centers=False
+(not both).
 """
 
 import dataclasses
@@ -25,11 +26,14 @@ class _Axis:
     weight: np.ndarray
 
 
-def resize_bilinear(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
+def resize_bilinear(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
     """RESIZE_BILINEAR.
 
-    single (XNNPACK): positions in float32, weights rounded to 11 bits, sum in 22 bits rounded with ties upward.
-    double: positions and weights in 10-bit fixed point, sum in 20 bits rounded with ties away from zero.
+    single (XNNPACK): positions in float32, weights rounded to 11 bits, sum in 22 bits rounded with
+    ties upward. double: positions and weights in 10-bit fixed point, sum in 20 bits rounded with
+    ties away from zero.
     """
     x, opts = _checked(operator, tensors)
     build = _axis_single if rounding == "single" else _axis_double
@@ -43,9 +47,15 @@ def resize_bilinear(operator: deployed.Operator, tensors: base.Tensors, rounding
     one = 1 << bits
 
     def run(codes: tf.Tensor) -> tf.Tensor:
-        left, right = tf.gather(codes, columns.first, axis=2), tf.gather(codes, columns.second, axis=2)
+        left, right = (
+            tf.gather(codes, columns.first, axis=2),
+            tf.gather(codes, columns.second, axis=2),
+        )
         blended = left * (one - column_weight) + right * column_weight
-        top, bottom = tf.gather(blended, rows.first, axis=1), tf.gather(blended, rows.second, axis=1)
+        top, bottom = (
+            tf.gather(blended, rows.first, axis=1),
+            tf.gather(blended, rows.second, axis=1),
+        )
         total = top * (one - row_weight) + bottom * row_weight
         half = 1 << (2 * bits - 1)
         if rounding == "single":
@@ -58,8 +68,8 @@ def resize_bilinear(operator: deployed.Operator, tensors: base.Tensors, rounding
 def resize_nearest_neighbor(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """RESIZE_NEAREST_NEIGHBOR: the input position `floor((i + offset) * ratio)` (rounded under align_corners), in
-    float32.
+    """RESIZE_NEAREST_NEIGHBOR: the input position `floor((i + offset) * ratio)` (rounded under
+    align_corners), in float32.
     """
     del rounding  # Codes are only moved.
     x, opts = _checked(operator, tensors)
@@ -76,7 +86,10 @@ def _checked(operator: deployed.Operator, tensors: base.Tensors) -> tuple[deploy
     size = np.reshape(base.constant(operator, tensors, 1, "size"), (-1,)).tolist()
     opts = base.options(operator)
     if size != list(output.shape[1:3]) or (opts["align_corners"] and opts["half_pixel_centers"]):
-        base.fail(operator, f"size must be the output's and only one of the options set. Received: {size}, {opts}.")
+        base.fail(
+            operator,
+            f"size must be the output's and only one of the options set. Received: {size}, {opts}.",
+        )
     return x, opts
 
 
@@ -89,9 +102,13 @@ def _ratio(size: int, target: int, align_corners: bool) -> np.float32:
 def _axis_single(size: int, target: int, align_corners: bool, half_pixel_centers: bool) -> _Axis:
     ratio = _ratio(size, target, align_corners)
     offset = np.float32(0.5) * ratio - np.float32(0.5) if half_pixel_centers else np.float32(0)
-    positions = np.clip(np.arange(target, dtype=np.float32) * ratio + offset, 0, np.float32(size - 1))
+    positions = np.clip(
+        np.arange(target, dtype=np.float32) * ratio + offset, 0, np.float32(size - 1)
+    )
     first = positions.astype(np.int32)
-    weight = np.rint((positions - first.astype(np.float32)) * np.float32(1 << XNNPACK_BITS)).astype(np.int32)
+    weight = np.rint((positions - first.astype(np.float32)) * np.float32(1 << XNNPACK_BITS)).astype(
+        np.int32
+    )
     return _Axis(first, np.minimum(first + 1, size - 1), weight)
 
 

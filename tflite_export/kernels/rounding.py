@@ -1,21 +1,22 @@
-"""The two roundings that turn an int32 accumulator into int8 codes, and the fixed-point pieces of the reference
-kernels.
+"""The two roundings that turn an int32 accumulator into int8 codes, and the fixed-point pieces of
+the reference kernels.
 
 `"single"` (XNNPACK; its `fp32` requantization):
 
     y = clip(rint(float32(acc) * float32(s_in * s_w / s_out)) + z_out, low, high),   ties to even
 
-`"double"` (gemmlowp and the TFLite reference kernels): the real multiplier `r` is held as `m * 2^(shift - 31)` with an
-int32 `m` in [2^30, 2^31), and both steps round:
+`"double"` (gemmlowp and the TFLite reference kernels): the real multiplier `r` is held as `m *
+2^(shift - 31)` with an int32 `m` in [2^30, 2^31), and both steps round:
 
     y = clip(RDBP(SRDHM(acc * 2^max(shift, 0), m), max(-shift, 0)) + z_out, low, high)
     SRDHM(a, b) = (a * b + 2^30) >> 31                   saturating rounding doubling high multiply
     RDBP(x, e)  = x / 2^e, ties away from zero           rounding divide by power of two
 
-The reference FULLY_CONNECTED alone multiplies by `r` in float64 and rounds once, ties away from zero (`real_rounding`).
+The reference FULLY_CONNECTED alone multiplies by `r` in float64 and rounds once, ties away from
+zero (`real_rounding`).
 
-All functions take and return int32 or int64 codes and accumulators; constants are NumPy arrays known when a twin is
-built.
+All functions take and return int32 or int64 codes and accumulators; constants are NumPy arrays
+known when a twin is built.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,8 @@ RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 def quantize_multiplier(real: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """TFLite's `QuantizeMultiplier`: int64 arrays `(m, shift)` with `real ~ m * 2^(shift - 31)`, `m` in [2^30, 2^31)
-    or 0.
+    """TFLite's `QuantizeMultiplier`: int64 arrays `(m, shift)` with `real ~ m * 2^(shift - 31)`,
+    `m` in [2^30, 2^31) or 0.
 
     Args:
       real: Non-negative multipliers in float64.
@@ -51,13 +52,16 @@ def wrap_int32(x: tf.Tensor) -> tf.Tensor:
 
 
 def high_multiply(x: tf.Tensor, multiplier: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """`SRDHM` on int64 tensors holding int32 values: the rounded upper half of `2 * x * multiplier`."""
+    """`SRDHM` on int64 tensors holding int32 values: the rounded upper half of `2 * x *
+    multiplier`.
+    """
     return tf.bitwise.right_shift(x * multiplier + 2**30, tf.constant(31, tf.int64))
 
 
 def divide_by_power(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
     """`RDBP`: int64 `x / 2^exponent`, ties away from zero; `exponent` broadcasts."""
-    # A negative number's tie goes down if one less than half is added before the shift. Nothing to add for exponent 0.
+    # A negative number's tie goes down if one less than half is added before the shift. Nothing to
+    # add for exponent 0.
     borrow = tf.bitwise.right_shift(x, tf.constant(63, tf.int64))
     if not isinstance(exponent, np.ndarray | np.integer) or np.any(exponent == 0):
         borrow *= tf.cast(exponent > 0, tf.int64)
@@ -65,14 +69,18 @@ def divide_by_power(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor
 
 
 def shift_right_rounding(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """int64 `x / 2^exponent`, ties upward: the last step of ruy, the builtin kernels' matrix library, on x86."""
+    """int64 `x / 2^exponent`, ties upward: the last step of ruy, the builtin kernels' matrix
+    library, on x86.
+    """
     return _shift_right(x + _half(exponent), exponent)
 
 
 def _half(exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
     """`2^exponent / 2`, 0 for exponent 0."""
     one = tf.constant(1, tf.int64)
-    return _shift_right(tf.bitwise.left_shift(tf.ones_like(exponent, tf.int64), tf.cast(exponent, tf.int64)), one)
+    return _shift_right(
+        tf.bitwise.left_shift(tf.ones_like(exponent, tf.int64), tf.cast(exponent, tf.int64)), one
+    )
 
 
 def _shift_right(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
@@ -80,21 +88,28 @@ def _shift_right(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
 
 
 def multiply_by_quantized_multiplier(
-    x: tf.Tensor, multiplier: np.ndarray, shift: np.ndarray, divide: Callable[..., tf.Tensor] = divide_by_power
+    x: tf.Tensor,
+    multiplier: np.ndarray,
+    shift: np.ndarray,
+    divide: Callable[..., tf.Tensor] = divide_by_power,
 ) -> tf.Tensor:
-    """TFLite's `MultiplyByQuantizedMultiplier` with double rounding, on an int64 tensor of int32 values."""
+    """TFLite's `MultiplyByQuantizedMultiplier` with double rounding, on an int64 tensor of int32
+    values.
+    """
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     if np.any(left > 0):
         x = wrap_int32(x * (np.int64(1) << left))
     return divide(high_multiply(x, multiplier), right)
 
 
-def single_rounding(accumulator: tf.Tensor, scale: np.ndarray, zero_point: int, low: int, high: int) -> tf.Tensor:
+def single_rounding(
+    accumulator: tf.Tensor, scale: np.ndarray, zero_point: int, low: int, high: int
+) -> tf.Tensor:
     """`clip(rint(float32(acc) * scale) + zero_point, low, high)` as int32 codes.
 
     Args:
-      accumulator: Integer values in any numeric dtype; float64 and integers above 2^24 round to float32 first, as the
-        kernel's own conversion does.
+      accumulator: Integer values in any numeric dtype; float64 and integers above 2^24 round to
+        float32 first, as the kernel's own conversion does.
       scale: float32, `[]` or `[channels]` on the last axis.
       zero_point: Of the output.
       low: Lowest code.
@@ -105,25 +120,35 @@ def single_rounding(accumulator: tf.Tensor, scale: np.ndarray, zero_point: int, 
     return tf.cast(levels, tf.int32) + zero_point
 
 
-def double_rounding(accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int) -> tf.Tensor:
-    """`clip(MultiplyByQuantizedMultiplier(acc) + zero_point, low, high)` as int32 codes; `real` in float64."""
+def double_rounding(
+    accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
+) -> tf.Tensor:
+    """`clip(MultiplyByQuantizedMultiplier(acc) + zero_point, low, high)` as int32 codes; `real` in
+    float64.
+    """
     multiplier, shift = quantize_multiplier(real)
     levels = multiply_by_quantized_multiplier(tf.cast(accumulator, tf.int64), multiplier, shift)
     return tf.cast(tf.clip_by_value(levels + zero_point, low, high), tf.int32)
 
 
-def upward_rounding(accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int) -> tf.Tensor:
-    """As `double_rounding`, but the second rounding takes ties upward: the builtin CONV_2D and FULLY_CONNECTED on
-    x86.
+def upward_rounding(
+    accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
+) -> tf.Tensor:
+    """As `double_rounding`, but the second rounding takes ties upward: the builtin CONV_2D and
+    FULLY_CONNECTED on x86.
     """
     multiplier, shift = quantize_multiplier(real)
-    levels = multiply_by_quantized_multiplier(tf.cast(accumulator, tf.int64), multiplier, shift, shift_right_rounding)
+    levels = multiply_by_quantized_multiplier(
+        tf.cast(accumulator, tf.int64), multiplier, shift, shift_right_rounding
+    )
     return tf.cast(tf.clip_by_value(levels + zero_point, low, high), tf.int32)
 
 
-def real_rounding(accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int) -> tf.Tensor:
-    """`clip(round(float64(acc) * real) + zero_point, low, high)`, ties away from zero: the reference
-    FULLY_CONNECTED.
+def real_rounding(
+    accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
+) -> tf.Tensor:
+    """`clip(round(float64(acc) * real) + zero_point, low, high)`, ties away from zero: the
+    reference FULLY_CONNECTED.
     """
     levels = tf.cast(accumulator, tf.float64) * tf.constant(real, tf.float64)
     levels = tf.clip_by_value(round_away(levels), float(low - zero_point), float(high - zero_point))
@@ -152,7 +177,8 @@ def activation_bounds(
 ) -> tuple[int, int]:
     """Lowest and highest code under a fused activation.
 
-    The reference kernels take `z + round(bound / s)` with ties away from zero; XNNPACK takes `rint(bound / s + z)`.
+    The reference kernels take `z + round(bound / s)` with ties away from zero; XNNPACK takes
+    `rint(bound / s + z)`.
 
     Args:
       activation: "NONE", "RELU", "RELU6", "RELU_N1_TO_1" or "RELU_0_TO_1".
@@ -172,7 +198,9 @@ def activation_bounds(
         "RELU_0_TO_1": (0.0, 1.0),
     }
     if activation not in bounds:
-        raise ValueError(f"activation must be one of {sorted(bounds)}. Received: activation={activation!r}.")
+        raise ValueError(
+            f"activation must be one of {sorted(bounds)}. Received: activation={activation!r}."
+        )
     qmin, qmax = RANGES[dtype]
 
     def code(bound: float | None, default: int) -> int:

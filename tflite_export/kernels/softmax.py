@@ -1,8 +1,9 @@
-"""SOFTMAX on codes; output scale 1/256 and zero point -128, as TFLite demands. XNNPACK does not take int8 softmax.
+"""SOFTMAX on codes; output scale 1/256 and zero point -128, as TFLite demands. XNNPACK does not
+take int8 softmax.
 
-*   "single" is the default interpreter on x86: a float32 table of `exp`, summed in order, one rounding (ties away).
-    The table entries equal the C library's `expf` but for a last bit, so a code may differ by 1 LSB; ARM builds use a
-    16-bit table.
+*   "single" is the default interpreter on x86: a float32 table of `exp`, summed in order, one
+    rounding (ties away). The table entries equal the C library's `expf` but for a last bit, so a
+    code may differ by 1 LSB; ARM builds use a 16-bit table.
 *   "double" is the reference kernel: gemmlowp fixed point throughout, exact.
 """
 
@@ -10,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tflite_export import deployed
-from tflite_export.kernels import base
-from tflite_export.kernels import fixed_point
+from tflite_export.kernels import base, fixed_point
 from tflite_export.kernels import rounding as rounding_lib
 
 OUTPUT_SCALE, OUTPUT_ZERO_POINT = 1 / 256, -128
@@ -19,12 +19,19 @@ OUTPUT_SCALE, OUTPUT_ZERO_POINT = 1 / 256, -128
 DIFFERENCE_BITS, SUM_BITS = 5, 12
 
 
-def softmax(operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding) -> base.Kernel:
+def softmax(
+    operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
+) -> base.Kernel:
     """SOFTMAX over the last axis: inputs `(x,)`. Options: beta=1.0."""
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
-    if output.zero_point != OUTPUT_ZERO_POINT or base.scalar_scale(operator, output) != OUTPUT_SCALE:
+    if (
+        output.zero_point != OUTPUT_ZERO_POINT
+        or base.scalar_scale(operator, output) != OUTPUT_SCALE
+    ):
         base.fail(
-            operator, f"needs output scale 1/256, zero point -128. Received: {output.scale}, {output.zero_point}."
+            operator,
+            f"needs output scale 1/256, zero point -128. Received: {output.scale},"
+            f" {output.zero_point}.",
         )
     beta = base.options(operator)["beta"]
     build = _float_table if rounding == "single" else _fixed_point
@@ -32,7 +39,9 @@ def softmax(operator: deployed.Operator, tensors: base.Tensors, rounding: roundi
 
 
 def _differences(codes: tf.Tensor) -> tf.Tensor:
-    """Index 0..255 of each code's distance below its row's largest code; 255 is the largest itself."""
+    """Index 0..255 of each code's distance below its row's largest code; 255 is the largest
+    itself.
+    """
     return codes - tf.reduce_max(codes, -1, keepdims=True) + 255
 
 
@@ -51,7 +60,9 @@ def _float_table(scale: np.float32, beta: float) -> base.Kernel:
 
 
 def _sum_in_order(values: tf.Tensor) -> tf.Tensor:
-    """Float32 sum over the last axis from first to last, as the kernel's loop adds: the order decides the last bit."""
+    """Float32 sum over the last axis from first to last, as the kernel's loop adds: the order
+    decides the last bit.
+    """
     return tf.cumsum(values, -1)[..., -1:]
 
 
@@ -72,7 +83,9 @@ def _fixed_point(scale: np.float32, beta: float) -> base.Kernel:
 
 
 def _reciprocal(total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gemmlowp's `GetReciprocal` of a sum in Q12.19: three Newton steps from 48/17 - 32/17 d on the normalized sum."""
+    """Gemmlowp's `GetReciprocal` of a sum in Q12.19: three Newton steps from 48/17 - 32/17 d on the
+    normalized sum.
+    """
     powers = tf.constant([1 << bit for bit in range(32)], tf.int64)
     headroom = tf.reduce_sum(tf.cast(total[..., None] < powers, tf.int64), -1)
     fraction = tf.bitwise.left_shift(total, headroom) - 2**31

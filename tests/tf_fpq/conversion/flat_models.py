@@ -1,4 +1,5 @@
-"""What the tests of flattening share: weights that show a forgotten copy, samples, and the comparison bit for bit."""
+"""What the tests of flattening share: weights that show a forgotten copy, samples, and the
+comparison bit for bit."""
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +18,15 @@ def samples_of(model: keras.Model, seed: int = 0):
 
 
 def scramble(model: keras.Model) -> keras.Model:
-    """Weights that no initializer makes: a copy that forgets one of them (moving statistics!) shows."""
+    """Weights that no initializer makes: a copy that forgets one of them (moving statistics!)
+    shows."""
     random = np.random.default_rng(1)
-    model.set_weights([random.uniform(0.2, 1.0, weight.shape).astype(weight.dtype) for weight in model.get_weights()])
+    model.set_weights(
+        [
+            random.uniform(0.2, 1.0, weight.shape).astype(weight.dtype)
+            for weight in model.get_weights()
+        ]
+    )
     return model
 
 
@@ -27,7 +34,9 @@ def assert_flat_and_equal(model: keras.Model, samples=None) -> keras.Model:
     flat = flatten.flatten(model)
     assert not any(isinstance(layer, keras.Model) for layer in flat.layers)
     assert len({layer.name for layer in flat.layers}) == len(flat.layers)
-    assert not {id(variable) for variable in flat.variables} & {id(variable) for variable in model.variables}
+    assert not {id(variable) for variable in flat.variables} & {
+        id(variable) for variable in model.variables
+    }
     samples = samples_of(model) if samples is None else samples
     for training in (False, True):
         tf.nest.map_structure(

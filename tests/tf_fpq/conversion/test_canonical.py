@@ -1,12 +1,14 @@
-"""Canonical layers compute what the model computes, under names that no other layer has, with the same regularization."""
+"""Canonical layers compute what the model computes, under names that no other layer has, with the
+same regularization."""
 
 import numpy as np
 import pytest
 
 from tests.integration.exactness import images_for, randomize
-from tf_fpq import graph, placement
+from tf_fpq import graph
 from tf_fpq.conversion.canonical import canonical
 from tf_fpq.keras_compat import keras
+from tf_fpq.placement import grids
 
 layers = keras.layers
 UNIFORM = keras.initializers.RandomUniform(-0.3, 0.3, seed=1)
@@ -23,7 +25,7 @@ def _assert_same(model, expected_layers=None):
     x = images_for(model)
     np.testing.assert_allclose(result(x), model(x), atol=2e-6)
     assert canonical(result) is result
-    assert not placement.plan(result).problems
+    assert not grids.plan(result).problems
     assert not {id(v) for v in result.variables} & {id(v) for v in model.variables}
     kinds = [type(call.layer).__name__ for call in graph.calls(result)]
     if expected_layers is not None:
@@ -32,7 +34,9 @@ def _assert_same(model, expected_layers=None):
 
 
 def test_a_canonical_model_is_returned_as_it_is():
-    model = _model(lambda x: layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(2, 3)(x))), 8, 8, 3)
+    model = _model(
+        lambda x: layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(2, 3)(x))), 8, 8, 3
+    )
     assert canonical(model) is model
 
 
@@ -43,15 +47,27 @@ def test_a_canonical_model_is_returned_as_it_is():
         (layers.Conv2D(2, 3, activation="swish"), (6, 6, 3), "Conv2D Activation Multiply"),
         (layers.Dense(2, activation="hard_sigmoid"), (6,), "Dense Rescaling ReLU"),
         (layers.ReLU(negative_slope=0.2), (6, 6, 3), "LeakyReLU"),
-        (layers.SeparableConv2D(4, 3, depth_multiplier=2, strides=2), (8, 8, 3), "DepthwiseConv2D Conv2D"),
-        (layers.SeparableConv2D(4, 3, dilation_rate=2, activation="relu", use_bias=False), (8, 8, 3), None),
+        (
+            layers.SeparableConv2D(4, 3, depth_multiplier=2, strides=2),
+            (8, 8, 3),
+            "DepthwiseConv2D Conv2D",
+        ),
+        (
+            layers.SeparableConv2D(4, 3, dilation_rate=2, activation="relu", use_bias=False),
+            (8, 8, 3),
+            None,
+        ),
         (layers.Conv1D(4, 3, strides=2, padding="same"), (9, 3), "Reshape Conv2D Reshape"),
         (layers.Conv1D(4, 3, dilation_rate=2, padding="causal", activation="relu"), (9, 3), None),
         (layers.Conv1D(4, 3, groups=2, use_bias=False), (9, 4), "Reshape Conv2D Reshape"),
         (layers.MaxPooling1D(2, padding="same"), (9, 3), "Reshape MaxPooling2D Reshape"),
         (layers.AveragePooling1D(3, 2), (9, 3), "Reshape AveragePooling2D Reshape"),
         (layers.GlobalMaxPooling1D(), (9, 3), "Reshape GlobalMaxPooling2D"),
-        (layers.GlobalAveragePooling1D(keepdims=True), (9, 3), "Reshape GlobalAveragePooling2D Reshape"),
+        (
+            layers.GlobalAveragePooling1D(keepdims=True),
+            (9, 3),
+            "Reshape GlobalAveragePooling2D Reshape",
+        ),
         (layers.ZeroPadding1D((1, 2)), (9, 3), "Reshape ZeroPadding2D Reshape"),
         (layers.Cropping1D((1, 2)), (9, 3), "Reshape Cropping2D Reshape"),
         (layers.UpSampling1D(3), (9, 3), "Reshape UpSampling2D Reshape"),
@@ -65,7 +81,9 @@ def test_one_layer(make, shape, expected):
     _assert_same(_model(make, *shape), expected)
 
 
-@pytest.mark.parametrize("kind", [layers.Add, layers.Multiply, layers.Maximum, layers.Minimum, layers.Average])
+@pytest.mark.parametrize(
+    "kind", [layers.Add, layers.Multiply, layers.Maximum, layers.Minimum, layers.Average]
+)
 def test_many_operands(kind):
     def make(x):
         return kind(name="joined")([x, layers.ReLU()(x), layers.Conv2D(3, 1)(x), x])
@@ -90,7 +108,9 @@ def test_a_batch_norm_in_two_dimensions_follows_its_convolution():
     # The reshapes between are read by nothing.
     assert [type(call.layer).__name__ for call in graph.calls(result)] == [
         kind
-        for kind in kinds.replace("Reshape BatchNormalization Reshape ReLU Reshape", "BatchNormalization ReLU").split()
+        for kind in kinds.replace(
+            "Reshape BatchNormalization Reshape ReLU Reshape", "BatchNormalization ReLU"
+        ).split()
     ]
 
 
@@ -136,7 +156,7 @@ def test_readers_in_other_models_do_not_count():
 
 def test_a_batch_norm_along_another_axis_is_left_for_the_error():
     model = _model(layers.BatchNormalization(axis=1), 4, 4)
-    assert "axis=[1]" in next(iter(placement.plan(canonical(model)).problems.values()))
+    assert "axis=[1]" in next(iter(grids.plan(canonical(model)).problems.values()))
 
 
 def test_new_names_avoid_old_ones():
@@ -165,12 +185,20 @@ def test_shared_layers_stay_shared():
 
 def test_training_arguments_survive():
     l2 = keras.regularizers.L2(0.1)
-    kinds = dict.fromkeys(("depthwise_regularizer", "pointwise_regularizer", "bias_regularizer"), l2)
-    limits = dict.fromkeys(("depthwise_constraint", "pointwise_constraint"), keras.constraints.MaxNorm(1.5))
+    kinds = dict.fromkeys(
+        ("depthwise_regularizer", "pointwise_regularizer", "bias_regularizer"), l2
+    )
+    limits = dict.fromkeys(
+        ("depthwise_constraint", "pointwise_constraint"), keras.constraints.MaxNorm(1.5)
+    )
 
     def make(x):
-        x = layers.SeparableConv2D(4, 3, **kinds, **limits, bias_constraint="non_neg", trainable=False)(x)
-        x = layers.Conv1D(3, 3, kernel_regularizer=l2, bias_constraint="non_neg")(layers.Reshape((36, 4))(x))
+        x = layers.SeparableConv2D(
+            4, 3, **kinds, **limits, bias_constraint="non_neg", trainable=False
+        )(x)
+        x = layers.Conv1D(3, 3, kernel_regularizer=l2, bias_constraint="non_neg")(
+            layers.Reshape((36, 4))(x)
+        )
         return layers.Conv1D(2, 3, trainable=False)(x)
 
     model = _model(make, 8, 8, 3)
@@ -178,7 +206,9 @@ def test_training_arguments_survive():
     np.testing.assert_allclose(sum(result.losses), sum(model.losses), rtol=1e-6)
     assert len(result.losses) == 4
     assert [w.shape for w in result.trainable_weights] == [(1, 3, 4, 3), (3,)]
-    constraints = [variable.constraint for variable in result.variables if variable.constraint is not None]
+    constraints = [
+        variable.constraint for variable in result.variables if variable.constraint is not None
+    ]
     assert len(constraints) == 4
 
 

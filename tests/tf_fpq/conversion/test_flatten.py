@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tf_fpq.conversion.flat_models import assert_flat_and_equal, layer_names, samples_of, scramble
+from tests.tf_fpq.conversion.flat_models import (
+    assert_flat_and_equal,
+    layer_names,
+    samples_of,
+    scramble,
+)
 from tf_fpq.conversion import flatten
 from tf_fpq.keras_compat import keras
 
@@ -17,7 +22,9 @@ def _fresh_names():
 
 
 def test_sequential_around_a_model():
-    base = keras.Sequential([layers.Conv2D(4, 3, name="stem"), layers.BatchNormalization()], name="base")
+    base = keras.Sequential(
+        [layers.Conv2D(4, 3, name="stem"), layers.BatchNormalization()], name="base"
+    )
     model = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -38,9 +45,13 @@ def test_sequential_around_a_model():
 def test_three_levels_and_back_to_file(tmp_path):
     inner = keras.Sequential([layers.Dense(4, activation="relu"), layers.Dense(3)], name="inner")
     x = keras.Input((5,))
-    middle = keras.Model(x, layers.Add()([inner(x), layers.Dense(3, name="skip")(x)]), name="middle")
+    middle = keras.Model(
+        x, layers.Add()([inner(x), layers.Dense(3, name="skip")(x)]), name="middle"
+    )
     y = keras.Input((5,), name="features")
-    flat = assert_flat_and_equal(scramble(keras.Model(y, layers.Dense(2, name="logits")(middle(y)), name="outer")))
+    flat = assert_flat_and_equal(
+        scramble(keras.Model(y, layers.Dense(2, name="logits")(middle(y)), name="outer"))
+    )
     assert flat.name == "outer"
     assert layer_names(flat) == [
         "features",
@@ -130,7 +141,9 @@ def test_keyword_tensors_constants_and_states():
     x = keras.Input((6, 4))
     attended = layers.MultiHeadAttention(2, 3)(query=x, value=x[:, :3], key=x[:, 3:])
     state = layers.Dense(5)(layers.GlobalAveragePooling1D()(x))
-    sequence, *states = layers.LSTM(5, return_sequences=True, return_state=True)(attended, initial_state=[state, state])
+    sequence, *states = layers.LSTM(5, return_sequences=True, return_state=True)(
+        attended, initial_state=[state, state]
+    )
     inner = keras.Model(x, [sequence, states])
     y = keras.Input((6, 4))
     assert_flat_and_equal(scramble(keras.Model(y, inner(y))))
@@ -167,12 +180,16 @@ def test_adapted_normalization_and_wrapped_layers():
 
 def test_generic_names_get_their_models_names_and_stay_unique():
     def make(name):
-        return keras.Sequential([layers.Dense(4, name="dense"), layers.Dense(4, name="proj")], name=name)
+        return keras.Sequential(
+            [layers.Dense(4, name="dense"), layers.Dense(4, name="proj")], name=name
+        )
 
     x = keras.Input((4,), name="x")
     model = keras.Model(
         x,
-        layers.Dense(2, name="left_dense")(layers.Add(name="sum")([make("left")(x), make("right")(x)])),
+        layers.Dense(2, name="left_dense")(
+            layers.Add(name="sum")([make("left")(x), make("right")(x)])
+        ),
     )
     names = layer_names(flatten.flatten(model))
     assert sorted(names) == sorted(

@@ -1,10 +1,10 @@
 """Random nested models keep every bit when they are flattened, saved and loaded."""
 
 import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import strategies as st
 
 from tests.tf_fpq.conversion.flat_models import assert_flat_and_equal, samples_of, scramble
 from tf_fpq.keras_compat import keras
@@ -19,7 +19,8 @@ def _fresh_names():
 
 @st.composite
 def _models(draw, depth: int = 3) -> keras.Model:
-    """A functional or Sequential model on 4 features, with branches, sharing, operators and nested models."""
+    """A functional or Sequential model on 4 features, with branches, sharing, operators and nested
+    models."""
     if draw(st.booleans()):
         kinds = draw(
             st.lists(
@@ -28,7 +29,9 @@ def _models(draw, depth: int = 3) -> keras.Model:
                 max_size=3,
             )
         )
-        return keras.Sequential([keras.Input((4,)), *[draw(_blocks(kind, depth)) for kind in kinds]])
+        return keras.Sequential(
+            [keras.Input((4,)), *[draw(_blocks(kind, depth)) for kind in kinds]]
+        )
     tensors, used = [keras.Input((4,))], []
     for kind in draw(
         st.lists(
@@ -66,7 +69,11 @@ def _models(draw, depth: int = 3) -> keras.Model:
         elif kind == "act":
             tensors.append(draw(st.sampled_from([tf.nn.relu, tf.nn.relu6, tf.sigmoid, tf.abs]))(x))
         else:
-            block = draw(st.sampled_from(used)) if kind == "again" and used else draw(_blocks(kind, depth))
+            block = (
+                draw(st.sampled_from(used))
+                if kind == "again" and used
+                else draw(_blocks(kind, depth))
+            )
             used.append(block)
             tensors.append(block(x))
     return keras.Model(tensors[0], tensors[-1])
@@ -79,7 +86,11 @@ def _blocks(draw, kind: str, depth: int) -> keras.layers.Layer:
         return draw(_models(depth=depth - 1))
     if kind == "norm":
         return layers.BatchNormalization()
-    return layers.ReLU() if kind == "relu" else layers.Dense(4, name=f"{name}_{keras.backend.get_uid(name)}")
+    return (
+        layers.ReLU()
+        if kind == "relu"
+        else layers.Dense(4, name=f"{name}_{keras.backend.get_uid(name)}")
+    )
 
 
 @hypothesis.given(_models())
@@ -94,7 +105,9 @@ def test_random_nested_models(tmp_path_factory, model):
 
 @pytest.mark.slow
 @hypothesis.given(_models())
-@hypothesis.settings(max_examples=200, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(
+    max_examples=200, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 def test_two_hundred_random_nested_models(tmp_path_factory, model):
     _check_random(tmp_path_factory, model)
 

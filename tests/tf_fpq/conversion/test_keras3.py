@@ -1,4 +1,5 @@
-"""Keras 3 models arrive in tf_keras with the same outputs, or are refused with everything that stands in the way."""
+"""Keras 3 models arrive in tf_keras with the same outputs, or are refused with everything that
+stands in the way."""
 
 import os
 import pathlib
@@ -41,7 +42,8 @@ def _assert_converted(model, samples=None) -> keras.Model:
     if samples is None:
         random = np.random.default_rng(1)
         samples = tf.nest.map_structure(
-            lambda tensor: random.normal(size=(3, *tensor.shape[1:])).astype("float32"), converted.input
+            lambda tensor: random.normal(size=(3, *tensor.shape[1:])).astype("float32"),
+            converted.input,
         )
     expected = keras3.tree.flatten(model(samples, training=False))
     found = tf.nest.flatten(converted(samples, training=False))
@@ -56,14 +58,28 @@ def _sequential(*layers, shape=(8, 8, 4)):
 
 
 LAYERS = {
-    "conv": [layers3.Conv2D(3, 3, strides=2, padding="same", activation="silu", kernel_regularizer="l2")],
+    "conv": [
+        layers3.Conv2D(3, 3, strides=2, padding="same", activation="silu", kernel_regularizer="l2")
+    ],
     "grouped": [layers3.Conv2D(4, 3, groups=2, dilation_rate=2, use_bias=False)],
     "depthwise": [layers3.DepthwiseConv2D(3, depth_multiplier=2, activation="relu6")],
     "separable": [layers3.SeparableConv2D(3, 3, activation="hard_silu")],
     "transposed": [layers3.Conv2DTranspose(3, 3, strides=2, activation="leaky_relu")],
-    "norms": [layers3.BatchNormalization(epsilon=1e-2), layers3.LayerNormalization(), layers3.GroupNormalization(2)],
-    "relu": [layers3.ReLU(max_value=0.5, negative_slope=0.2, threshold=0.1), layers3.LeakyReLU(0.1), layers3.PReLU()],
-    "pooling": [layers3.MaxPooling2D(), layers3.AveragePooling2D(3, padding="same"), layers3.GlobalAveragePooling2D()],
+    "norms": [
+        layers3.BatchNormalization(epsilon=1e-2),
+        layers3.LayerNormalization(),
+        layers3.GroupNormalization(2),
+    ],
+    "relu": [
+        layers3.ReLU(max_value=0.5, negative_slope=0.2, threshold=0.1),
+        layers3.LeakyReLU(0.1),
+        layers3.PReLU(),
+    ],
+    "pooling": [
+        layers3.MaxPooling2D(),
+        layers3.AveragePooling2D(3, padding="same"),
+        layers3.GlobalAveragePooling2D(),
+    ],
     "space": [
         layers3.ZeroPadding2D(((0, 1), (2, 1))),
         layers3.Cropping2D(1),
@@ -71,22 +87,34 @@ LAYERS = {
         layers3.Flatten(),
     ],
     "order": [layers3.Permute((3, 1, 2)), layers3.Reshape((4, 64))],
-    "scaling": [layers3.Rescaling([0.5, 1.0, 2.0, 3.0], offset=-1.0), layers3.Normalization(mean=0.3, variance=2.0)],
+    "scaling": [
+        layers3.Rescaling([0.5, 1.0, 2.0, 3.0], offset=-1.0),
+        layers3.Normalization(mean=0.3, variance=2.0),
+    ],
     "random": [
         layers3.Dropout(0.5, seed=3),
         layers3.GaussianNoise(0.1),
         layers3.RandomFlip(),
         layers3.RandomContrast(0.1),
     ],
-    "dense": [layers3.Dense(5, activation=layers3.ReLU(max_value=1.0), kernel_constraint="non_neg"), layers3.Softmax()],
-    "einsum": [layers3.EinsumDense("bhwc,cd->bhwd", (None, None, 6), bias_axes="d", activation="tanh")],
+    "dense": [
+        layers3.Dense(5, activation=layers3.ReLU(max_value=1.0), kernel_constraint="non_neg"),
+        layers3.Softmax(),
+    ],
+    "einsum": [
+        layers3.EinsumDense("bhwc,cd->bhwd", (None, None, 6), bias_axes="d", activation="tanh")
+    ],
     "rnn": [
         layers3.Reshape((16, 16)),
         layers3.Bidirectional(layers3.LSTM(3, return_sequences=True)),
         layers3.TimeDistributed(layers3.Dense(4, activation="relu")),
         layers3.RNN([layers3.GRUCell(3), layers3.SimpleRNNCell(2)]),
     ],
-    "conv1d": [layers3.Reshape((16, 16)), layers3.Conv1D(3, 3, padding="causal"), layers3.GlobalMaxPooling1D()],
+    "conv1d": [
+        layers3.Reshape((16, 16)),
+        layers3.Conv1D(3, 3, padding="causal"),
+        layers3.GlobalMaxPooling1D(),
+    ],
 }
 
 
@@ -97,14 +125,37 @@ def test_layers(name):
     assert {layer.name for layer in made} <= {layer.name for layer in converted.layers}
 
 
-ACTIVATIONS = ["relu", "relu6", "sigmoid", "tanh", "elu", "selu", "softplus", "softsign", "exponential", "gelu", "mish"]
-ACTIVATIONS += ["softmax", "silu", "linear", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid"]
+ACTIVATIONS = [
+    "relu",
+    "relu6",
+    "sigmoid",
+    "tanh",
+    "elu",
+    "selu",
+    "softplus",
+    "softsign",
+    "exponential",
+    "gelu",
+    "mish",
+]
+ACTIVATIONS += [
+    "softmax",
+    "silu",
+    "linear",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "leaky_relu",
+    "log_sigmoid",
+]
 ACTIVATIONS += ["log_softmax", "squareplus", "tanh_shrink"]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name):
-    _assert_converted(_sequential(layers3.Dense(5, activation=name), layers3.Activation(name), shape=(4,)))
+    _assert_converted(
+        _sequential(layers3.Dense(5, activation=name), layers3.Activation(name), shape=(4,))
+    )
 
 
 ops = keras3.ops
@@ -112,26 +163,39 @@ OPERATIONS = {
     "arithmetic": lambda x, y: (x + y) * x - y / (ops.square(y) + 1.0),
     "scalars": lambda x, y: 1.0 - (2 * x + 0.5) / 3.0,
     "extrema": lambda x, y: ops.clip(ops.maximum(x, y), -0.5, 0.5) + ops.minimum(x, -y),
-    "functions": lambda x, y: ops.exp(-ops.abs(x)) + ops.log(ops.sqrt(ops.square(y) + 1.0)) + ops.power(x, 2),
+    "functions": lambda x, y: (
+        ops.exp(-ops.abs(x)) + ops.log(ops.sqrt(ops.square(y) + 1.0)) + ops.power(x, 2)
+    ),
     "reductions": lambda x, y: (
-        ops.mean(x, axis=(1, 2), keepdims=True) + ops.max(y, axis=-1, keepdims=True) - ops.sum(x, 1)[:, None]
+        ops.mean(x, axis=(1, 2), keepdims=True)
+        + ops.max(y, axis=-1, keepdims=True)
+        - ops.sum(x, 1)[:, None]
     ),
     "shapes": lambda x, y: (
         ops.transpose(ops.reshape(x, (-1, 8, 32)), (0, 2, 1))
         + ops.squeeze(ops.expand_dims(y[:, 0, 0, :1], 1), -1)[..., None]
     ),
     "joins": lambda x, y: (
-        ops.concatenate([x, y], -1)[:, 1:, ::2] + ops.pad(x, [[0, 0], [0, 0], [0, 0], [2, 2]])[:, 1:, ::2]
+        ops.concatenate([x, y], -1)[:, 1:, ::2]
+        + ops.pad(x, [[0, 0], [0, 0], [0, 0], [2, 2]])[:, 1:, ::2]
     ),
-    "stack": lambda x, y: ops.flip(ops.stack([x, y], axis=1), axis=2) + ops.split(x, 2, axis=-1)[0][:, None, ..., :1],
+    "stack": lambda x, y: (
+        ops.flip(ops.stack([x, y], axis=1), axis=2) + ops.split(x, 2, axis=-1)[0][:, None, ..., :1]
+    ),
     "activations": lambda x, y: (
-        ops.hard_silu(x) + ops.gelu(y) + ops.leaky_relu(x) + ops.softmax(y) + ops.relu6(x) * ops.silu(y)
+        ops.hard_silu(x)
+        + ops.gelu(y)
+        + ops.leaky_relu(x)
+        + ops.softmax(y)
+        + ops.relu6(x) * ops.silu(y)
     ),
     "keras relu": lambda x, y: (
-        keras3.activations.relu(x, max_value=0.7, negative_slope=0.1) + keras3.activations.sigmoid(y)
+        keras3.activations.relu(x, max_value=0.7, negative_slope=0.1)
+        + keras3.activations.sigmoid(y)
     ),
     "matmul": lambda x, y: (
-        ops.matmul(x, ops.transpose(y, (0, 1, 3, 2))) + ops.cast(ops.not_equal(x[..., :1], 0.0), "float32")
+        ops.matmul(x, ops.transpose(y, (0, 1, 3, 2)))
+        + ops.cast(ops.not_equal(x[..., :1], 0.0), "float32")
     ),
 }
 
@@ -147,12 +211,18 @@ def test_operations_and_their_flat_form(name):
 
 def test_nesting_sharing_and_structures():
     dense = layers3.Dense(4, name="shared")
-    tower = keras3.Sequential([keras3.Input((4,)), dense, layers3.BatchNormalization(name="norm")], name="tower")
+    tower = keras3.Sequential(
+        [keras3.Input((4,)), dense, layers3.BatchNormalization(name="norm")], name="tower"
+    )
     a, b = keras3.Input((4,), name="a"), keras3.Input((4,), name="b")
-    both = keras3.Model({"a": a, "b": b}, {"sum": layers3.Add()([tower(a), tower(b)]), "own": dense(a)}, name="both")
+    both = keras3.Model(
+        {"a": a, "b": b}, {"sum": layers3.Add()([tower(a), tower(b)]), "own": dense(a)}, name="both"
+    )
     c, d = keras3.Input((4,), name="c"), keras3.Input((4,), name="d")
     results = both({"a": d, "b": c})
-    model = keras3.Model([c, d], [results["own"], {"end": layers3.Dense(2, name="end")(results["sum"])}])
+    model = keras3.Model(
+        [c, d], [results["own"], {"end": layers3.Dense(2, name="end")(results["sum"])}]
+    )
     converted = _assert_converted(model)
     assert len(converted.weights) == len(model.weights) == 8
     assert {layer.name for layer in converted.layers} == {"c", "d", "both", "end"}
@@ -177,7 +247,11 @@ def test_states_given_to_a_recurrent_layer():
 
 def test_open_dimensions_and_frozen_layers():
     model = keras3.Sequential(
-        [keras3.Input((None, None, 3)), layers3.Conv2D(4, 40, name="wide"), layers3.GlobalMaxPooling2D()]
+        [
+            keras3.Input((None, None, 3)),
+            layers3.Conv2D(4, 40, name="wide"),
+            layers3.GlobalMaxPooling2D(),
+        ]
     )
     model.get_layer("wide").trainable = False
     converted = bridge.from_keras3(model)  # 32 pixels are too few; the check finds larger ones.
@@ -191,7 +265,10 @@ def test_training_belongs_to_the_outermost_call():
     converted = bridge.from_keras3(keras3.Model(x, layers3.Dense(2)(inner(x, training=False))))
     before = converted.get_weights()
     converted(np.ones((2, 4), "float32"), training=True)
-    assert any(not np.array_equal(old, new) for old, new in zip(before, converted.get_weights(), strict=True))
+    assert any(
+        not np.array_equal(old, new)
+        for old, new in zip(before, converted.get_weights(), strict=True)
+    )
 
 
 def test_a_small_application(tmp_path):
@@ -203,7 +280,9 @@ def test_a_small_application(tmp_path):
     flat = flatten.flatten(converted)
     flat.save(tmp_path / "flat.keras")
     samples = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype("float32")
-    np.testing.assert_array_equal(loading.load(tmp_path / "flat.keras")(samples), converted(samples))
+    np.testing.assert_array_equal(
+        loading.load(tmp_path / "flat.keras")(samples), converted(samples)
+    )
 
 
 class _Own(layers3.Layer):
@@ -223,9 +302,13 @@ class _Own(layers3.Layer):
 
 def test_everything_in_the_way_is_named_at_once():
     x = keras3.Input((8, 4))
-    inner = keras3.Sequential([keras3.Input((8, 4)), layers3.RMSNormalization(name="rms")], name="inner")
+    inner = keras3.Sequential(
+        [keras3.Input((8, 4)), layers3.RMSNormalization(name="rms")], name="inner"
+    )
     y = layers3.Lambda(lambda t: t * 2.0, name="code")(_Own(name="own")(inner(x)))
-    y = layers3.Dense(4, name="glu", activation="glu")(layers3.LayerNormalization(name="norm", rms_scaling=True)(y))
+    y = layers3.Dense(4, name="glu", activation="glu")(
+        layers3.LayerNormalization(name="norm", rms_scaling=True)(y)
+    )
     model = keras3.Model(x, ops.cumsum(y, axis=1), name="model")
     with pytest.raises(ValueError) as caught:
         bridge.from_keras3(model)
@@ -239,7 +322,8 @@ def test_everything_in_the_way_is_named_at_once():
 
 
 def _in_both_keras(name, error=1.0):
-    """`_Own`, as a class of Keras 3, and a class of tf_keras under the same registered name that computes `error` times as much."""
+    """`_Own`, as a class of Keras 3, and a class of tf_keras under the same registered name that
+    computes `error` times as much."""
 
     @keras.utils.register_keras_serializable(package="test_keras3", name=name)
     class Own(keras.layers.Layer):
@@ -265,11 +349,17 @@ def test_a_registered_twin_of_a_users_layer():
 
 def test_the_layer_that_computes_something_else_is_named():
     source, _ = _in_both_keras("Liar", error=1.001)
-    inner = _sequential(layers3.Dense(4, name="before"), source(factor=1.0, name="liar"), layers3.ReLU(), shape=(4,))
+    inner = _sequential(
+        layers3.Dense(4, name="before"), source(factor=1.0, name="liar"), layers3.ReLU(), shape=(4,)
+    )
     x = keras3.Input((4,))
     model = keras3.Model(x, layers3.Dense(3, name="after")(inner(x)), name="model")
     with pytest.raises(
-        ValueError, match=rf"computes something else.*The first layer that does: model/{inner.name}/liar \(Liar3\) "
+        ValueError,
+        match=(
+            rf"computes something else.*The first layer that does: model/{inner.name}/liar"
+            r" \(Liar3\) "
+        ),
     ):
         bridge.from_keras3(model)
     found = {each.where.split("/")[-1].split()[0]: each.ok for each in bridge.measure(model).layers}
@@ -278,7 +368,9 @@ def test_the_layer_that_computes_something_else_is_named():
 
 def test_a_network_that_amplifies_rounding_is_right_if_every_layer_is(monkeypatch):
     warned = []
-    monkeypatch.setattr(bridge.logging, "warning", lambda text, *arguments: warned.append(text % arguments))
+    monkeypatch.setattr(
+        bridge.logging, "warning", lambda text, *arguments: warned.append(text % arguments)
+    )
     x = keras3.Input((64,))
     y = ops.sigmoid(layers3.LayerNormalization()(x))
     for _ in range(60):
@@ -300,7 +392,9 @@ class _Subclassed(keras3.Model):
 def test_subclassed_models_are_refused_with_the_ways_out():
     x = keras3.Input((4,))
     model = keras3.Model(x, [_Subclassed(name="one")(x), _Subclassed(name="two")(x)], name="model")
-    with pytest.raises(TypeError, match=r"'model/one' \(_Subclassed\), 'model/two' \(_Subclassed\).*Two ways out"):
+    with pytest.raises(
+        TypeError, match=r"'model/one' \(_Subclassed\), 'model/two' \(_Subclassed\).*Two ways out"
+    ):
         bridge.from_keras3(model)
     _assert_converted(keras3.Model(x, model.get_layer("one").call(x)))  # The first of them.
 
@@ -315,7 +409,9 @@ def test_other_refusals():
 def test_weights_that_are_no_numbers_are_named():
     model = _sequential(layers3.Dense(2, name="dense"), shape=(4,))
     model.get_layer("dense").bias.assign([np.nan, 0.0])
-    with pytest.raises(ValueError, match="model must have finite weights.*NaN or infinity in dense/bias:0"):
+    with pytest.raises(
+        ValueError, match="model must have finite weights.*NaN or infinity in dense/bias:0"
+    ):
         bridge.from_keras3(model)
 
 
@@ -355,5 +451,7 @@ def test_models_of_another_backend_than_tensorflow(tmp_path):
     root = pathlib.Path(tf_fpq.__file__).parents[1]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", _ON_JAX]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]

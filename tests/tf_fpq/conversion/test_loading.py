@@ -1,4 +1,5 @@
-"""Files of both Keras are read, whatever was imported first, and what cannot be read is explained."""
+"""Files of both Keras are read, whatever was imported first, and what cannot be read is
+explained."""
 
 import subprocess
 import sys
@@ -23,7 +24,9 @@ def test_load_reads_files_of_both(tmp_path, file_name):
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
     third = _sequential(layers3.Conv2D(3, 3, activation="hard_silu"), layers3.BatchNormalization())
     third.save(path)
-    np.testing.assert_allclose(loading.load(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        loading.load(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5
+    )
     second = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(3, 3)])
     second.save(path)
     np.testing.assert_array_equal(loading.load(path)(x), second(x))
@@ -44,8 +47,13 @@ def test_a_process_that_imports_keras_3_first(tmp_path):
     path = tmp_path / "model.keras"
     _sequential(layers3.Conv2D(2, 3)).save(path)
     for first in ("import keras", "import tf_fpq", "import tensorflow as tf; tf.keras"):
-        code = f"{first}; from tf_fpq.conversion import loading; print(type(loading.load({str(path)!r})).__module__)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        code = (
+            f"{first}; from tf_fpq.conversion import loading;"
+            f" print(type(loading.load({str(path)!r})).__module__)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip().endswith("tf_keras.src.engine.functional")
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+import tf_fpq
 from tf_fpq import roles
 from tf_fpq.conversion import canonical, normalization
 from tf_fpq.keras_compat import keras
-import tf_fpq
 
 layers = keras.layers
 
@@ -20,7 +20,9 @@ def randomized(model: keras.Model) -> keras.Model:
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (3, 4, 5)])
 @pytest.mark.parametrize("arguments", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.5}])
 def test_the_rewrite_computes_the_same(shape, arguments):
-    model = randomized(keras.Sequential([keras.Input(shape), layers.LayerNormalization(name="norm", **arguments)]))
+    model = randomized(
+        keras.Sequential([keras.Input(shape), layers.LayerNormalization(name="norm", **arguments)])
+    )
     result = canonical.canonical(model)
     x = np.random.default_rng(1).normal(2.0, 3.0, (7, *shape)).astype(np.float32)
     np.testing.assert_allclose(result(x), model(x), atol=2e-5)
@@ -49,7 +51,9 @@ def test_a_shared_normalization_shares_gamma_and_beta():
 def test_the_layers_are_saved(tmp_path):
     image = keras.Input((4, 4, 3))
     norm = layers.LayerNormalization(epsilon=0.1, gamma_regularizer="l2", name="norm")
-    student = tf_fpq.quantize_model(keras.Model(image, layers.Conv2D(2, 1)(norm(image))), [tf_fpq.QuantRule()])
+    student = tf_fpq.quantize_model(
+        keras.Model(image, layers.Conv2D(2, 1)(norm(image))), [tf_fpq.QuantRule()]
+    )
     x = np.random.default_rng(1).normal(0.0, 1.0, (4, 4, 4, 3)).astype(np.float32)
     tf_fpq.calibrate(student, x, verbose=0)
     student.save(tmp_path / "student.keras")
@@ -59,11 +63,25 @@ def test_the_layers_are_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"strides": 2}, {"dilation_rate": 2}, {"filters": 12, "activation": "relu"}, {"use_bias": False}]
+    "arguments",
+    [
+        {},
+        {"strides": 2},
+        {"dilation_rate": 2},
+        {"filters": 12, "activation": "relu"},
+        {"use_bias": False},
+    ],
 )
 def test_a_convolution_with_a_group_per_channel_is_depthwise(arguments):
     conv = layers.Conv2D(
-        **{"filters": 4, "kernel_size": 3, "groups": 4, "padding": "same", "name": "conv", **arguments}
+        **{
+            "filters": 4,
+            "kernel_size": 3,
+            "groups": 4,
+            "padding": "same",
+            "name": "conv",
+            **arguments,
+        }
     )
     model = randomized(keras.Sequential([keras.Input((6, 6, 4)), conv]))
     result = canonical.canonical(model)

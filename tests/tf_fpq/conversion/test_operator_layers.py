@@ -1,10 +1,16 @@
-"""Operators become the layers that compute the same bits; what has no exact counterpart stays an operator."""
+"""Operators become the layers that compute the same bits; what has no exact counterpart stays an
+operator."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tf_fpq.conversion.flat_models import assert_flat_and_equal, class_names, layer_names, samples_of
+from tests.tf_fpq.conversion.flat_models import (
+    assert_flat_and_equal,
+    class_names,
+    layer_names,
+    samples_of,
+)
 from tf_fpq.conversion import flatten, operator_layers
 from tf_fpq.keras_compat import keras
 
@@ -106,7 +112,9 @@ OPERATORS = {
 def test_operators_become_layers(name, tmp_path):
     function, expected = OPERATORS[name]
     x, y = keras.Input((4, 4, 3), name="x"), keras.Input((4, 4, 3), name="y")
-    flat = assert_flat_and_equal(keras.Model([x, y], [function(x, y), layers.Activation("linear", name="end")(y)]))
+    flat = assert_flat_and_equal(
+        keras.Model([x, y], [function(x, y), layers.Activation("linear", name="end")(y)])
+    )
     found = sorted(name for name in class_names(flat) if name != "InputLayer")
     assert found == sorted([*expected, "Activation"])
     flat.save(tmp_path / "flat.keras")

@@ -1,4 +1,5 @@
-"""What counts as the same: an absolute bound for small tensors, a relative one for large ones, and none for NaN or other shapes."""
+"""What counts as the same: an absolute bound for small tensors, a relative one for large ones, and
+none for NaN or other shapes."""
 
 import math
 

@@ -12,7 +12,8 @@ layers = keras.layers
 
 def _encoder():
     return keras.Sequential(
-        [keras.Input((6, 6, 2)), layers.Conv2D(4, 3, activation="swish", name="conv")], name="encoder"
+        [keras.Input((6, 6, 2)), layers.Conv2D(4, 3, activation="swish", name="conv")],
+        name="encoder",
     )
 
 
@@ -20,7 +21,9 @@ def test_nested_operators_and_joint_layers_become_one_flat_canonical_model():
     image = keras.Input((6, 6, 2), name="image")
     x = _encoder()(image)
     x = layers.SeparableConv2D(3, 3, name="separable")(x * 2.0 + 1.0)
-    model = keras.Model(image, layers.Dense(2, activation="softmax", name="dense")(layers.Flatten()(x)))
+    model = keras.Model(
+        image, layers.Dense(2, activation="softmax", name="dense")(layers.Flatten()(x))
+    )
     result = prepare.prepare(model)
     x = images_for(model)
     np.testing.assert_allclose(result(x), model(x), atol=1e-6)

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
-from tf_fpq.methods.consistency import ConsistencyRegularization, ema_decay, ramp
 from tf_fpq.keras_compat import keras
-from tf_fpq.training import QatModel
+from tf_fpq.methods.consistency import ConsistencyRegularization, ema_decay, ramp
+from tf_fpq.training.qat_model import QatModel
 
 
 def record_weights(student: keras.Model, after: list) -> keras.callbacks.Callback:
@@ -22,13 +22,19 @@ def test_the_ema_teacher_equals_its_closed_form():
     after: list = []
     fit(QatModel(student, methods=[method]), epochs=3, callbacks=[record_weights(student, after)])
     trained = [any(weight is w for w in student.trainable_weights) for weight in student.weights]
-    # a_t = min(1 - 1/(t+1), 0.6): the weight of update t is (1 - a_t) times the product of all later a.
+    # a_t = min(1 - 1/(t+1), 0.6): the weight of update t is (1 - a_t) times the product of all
+    # later a.
     decays = [min(1 - 1 / (t + 1), 0.6) for t in range(len(after))]
     shares = [(1 - decays[t]) * np.prod(decays[t + 1 :]) for t in range(len(after))]
     assert sum(shares) == pytest.approx(1.0)
-    ema = [dict(zip(map(id, student.weights), method._ema_weights))[id(weight)].numpy() for weight in student.weights]
+    ema = [
+        dict(zip(map(id, student.weights), method._ema_weights))[id(weight)].numpy()
+        for weight in student.weights
+    ]
     for index, (weight, is_trained) in enumerate(zip(ema, trained)):
-        expected = sum(s * w[index] for s, w in zip(shares, after)) if is_trained else after[-1][index]
+        expected = (
+            sum(s * w[index] for s, w in zip(shares, after)) if is_trained else after[-1][index]
+        )
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -48,10 +54,14 @@ def test_ramp_equals_its_formula():
 def test_loss_equals_its_formula(divergence):
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(2, 6, 4)).astype(np.float32)
-    method = ConsistencyRegularization(weight=2.0, temperature=1.5, divergence=divergence, ramp_up=0)
+    method = ConsistencyRegularization(
+        weight=2.0, temperature=1.5, divergence=divergence, ramp_up=0
+    )
     method([tf.constant(student), tf.constant(teacher)])
     q, p = (tf.nn.softmax(x / 1.5).numpy() for x in (student, teacher))
-    distance = (p * np.log(p / q)).sum(-1).mean() if divergence == "kl" else ((p - q) ** 2).sum(-1).mean()
+    distance = (
+        (p * np.log(p / q)).sum(-1).mean() if divergence == "kl" else ((p - q) ** 2).sum(-1).mean()
+    )
     np.testing.assert_allclose(method.losses[0], 2.0 * distance, rtol=1e-4)
 
 
@@ -70,12 +80,16 @@ def test_a_share_needs_a_known_number_of_steps():
         lambda: iter([(images(4), labels(4))]),
         output_signature=(tf.TensorSpec([4, 8, 8, 1]), tf.TensorSpec([4], tf.int64)),
     )
-    with pytest.raises(ValueError, match="ramp_up=0.15 is a share of the training steps.*steps_per_epoch"):
+    with pytest.raises(
+        ValueError, match="ramp_up=0.15 is a share of the training steps.*steps_per_epoch"
+    ):
         model.fit(data, epochs=2, verbose=0)
 
 
 def two_view_data(weak: np.ndarray, strong: np.ndarray, **more: np.ndarray) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensors(({"weak": weak, "strong": strong, **more}, labels(len(weak))))
+    return tf.data.Dataset.from_tensors(
+        ({"weak": weak, "strong": strong, **more}, labels(len(weak)))
+    )
 
 
 def losses_of(student: keras.Model, data: tf.data.Dataset, **arguments) -> dict[str, float]:
@@ -101,9 +115,13 @@ def test_unlabeled_images_join_the_consistency_and_never_the_supervised_loss():
     weak, strong = images(16, seed=2), images(16, seed=3)
     unlabeled = {"unlabeled_weak": images(24, seed=4), "unlabeled_strong": images(24, seed=5)}
     _, student = pair()
-    outputs = student(np.concatenate([strong, unlabeled["unlabeled_strong"]]), training=True).numpy()
+    outputs = student(
+        np.concatenate([strong, unlabeled["unlabeled_strong"]]), training=True
+    ).numpy()
     _, student = pair()
-    ema = tf.nn.softmax(student(np.concatenate([weak, unlabeled["unlabeled_weak"]]), training=False)).numpy()
+    ema = tf.nn.softmax(
+        student(np.concatenate([weak, unlabeled["unlabeled_weak"]]), training=False)
+    ).numpy()
     logs = losses_of(student, two_view_data(weak, strong, **unlabeled))
     assert logs["task_loss"] == pytest.approx(float(LOSS(labels(16), outputs[:16])), rel=1e-5)
     assert logs["accuracy"] == pytest.approx((outputs[:16].argmax(-1) == labels(16)).mean())
@@ -118,7 +136,9 @@ def test_a_float_ema_teacher_computes_without_grids():
     results = {}
     for quantized, model in ((True, "student"), (False, "teacher")):
         teacher, student = pair(bits=2)
-        p = tf.nn.softmax({"student": student, "teacher": teacher}[model](weak, training=False)).numpy()
+        p = tf.nn.softmax(
+            {"student": student, "teacher": teacher}[model](weak, training=False)
+        ).numpy()
         results[quantized] = (p * np.log(p / tf.nn.softmax(ours).numpy())).sum(-1).mean()
         logs = losses_of(student, two_view_data(weak, weak), quantized_teacher=quantized)
         assert logs["cr_loss"] == pytest.approx(results[quantized], rel=1e-3)
@@ -132,11 +152,15 @@ def test_latent_consistency(layer):
 
     def latent(training, x):
         _, student = pair()
-        return keras.Model(student.inputs, student.get_layer(name).output)(x, training=training).numpy()
+        return keras.Model(student.inputs, student.get_layer(name).output)(
+            x, training=training
+        ).numpy()
 
     expected = 3.0 * ((latent(True, strong) - latent(False, weak)) ** 2).mean()
     _, student = pair()
-    logs = losses_of(student, two_view_data(weak, strong), weight=0.0, latent_weight=3.0, latent_layer=layer)
+    logs = losses_of(
+        student, two_view_data(weak, strong), weight=0.0, latent_weight=3.0, latent_layer=layer
+    )
     assert logs["cr_loss"] == pytest.approx(expected, rel=1e-3)
 
 
@@ -183,8 +207,13 @@ def test_bad_arguments(arguments):
 
 def test_unknown_latent_layer():
     _, student = pair()
-    with pytest.raises(ValueError, match="latent_layer must be a layer of the student. Received: latent_layer='pol'"):
-        QatModel(student, methods=[ConsistencyRegularization(latent_weight=1.0, latent_layer="pol")])
+    with pytest.raises(
+        ValueError,
+        match="latent_layer must be a layer of the student. Received: latent_layer='pol'",
+    ):
+        QatModel(
+            student, methods=[ConsistencyRegularization(latent_weight=1.0, latent_layer="pol")]
+        )
 
 
 def test_config_makes_an_equal_method():
@@ -199,5 +228,7 @@ def test_config_makes_an_equal_method():
         "latent_layer": "pool",
         "from_logits": False,
     }
-    again = ConsistencyRegularization.from_config(ConsistencyRegularization(**arguments).get_config())
+    again = ConsistencyRegularization.from_config(
+        ConsistencyRegularization(**arguments).get_config()
+    )
     assert {name: getattr(again, name) for name in arguments} == arguments

@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
+from tf_fpq.keras_compat import keras
 from tf_fpq.methods.distillation import (
     ChannelStandardizedDistillation,
     KnowledgeDistillation,
     standardize,
     standardized_distance,
 )
-from tf_fpq.keras_compat import keras
-from tf_fpq.training import QatModel
+from tf_fpq.training.qat_model import QatModel
 
 layers = keras.layers
 
@@ -47,13 +47,19 @@ def test_distance_ignores_affine_maps_of_channels_with_positive_slope():
     slope, offset = tf.constant([0.5, 2.0, 30.0, 1.0, 4.0]), tf.constant([0.0, -3.0, 7.0, 1.0, 0.5])
     plain = float(standardized_distance(a, b, 1e-8))
     assert plain > 0.5
-    assert float(standardized_distance(a * slope + offset, b, 1e-8)) == pytest.approx(plain, rel=1e-4)
-    assert float(standardized_distance(a, b * slope + offset, 1e-8)) == pytest.approx(plain, rel=1e-4)
+    assert float(standardized_distance(a * slope + offset, b, 1e-8)) == pytest.approx(
+        plain, rel=1e-4
+    )
+    assert float(standardized_distance(a, b * slope + offset, 1e-8)) == pytest.approx(
+        plain, rel=1e-4
+    )
     assert float(standardized_distance(a, a * slope + offset, 1e-8)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_distance_of_opposite_features_is_four():
-    assert float(standardized_distance(features(0), -features(0), 1e-8)) == pytest.approx(4.0, rel=1e-4)
+    assert float(standardized_distance(features(0), -features(0), 1e-8)) == pytest.approx(
+        4.0, rel=1e-4
+    )
 
 
 def test_gradient_equals_that_of_the_formula():
@@ -68,12 +74,16 @@ def test_gradient_equals_that_of_the_formula():
         ours = standardized_distance(student, teacher)
         plain = tf.reduce_mean((formula(student) - formula(teacher)) ** 2)
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
-    np.testing.assert_allclose(tape.gradient(ours, student), tape.gradient(plain, student), atol=1e-8)
+    np.testing.assert_allclose(
+        tape.gradient(ours, student), tape.gradient(plain, student), atol=1e-8
+    )
 
 
 def test_rank_two_features_are_standardized_over_the_batch():
     z = features(2, (16, 7)).numpy()
-    np.testing.assert_allclose(standardize(tf.constant(z)), (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(
+        standardize(tf.constant(z)), (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5), atol=1e-5
+    )
 
 
 def test_half_precision_is_computed_in_float32():
@@ -110,8 +120,12 @@ def test_the_loss_of_a_step_is_the_sum_over_convolutions():
     teacher, student = pair()
     model = QatModel(student, teacher, [ChannelStandardizedDistillation(weight=0.5)])
     names = ["stem", "depthwise", "pointwise"]
-    ours = keras.Model(student.inputs, [student.get_layer(name).output for name in names])(images(), training=True)
-    theirs = keras.Model(teacher.inputs, [teacher.get_layer(name).output for name in names])(images(), training=False)
+    ours = keras.Model(student.inputs, [student.get_layer(name).output for name in names])(
+        images(), training=True
+    )
+    theirs = keras.Model(teacher.inputs, [teacher.get_layer(name).output for name in names])(
+        images(), training=False
+    )
     expected = 0.5 * sum(float(standardized_distance(a, b)) for a, b in zip(ours, theirs))
     history = fit(model, epochs=1, learning_rate=0.0, batch_size=32)
     assert history["csd_loss"][0] == pytest.approx(expected, rel=1e-4)
@@ -130,8 +144,12 @@ def test_teacher_bytes_never_change():
 def test_convolutions_that_do_not_pair_are_named():
     teacher, student = pair()
     image = keras.Input((8, 8, 1))
-    other = keras.Model(image, layers.Dense(4)(layers.Flatten()(layers.Conv2D(3, 3, name="first")(image))))
-    with pytest.raises(ValueError, match=r"do not pair.*'depthwise', 'pointwise', 'stem'.*\['first'\]"):
+    other = keras.Model(
+        image, layers.Dense(4)(layers.Flatten()(layers.Conv2D(3, 3, name="first")(image)))
+    )
+    with pytest.raises(
+        ValueError, match=r"do not pair.*'depthwise', 'pointwise', 'stem'.*\['first'\]"
+    ):
         QatModel(student, other, [ChannelStandardizedDistillation()])
     image = keras.Input((8, 8, 1))
     x = layers.Conv2D(3, 3, padding="same", name="stem")(image)
@@ -158,7 +176,9 @@ def test_weight_zero_is_plain_training_bit_for_bit():
 
 
 def test_csd_config_makes_an_equal_method():
-    again = ChannelStandardizedDistillation.from_config(ChannelStandardizedDistillation(0.3, 1e-3).get_config())
+    again = ChannelStandardizedDistillation.from_config(
+        ChannelStandardizedDistillation(0.3, 1e-3).get_config()
+    )
     assert (again.weight, again.epsilon) == (0.3, 1e-3)
 
 
@@ -187,7 +207,9 @@ def test_kd_at_temperature_1_is_cross_entropy_with_soft_targets_up_to_entropy():
     )
 
 
-@pytest.mark.parametrize("arguments", [{"weight": 0.5}, {"temperature": 2.0}, {"from_logits": False}])
+@pytest.mark.parametrize(
+    "arguments", [{"weight": 0.5}, {"temperature": 2.0}, {"from_logits": False}]
+)
 def test_kd_equals_its_formula_for_every_argument(arguments):
     student, teacher = tf.nn.softmax(features(0, (6, 4))), tf.nn.softmax(features(1, (6, 4)))
     settings = {"weight": 1.0, "temperature": 4.0, "from_logits": True, **arguments}

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, images, pair
-from tf_fpq.methods.feature_perturbation import FeaturePerturbation, PerturbedInput
 from tf_fpq.keras_compat import keras
-from tf_fpq.training import QatModel
-from tf_fpq.training_graph import training_graph
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation, PerturbedInput
+from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.training.qat_model import QatModel
 
 
 def grid(student: keras.Model, name: str) -> float:
@@ -17,7 +17,8 @@ def grid(student: keras.Model, name: str) -> float:
 
 
 def views(student: keras.Model, perturbation: FeaturePerturbation) -> keras.Model:
-    """Model whose outputs are what the convolutions read, and what those views were made of (`<name>_input`)."""
+    """Model whose outputs are what the convolutions read, and what those views were made of
+    (`<name>_input`)."""
     graph = training_graph(student, perturbation)
     noisy = [layer for layer in graph.layers if isinstance(layer, PerturbedInput)]
     inputs = {f"{layer.name}_input": tf.nest.flatten(layer.input)[0] for layer in noisy}
@@ -28,7 +29,11 @@ def views(student: keras.Model, perturbation: FeaturePerturbation) -> keras.Mode
 def test_every_convolution_is_perturbed_and_the_head_is_not(position):
     _, student = pair()
     model = views(student, FeaturePerturbation(1.0, position))
-    assert {name for name in model.output if name.endswith("_sfp")} == {"stem_sfp", "depthwise_sfp", "pointwise_sfp"}
+    assert {name for name in model.output if name.endswith("_sfp")} == {
+        "stem_sfp",
+        "depthwise_sfp",
+        "pointwise_sfp",
+    }
 
 
 def test_post_noise_is_uniform_on_half_a_step_to_both_sides():
@@ -38,7 +43,8 @@ def test_post_noise_is_uniform_on_half_a_step_to_both_sides():
     step = grid(student, "stem_relu_quantize")
     noise = (values["depthwise_sfp"] - values["depthwise_sfp_input"]).numpy().ravel() / step
     assert -0.5001 < noise.min() < -0.49 and 0.49 < noise.max() < 0.5001
-    # 32,768 draws: the mean of U[-1/2, 1/2] has a standard error of 0.2887 / 181, its variance 1/12 one of 0.0745 / 181.
+    # 32,768 draws: the mean of U[-1/2, 1/2] has a standard error of 0.2887 / 181, its variance 1/12
+    # one of 0.0745 / 181.
     assert abs(noise.mean()) < 4 * 0.2887 / 181
     assert abs(noise.var() - 1 / 12) < 4 * 0.0745 / 181
 
@@ -47,7 +53,10 @@ def test_pre_noise_is_stochastic_rounding_on_the_grid():
     _, student = pair()
     model = views(student, FeaturePerturbation(1.0, "pre", seed=3))
     values = model(images(64), training=True)
-    layer, step = student.get_layer("depthwise_relu_quantize"), grid(student, "depthwise_relu_quantize")
+    layer, step = (
+        student.get_layer("depthwise_relu_quantize"),
+        grid(student, "depthwise_relu_quantize"),
+    )
     noisy, raw = values["pointwise_sfp"].numpy(), values["pointwise_sfp_input"]
     clean, raw = layer(raw).numpy(), raw.numpy()
     np.testing.assert_allclose(noisy / step, np.round(noisy / step), atol=1e-4)
@@ -66,7 +75,9 @@ def test_a_residual_branch_sees_the_clean_tensor(position):
     graph = training_graph(student, FeaturePerturbation(1.0, position, seed=0))
     skip, view = graph.get_layer("add").get_input_at(-1)[1], graph.get_layer("depthwise_sfp")
     source = tf.nest.flatten(view.input)[0]
-    skip, noisy, source = keras.Model(graph.inputs, [skip, view.output, source])(images(), training=True)
+    skip, noisy, source = keras.Model(graph.inputs, [skip, view.output, source])(
+        images(), training=True
+    )
     clean = student.get_layer("stem_relu_quantize")(source) if position == "pre" else source
     np.testing.assert_array_equal(skip, clean)
     assert (noisy != clean).numpy().any()
@@ -77,7 +88,9 @@ def test_noise_changes_training_and_nothing_at_inference(position):
     _, student = pair()
     graph = training_graph(student, FeaturePerturbation(1.0, position))
     x = images()
-    np.testing.assert_array_equal(graph(x, training=False)["predictions"], student(x, training=False))
+    np.testing.assert_array_equal(
+        graph(x, training=False)["predictions"], student(x, training=False)
+    )
     assert np.abs(graph(x, training=True)["predictions"] - student(x, training=True)).max() > 0
 
 
@@ -111,7 +124,11 @@ def test_no_gradient_reaches_the_step_size_through_the_noise():
         keras.utils.set_random_seed(0)
         with tf.GradientTape() as tape:
             quantized = layer(raw)
-            view = quantized if perturbation is None else perturbation.perturb(quantized, layer, "here")
+            view = (
+                quantized
+                if perturbation is None
+                else perturbation.perturb(quantized, layer, "here")
+            )
             loss = tf.reduce_sum(view)
         return tape.gradient(loss, step).numpy()
 
@@ -122,7 +139,9 @@ def test_seed_repeats_the_noise():
     def outputs(seed):
         keras.utils.set_random_seed(7)
         _, student = pair()
-        return training_graph(student, FeaturePerturbation(1.0, seed=seed))(images(), training=True)["predictions"]
+        return training_graph(student, FeaturePerturbation(1.0, seed=seed))(
+            images(), training=True
+        )["predictions"]
 
     np.testing.assert_array_equal(outputs(1), outputs(1))
     assert (outputs(1) != outputs(2)).numpy().any()

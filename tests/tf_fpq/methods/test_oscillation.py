@@ -5,8 +5,13 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, pair
-from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing, OscillationState, quantized_weights
-from tf_fpq.training import QatModel
+from tf_fpq.methods.oscillation import (
+    OscillationDampening,
+    OscillationFreezing,
+    OscillationState,
+    quantized_weights,
+)
+from tf_fpq.training.qat_model import QatModel
 
 
 def a_weight(student):
@@ -20,7 +25,12 @@ def a_weight(student):
 def test_all_kernels_are_found_by_name():
     _, student = pair()
     names = [weight.name for weight in quantized_weights(student)]
-    assert names == ["stem/kernel", "depthwise/depthwise_kernel", "pointwise/kernel", "logits/kernel"]
+    assert names == [
+        "stem/kernel",
+        "depthwise/depthwise_kernel",
+        "pointwise/kernel",
+        "logits/kernel",
+    ]
 
 
 def test_frequency_counts_moves_against_the_previous_move():
@@ -90,7 +100,8 @@ def test_an_oscillating_weight_freezes_at_its_mean_integer():
         frozen = method.frozen[index].numpy()
         assert not frozen.ravel()[1:].any()
     assert frozen[0, 0, 0, 0]
-    # f is 0, 0, 0.5: frozen at the second move, when the mean of 0, 2, 1 is 0.5 * 1 + 0.5 * (0.5 * 2 + 0.5 * 0) = 1.
+    # f is 0, 0, 0.5: frozen at the second move, when the mean of 0, 2, 1 is 0.5 * 1 + 0.5 * (0.5 *
+    # 2 + 0.5 * 0) = 1.
     np.testing.assert_array_equal(weight.variable[0, 0, 0, 0], 1.0)
     # Whatever the optimizer wants, the integer stays; the step size is free.
     weight.variable.assign(tf.fill(weight.variable.shape, 5.0))
@@ -118,7 +129,10 @@ def test_freezing_in_training_holds_integers():
     [
         (lambda: OscillationDampening(-1.0), "weight must not be negative. Received: weight=-1.0"),
         (lambda: OscillationFreezing(-0.1), "threshold must not be negative"),
-        (lambda: OscillationFreezing(momentum=0.0), "momentum must be above 0 and at most 1. Received: momentum=0.0"),
+        (
+            lambda: OscillationFreezing(momentum=0.0),
+            "momentum must be above 0 and at most 1. Received: momentum=0.0",
+        ),
     ],
 )
 def test_bad_arguments(make, message):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tf_fpq.small_student import bytes_of, fit, pair
 from tf_fpq.methods import presets
-from tf_fpq.training import QatModel
+from tf_fpq.training.qat_model import QatModel
 
 
 def test_fpq_presets():
@@ -15,7 +15,9 @@ def test_fpq_presets():
     assert (noise.probability, noise.position, follow.weight) == (0.1, "pre", 0.1)
     assert presets.fpq("paper", probability=0.5)[1].weight == 1.0
     assert presets.fpq("paper", probability=0.5)[0].probability == 0.5
-    with pytest.raises(ValueError, match="preset must be one of tuned, paper. Received: preset='best'"):
+    with pytest.raises(
+        ValueError, match="preset must be one of tuned, paper. Received: preset='best'"
+    ):
         presets.fpq("best")
 
 
@@ -26,7 +28,12 @@ def test_cr_preset_takes_the_arguments_of_its_method():
 
 def test_names():
     assert presets.methods_from_names("none") == presets.methods_from_names("") == []
-    assert [method.name for method in presets.methods_from_names("fpq, cr,kd")] == ["sfp", "csd", "cr", "kd"]
+    assert [method.name for method in presets.methods_from_names("fpq, cr,kd")] == [
+        "sfp",
+        "csd",
+        "cr",
+        "kd",
+    ]
     assert [method.name for method in presets.methods_from_names(("csd", "fpq"))] == ["csd", "sfp"]
     assert presets.methods_from_names("sfp", sfp={"seed": 3}, cr={"weight": 2.0})[0].seed == 3
     with pytest.raises(ValueError, match="Received: methods='fpq,crr' with crr"):

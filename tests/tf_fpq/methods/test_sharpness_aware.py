@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
 from tf_fpq.keras_compat import keras
-from tf_fpq.layers import quantizer_variables
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
-from tf_fpq.training import QatModel
+from tf_fpq.placement.quantized_layers import quantizer_variables
+from tf_fpq.training.qat_model import QatModel
 
 
 def test_rho_zero_is_plain_training_bit_for_bit():
@@ -33,7 +33,9 @@ def test_a_step_equals_the_formula():
     start = [weight.numpy() for weight in weights]
     first = gradients()
     moved = [weight for weight in weights if id(weight) not in steps]
-    norm = np.sqrt(sum((g.numpy() ** 2).sum() for w, g in zip(weights, first) if id(w) not in steps))
+    norm = np.sqrt(
+        sum((g.numpy() ** 2).sum() for w, g in zip(weights, first) if id(w) not in steps)
+    )
     for weight, gradient in zip(weights, first):
         if id(weight) not in steps:
             weight.assign_add(rho * gradient / norm)
@@ -41,7 +43,9 @@ def test_a_step_equals_the_formula():
     expected = {w.name: s - rate * g.numpy() for w, s, g in zip(weights, start, second)}
 
     _, student = pair()
-    model = QatModel(student, methods=[SharpnessAwareMinimization(rho)], step_size_learning_rate_factor=1.0)
+    model = QatModel(
+        student, methods=[SharpnessAwareMinimization(rho)], step_size_learning_rate_factor=1.0
+    )
     model.compile(keras.optimizers.SGD(rate), loss=LOSS)
     model.fit(x, y, batch_size=16, verbose=0)
     assert len(moved) < len(weights)
@@ -64,4 +68,7 @@ def test_bad_rho():
 
 
 def test_config_makes_an_equal_method():
-    assert SharpnessAwareMinimization.from_config(SharpnessAwareMinimization(0.2).get_config()).rho == 0.2
+    assert (
+        SharpnessAwareMinimization.from_config(SharpnessAwareMinimization(0.2).get_config()).rho
+        == 0.2
+    )

@@ -1,0 +1,142 @@
+"""Where grids start, against brute force."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_fpq import quantizers
+from tf_fpq.quantizers import range_estimators
+from tf_fpq.quantizers.range_estimators import Samples
+from tf_fpq.quantizers.spec import QuantSpec
+
+WEIGHT = QuantSpec(num_bits=4, symmetric=True, narrow_range=True)
+ACTIVATION = QuantSpec(num_bits=4)
+VALUES = np.random.default_rng(0).normal(0.3, 1.0, (3, 4000)) * [[1.0], [10.0], [0.01]]
+
+
+def _error(values, spec, s, z):
+    return range_estimators.squared_error(values, s, z, spec)
+
+
+def test_min_max_is_fpq_equation_6():
+    # s = (6 - -2) / 15, z = round(15 - 6 / s) = round(3.75)
+    s, z = range_estimators.min_max(Samples.of(np.array([[-2.0, 6.0]])), ACTIVATION)
+    np.testing.assert_allclose(s, 8 / 15)
+    np.testing.assert_array_equal(z, 4)
+    s, z = range_estimators.min_max(Samples.of(np.array([[-2.0, 1.0]])), WEIGHT)
+    np.testing.assert_allclose([s[0], z[0]], [2 / 7, 0])
+
+
+@pytest.mark.parametrize("values", [[1.0, 3.0], [-3.0, -1.0], [0.0, 0.0], [2.0, 2.0]])
+def test_zero_is_on_every_grid(values):
+    for estimator in range_estimators.ESTIMATORS.values():
+        _, z = estimator(Samples.of(np.array([values])), ACTIVATION)
+        assert ACTIVATION.qmin <= z[0] <= ACTIVATION.qmax and z[0] == np.rint(z[0])
+
+
+def test_the_exact_range_outlives_subsampling():
+    samples = Samples(np.array([[0.0, 1.0]]), np.array([-5.0]), np.array([9.0]))
+    np.testing.assert_allclose(range_estimators.min_max(samples, ACTIVATION)[0], 14 / 15)
+    merged = samples.merge(Samples.of(np.array([[-7.0, 0.5]])))
+    assert (merged.low[0], merged.high[0]) == (-7, 9) and merged.values.shape == (1, 4)
+
+
+@pytest.mark.parametrize("spec", [WEIGHT, ACTIVATION], ids=["weight", "activation"])
+def test_mse_is_the_best_fraction_of_the_range(spec):
+    samples = Samples.of(VALUES)
+    s, z = range_estimators.mse(samples, spec)
+    full, _ = range_estimators.min_max(samples, spec)
+    best = np.min(
+        [_error(VALUES, spec, full * ratio, z) for ratio in np.linspace(0.05, 1, 400)], axis=0
+    )
+    assert np.all(_error(VALUES, spec, s, z) <= 1.01 * best)
+    assert np.all(_error(VALUES, spec, s, z) < _error(VALUES, spec, full, z))
+
+
+def test_offset_mse_beats_mse_where_the_ends_differ():
+    values = np.concatenate([np.random.default_rng(1).uniform(0, 1, 4000), [-4.0]])[None]
+    samples = Samples.of(values)
+    moved, fixed = (
+        _error(values, ACTIVATION, *f(samples, ACTIVATION))
+        for f in (range_estimators.offset_mse, range_estimators.mse)
+    )
+    assert moved < 0.8 * fixed
+
+
+def test_percentile_ignores_outliers():
+    values = np.concatenate([np.linspace(-1, 1, 20001), [100.0, -300.0]])[None]
+    for spec in (WEIGHT, ACTIVATION):
+        s, _ = range_estimators.percentile(Samples.of(values), spec)
+        assert s * (spec.qmax - min(spec.qmin, 0)) == pytest.approx(2.0, rel=0.1)
+        everything, _ = range_estimators.percentile(Samples.of(values), spec, percent=100.0)
+        np.testing.assert_allclose(
+            everything, range_estimators.min_max(Samples.of(values), spec)[0]
+        )
+    for percent in (50, 101):
+        with pytest.raises(ValueError, match=f"percent={percent}"):
+            range_estimators.percentile(Samples.of(values), WEIGHT, percent=percent)
+
+
+def _start(quantizer_class, spec, values=VALUES, estimator="paper"):
+    quantizer = quantizer_class(4, symmetric=spec.symmetric, narrow_range=spec.narrow_range)
+    return quantizer.estimate(Samples.of(values), estimator)
+
+
+def test_published_starts():
+    # LSQ, section 2.1: 2 mean|v| / sqrt(Q_P)
+    np.testing.assert_allclose(
+        _start(quantizers.LsqQuantizer, WEIGHT)[0], 2 * np.abs(VALUES).mean(axis=1) / np.sqrt(7)
+    )
+    # LSQ+, section 4: max |mu +- 3 sigma| / 2^(b - 1)
+    mu, sigma = VALUES.mean(axis=1), VALUES.std(axis=1)
+    expected = np.maximum(np.abs(mu - 3 * sigma), np.abs(mu + 3 * sigma)) / 8
+    np.testing.assert_allclose(_start(quantizers.LsqPlusQuantizer, WEIGHT)[0], expected)
+    best = _error(VALUES, ACTIVATION, *_start(quantizers.LsqPlusQuantizer, ACTIVATION))
+    assert np.all(
+        best
+        <= 1.02 * _error(VALUES, ACTIVATION, *range_estimators.mse(Samples.of(VALUES), ACTIVATION))
+    )
+    # PACT: alpha = 10
+    np.testing.assert_allclose(_start(quantizers.PactQuantizer, ACTIVATION)[0], 10 / 15)
+    # DoReFa: weights in [-1, 1], activations in [0, 1]
+    for spec in (WEIGHT, ACTIVATION):
+        s, z = _start(quantizers.DoReFaQuantizer, spec, np.abs(VALUES))
+        np.testing.assert_allclose(s * spec.qmax, 1.0)
+        assert not z.any()
+    # EWGS' code: u = 3 std for weights, 3 std / sqrt(1 - 2 / pi) and l = min for activations
+    np.testing.assert_allclose(_start(quantizers.EwgsQuantizer, WEIGHT)[0] * 7, 3 * sigma)
+    s, _ = _start(quantizers.EwgsQuantizer, ACTIVATION, np.abs(VALUES))
+    np.testing.assert_allclose(s * 15, 3 * np.abs(VALUES).std(axis=1) / np.sqrt(1 - 2 / np.pi))
+
+
+def test_dorefa_keeps_the_scale_of_trained_weights():
+    s, z = _start(quantizers.DoReFaQuantizer, WEIGHT, estimator="mse")
+    np.testing.assert_allclose(s, np.abs(VALUES).max(axis=1) / 7, rtol=1e-6)
+    assert not z.any()
+
+
+def test_dorefa_starts_from_latent_weights_that_are_squashed_to_the_trained_ones():
+    quantizer = quantizers.DoReFaQuantizer(4, symmetric=True, narrow_range=True, axis=(1,))
+    weights = np.random.default_rng(0).normal(0, [0.01, 1.0, 30.0, 0.0], (50, 4)).astype(np.float32)
+    latent = quantizer.latent(weights)
+    assert np.isfinite(latent).all() and np.abs(latent).max() < 3.01
+    step_size = np.abs(weights).max(axis=0, keepdims=True) / 7
+    variables = {"step_size": tf.constant(step_size), "zero_point": tf.zeros([1, 4])}
+    restored = quantizer.unrounded(tf.constant(latent), variables).numpy()
+    np.testing.assert_allclose(restored, weights, rtol=2e-4, atol=1e-6)
+
+
+def test_an_estimator_may_be_a_function():
+    wide = functools.partial(range_estimators.percentile, percent=99.99)
+    expected = wide(Samples.of(VALUES), WEIGHT)
+    np.testing.assert_array_equal(
+        _start(quantizers.LsqQuantizer, WEIGHT, estimator=wide)[0], expected[0]
+    )
+    range_estimators.check_estimator("estimator", wide)
+    for estimator in ("mean", None, 3):
+        with pytest.raises(
+            ValueError, match="estimator must be one of mse, min_max, percentile, paper"
+        ):
+            range_estimators.check_estimator("estimator", estimator)

@@ -1,0 +1,183 @@
+"""QatModel: plain without methods, named losses, clear errors."""
+
+import numpy as np
+import pytest
+
+from tests.tf_fpq.small_student import (
+    LOSS,
+    bytes_of,
+    fit,
+    images,
+    labels,
+    network,
+    pair,
+    student_of,
+)
+import tf_fpq
+from tf_fpq.keras_compat import keras
+from tf_fpq.methods.distillation import ChannelStandardizedDistillation
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation
+from tf_fpq.placement.quantized_layers import quantizer_variables
+from tf_fpq.training.qat_model import QatModel
+
+
+def test_no_method_is_the_plain_student_bit_for_bit():
+    _, student = pair(regularizer=1e-3)
+    fit(student)
+    _, other = pair(regularizer=1e-3)
+    fit(QatModel(other, step_size_learning_rate_factor=1.0))
+    assert bytes_of(student) == bytes_of(other)
+
+
+def test_step_sizes_learn_at_a_fraction_of_the_rate():
+    moves = {}
+    for factor in (1.0, 0.1):
+        _, student = pair()
+        before = [variable.numpy() for variable in quantizer_variables(student)]
+        kernel = student.get_layer("stem").layer.kernel.numpy()
+        fit(QatModel(student, step_size_learning_rate_factor=factor), epochs=1, batch_size=32)
+        moved = [
+            variable.numpy() - old for variable, old in zip(quantizer_variables(student), before)
+        ]
+        moves[factor] = np.concatenate([move.ravel() for move in moved])
+        moves[f"kernel {factor}"] = student.get_layer("stem").layer.kernel.numpy() - kernel
+    assert np.abs(moves[1.0]).max() > 0
+    np.testing.assert_allclose(moves[0.1], 0.1 * moves[1.0], atol=1e-6)
+    np.testing.assert_array_equal(moves["kernel 0.1"], moves["kernel 1.0"])
+
+
+def test_fpq_logs_every_loss_under_its_name_and_only_in_training():
+    teacher, student = pair(regularizer=1e-3)
+    model = QatModel(
+        student, teacher, [FeaturePerturbation(), ChannelStandardizedDistillation(name="follow")]
+    )
+    history = fit(model, validation_data=(images(8), labels(8)))
+    assert set(history) == {
+        "loss",
+        "accuracy",
+        "task_loss",
+        "follow_loss",
+        "val_loss",
+        "val_accuracy",
+    }
+    assert (
+        history["loss"][0] > history["task_loss"][0] + history["follow_loss"][0]
+    )  # and the kernels' regularization
+
+
+def test_training_and_evaluation_are_those_of_the_student():
+    teacher, student = pair()
+    model = QatModel(
+        student,
+        teacher,
+        tf_fpq_methods := [FeaturePerturbation(1.0), ChannelStandardizedDistillation()],
+    )
+    fit(model)
+    assert model.methods == tf_fpq_methods
+    x = images()
+    np.testing.assert_array_equal(model.predict(x, verbose=0), student.predict(x, verbose=0))
+    student.compile(loss=LOSS, metrics=["accuracy"])
+    assert model.evaluate(x, labels(), verbose=0)[1] == student.evaluate(x, labels(), verbose=0)[1]
+
+
+def test_the_teacher_is_neither_trained_nor_saved_nor_regularised():
+    teacher, student = pair(regularizer=1e-3)
+    model = QatModel(
+        student, teacher, [FeaturePerturbation(0.5), ChannelStandardizedDistillation()]
+    )
+    before = bytes_of(teacher)
+    fit(model)
+    assert bytes_of(teacher) == before
+    owned = {id(weight) for weight in model.weights}
+    assert not owned & {id(weight) for weight in teacher.weights}
+    assert {id(weight) for weight in student.weights} <= owned
+    assert [w.name for w in model.trainable_weights] == [w.name for w in student.trainable_weights]
+
+
+def test_a_student_that_was_trained_can_be_saved(tmp_path):
+    teacher, student = pair()
+    fit(QatModel(student, teacher, [FeaturePerturbation(0.5), ChannelStandardizedDistillation()]))
+    student.save(tmp_path / "student.keras")
+    again = keras.models.load_model(tmp_path / "student.keras")
+    np.testing.assert_array_equal(again(images()), student(images()))
+
+
+def test_weight_decay_leaves_quantizers_alone():
+    _, student = pair()
+    before = [variable.numpy() for variable in quantizer_variables(student)]
+    kernel = student.get_layer("stem").layer.kernel.numpy()
+    model = QatModel(student, step_size_learning_rate_factor=1.0)
+    model.compile(keras.optimizers.SGD(0.1, weight_decay=0.5), loss=lambda y, p: 0.0 * p[:, 0])
+    model.fit(images(), labels(), epochs=1, verbose=0)
+    for variable, old in zip(quantizer_variables(student), before):
+        np.testing.assert_array_equal(variable, old)
+    assert np.abs(student.get_layer("stem").layer.kernel.numpy()).sum() < np.abs(kernel).sum()
+
+
+def test_sample_weights_reach_the_task_loss():
+    _, student = pair()
+    model = QatModel(student)
+    history = fit(model, epochs=1, sample_weight=np.zeros(32, np.float32))
+    assert history["task_loss"] == [0.0]
+
+
+def test_the_step_is_traced_once():
+    teacher, student = pair()
+    model = QatModel(
+        student, teacher, [FeaturePerturbation(0.5), ChannelStandardizedDistillation()]
+    )
+    traces = []
+    original = model.train_step
+    model.train_step = lambda data: (traces.append(1), original(data))[1]
+    fit(model, epochs=3)
+    # Keras itself traces a step function twice: once when it is made, once when optimizer variables
+    # exist.
+    assert len(traces) <= 2
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (
+            lambda t, s: QatModel(s, methods=[ChannelStandardizedDistillation()]),
+            ValueError,
+            "teacher must be given: csd",
+        ),
+        (lambda t, s: QatModel(s, t, ["fpq"]), TypeError, "methods must be tf_fpq methods"),
+        (
+            lambda t, s: QatModel(
+                s, t, [FeaturePerturbation(), FeaturePerturbation(0.2, name="b")]
+            ),
+            ValueError,
+            "at most one of each class and of each name. Received twice: FeaturePerturbation",
+        ),
+        (
+            lambda t, s: QatModel(s, step_size_learning_rate_factor=0.0),
+            ValueError,
+            "step_size_learning_rate_factor must be positive.*=0.0",
+        ),
+    ],
+)
+def test_errors(make, error, message):
+    teacher, student = pair()
+    with pytest.raises(error, match=message):
+        make(teacher, student)
+
+
+def test_an_uncalibrated_student_is_pointed_out():
+    student = tf_fpq.quantize_model(network(), [tf_fpq.QuantRule(".*")])
+    with pytest.warns(UserWarning, match="Not calibrated: image_quantize"):
+        QatModel(student)
+    assert student_of(network()).name
+
+
+def test_a_frozen_layer_keeps_its_step_sizes():
+    _, student = pair()
+    layer = student.get_layer("stem_relu_quantize")
+    layer.trainable = False
+    before = layer.get_weights()
+    model = QatModel(student)
+    fit(model)
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert len(model.trainable_weights) == len(student.trainable_weights)

@@ -1,0 +1,240 @@
+"""The two Keras layers a student is made of: a quantized layer, and the quantization of an
+activation.
+
+tfmot's own wrapper puts the weights' quantizer and the output's in one layer and breaks saving in
+three ways (its variable order depends on whether the inner layer was built, it lists variables
+twice, `QuantizeLayer` never counts as built). Here an activation's quantizer is a layer of its own,
+so that noise can enter between a tensor and one of its readers, and both layers let Keras track
+variables, so that every format saves and loads them.
+"""
+
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+
+from tf_fpq.keras_compat import deserialize, keras, register, serialize
+from tf_fpq.quantizers.base import GridQuantizer, Variables
+
+
+class _BuiltInScope:
+    """A layer whose variables are called the same when a `.keras` file builds it as when a call
+    does.
+
+    Keras builds layers of one's own from such a file outside of their name scope; two `step_size:0`
+    then cannot be saved as HDF5.
+    """
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the layer for the input shape it was saved with."""
+        with tf.name_scope(self._name_scope()):
+            super().build_from_config(config)
+
+
+@register
+class QuantizeActivation(_BuiltInScope, keras.layers.Layer):
+    """Puts a tensor on an integer grid: `y = quantizer(x)`.
+
+    Called on several tensors (a shared layer), all of them share one grid.
+
+    Attributes:
+      quantizer: The `GridQuantizer`.
+      variables_of_quantizer: Its variables, after the layer is built.
+      observing: While True the layer passes its input through; `calibrate` looks at float
+        activations so.
+    """
+
+    def __init__(self, quantizer: GridQuantizer, **kwargs: Any):
+        """Creates the layer.
+
+        Args:
+          quantizer: What quantizes; tfmot `Quantizer`s that have no integer grid are refused.
+          **kwargs: Arguments of `keras.layers.Layer`.
+        """
+        super().__init__(
+            **{"dtype": "float32", **kwargs}
+        )  # whatever the global policy: grids are exact in float32 only
+        if not isinstance(quantizer, GridQuantizer):
+            raise TypeError(
+                "quantizer must be a tf_fpq.quantizers.GridQuantizer. Received:"
+                f" quantizer={quantizer!r}."
+            )
+        self.quantizer = quantizer
+        self.observing = False
+
+    def build(self, input_shape: Any) -> None:
+        """Adds the quantizer's variables."""
+        # A fixed batch size would make the shape look like a weight's.
+        self.variables_of_quantizer = self.quantizer.build(
+            (None, *input_shape[1:]), "activation", self
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
+        """Returns `inputs` on the grid."""
+        if self.observing:
+            return inputs
+        return self.quantizer(inputs, training, self.variables_of_quantizer)
+
+    def codes(self, values: tf.Tensor) -> tf.Tensor:
+        """Integer codes of `values` in `[qmin, qmax]`."""
+        return self.quantizer.codes(values, self.variables_of_quantizer)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal layer."""
+        return {**super().get_config(), "quantizer": serialize(self.quantizer)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "QuantizeActivation":
+        """Makes a layer from `get_config()`."""
+        return cls(**{**config, "quantizer": deserialize(config["quantizer"])})
+
+
+@register
+class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
+    """A layer that computes with quantized weights; its name is the inner layer's.
+
+    A subclass of tfmot's wrapper, so `quantize_apply` leaves it alone. It has no output quantizer:
+    that is a `QuantizeActivation` after it.
+
+    Attributes:
+      layer: The Keras layer inside.
+      quantize_config: The tfmot `QuantizeConfig` that names the weights and their quantizers.
+      observing: While True the layer computes with float weights.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, quantize_config: Any, **kwargs: Any):
+        """Wraps `layer`; see the class. A frozen layer's step sizes are frozen too."""
+        kwargs = {"dtype": "float32", "trainable": layer.trainable, **kwargs}
+        super().__init__(layer, quantize_config, name_prefix="", **kwargs)
+        self._activity_regularizer = (
+            layer.activity_regularizer
+        )  # only a layer's own __call__ applies it
+        self.observing = False
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the inner layer first, then its quantizers' variables."""
+        if not self.layer.built:
+            self.layer.build(input_shape)
+            self.layer.built = True
+        self._quantized: list[tuple[str, GridQuantizer, Variables]] = []
+        for weight, quantizer in self.quantize_config.get_weights_and_quantizers(self.layer):
+            name = next(key for key, value in vars(self.layer).items() if value is weight)
+            self._quantized.append((name, quantizer, quantizer.build(weight.shape, name, self)))
+        keras.layers.Layer.build(self, input_shape)
+
+    def quantized_weights(self) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
+        """Attribute name, trained variable, quantizer and quantizer's variables of each quantized
+        weight.
+        """
+        return [
+            (name, getattr(self.layer, name), quantizer, variables)
+            for name, quantizer, variables in self._quantized
+        ]
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        """Calls the inner layer with its weights on their grids."""
+        quantized = {
+            name: (
+                quantizer.unrounded(weight, variables)
+                if self.observing
+                else quantizer(weight, training, variables)
+            )
+            for name, weight, quantizer, variables in self.quantized_weights()
+        }
+        with _attributes_replaced(self.layer, quantized):
+            return self._call_inner(inputs, training, kwargs)
+
+    def _call_inner(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
+        if self.layer._expects_training_arg:
+            kwargs = {**kwargs, "training": training}
+        return self.layer.call(inputs, **kwargs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The inner layer's output shape."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal layer."""
+        base = keras.layers.Wrapper.get_config(self)
+        return {**base, "quantize_config": serialize(self.quantize_config)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "QuantizedLayer":
+        """Makes a layer from `get_config()`."""
+        config = dict(config)
+        inner = config.pop("layer")
+        layer = keras.layers.deserialize(
+            inner, custom_objects, use_legacy_format="module" not in inner
+        )
+        return cls(layer, deserialize(config.pop("quantize_config")), **config)
+
+    # tfmot's wrapper lists weights by hand; Keras' own tracking counts each once, in an order that
+    # does not change.
+    trainable = keras.layers.Layer.trainable
+    trainable_weights = keras.layers.Layer.trainable_weights
+    non_trainable_weights = keras.layers.Layer.non_trainable_weights
+    losses = keras.layers.Layer.losses
+    updates = keras.layers.Layer.updates
+
+
+@contextlib.contextmanager
+def _attributes_replaced(layer: keras.layers.Layer, values: dict[str, tf.Tensor]) -> Iterator[None]:
+    """Within the context `layer`'s attributes are `values`. Past Keras' tracking, which would take
+    tensors for new weights.
+    """
+    attributes = vars(layer)
+    saved = {name: attributes[name] for name in values}
+    attributes.update(values)
+    try:
+        yield
+    finally:
+        attributes.update(saved)
+
+
+@contextlib.contextmanager
+def observing(model: keras.Model) -> Iterator[None]:
+    """Within the context `model`'s quantizers pass values through, so it computes what the float
+    model computes.
+    """
+    layers = [
+        layer for layer in model.layers if isinstance(layer, QuantizeActivation | QuantizedLayer)
+    ]
+    for layer in layers:
+        layer.observing = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.observing = False
+
+
+def quantizer_variables(model: keras.Model) -> list[tf.Variable]:
+    """The trainable variables of all quantizers of `model` (step sizes and the like), each once, in
+    layer order.
+
+    Those of frozen layers are left out.
+    """
+    found: dict[int, tf.Variable] = {}
+    for layer in model.layers:
+        if not layer.trainable:
+            continue
+        for variables in _variables_of_quantizers(layer):
+            for variable in variables.values():
+                if isinstance(variable, tf.Variable) and variable.trainable:
+                    found[id(variable)] = variable
+    return list(found.values())
+
+
+def _variables_of_quantizers(layer: keras.layers.Layer) -> list[Variables]:
+    if isinstance(layer, QuantizeActivation):
+        return [layer.variables_of_quantizer]
+    if isinstance(layer, QuantizedLayer):
+        return [variables for _, _, _, variables in layer.quantized_weights()]
+    return []

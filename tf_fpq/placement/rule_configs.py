@@ -1,0 +1,197 @@
+"""Rules that bring a `QuantizeConfig` of their own, for layers of any class.
+
+A layer that no table of this library knows is then an operator like any other: what it reads and
+what it computes lie on grids, and the weights that the config lists are quantized. What it computes
+in between is its own affair, so a student with such a layer trains; to export it, the exporter must
+be told its operator (`tflite_export.lowering.operators.register`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow_model_optimization as tfmot
+
+from tf_fpq import graph, roles
+from tf_fpq.keras_compat import deserialize, keras, register, serialize
+from tf_fpq.placement import grids
+from tf_fpq.placement.quantize_configs import GridQuantizeConfig
+from tf_fpq.placement.rules import QuantRule
+from tf_fpq.quantizers import GridQuantizer
+from tf_fpq.roles import Role
+
+WITHOUT_OPERATOR = (
+    "quantized by its rule's config; to export it too, give its class a role"
+    " (tf_fpq.roles.register) and an operator (tflite_export.lowering.operators.register)"
+)
+
+
+@register
+class RuleConfig(tfmot.quantization.keras.QuantizeConfig):
+    """A config written against tfmot's interface, with the widths that placing grids asks for.
+
+    Attributes:
+      config: The config.
+      weight_bits: Widest width of the weights it quantizes, or None.
+      activation_bits: Width of what the layer reads, or None.
+    """
+
+    def __init__(self, config: Any, weight_bits: int | None, activation_bits: int | None):
+        self.config, self.weight_bits, self.activation_bits = config, weight_bits, activation_bits
+
+    def get_weights_and_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[tuple[Any, GridQuantizer]]:
+        """The config's."""
+        return self.config.get_weights_and_quantizers(layer)
+
+    def set_quantize_weights(self, layer: keras.layers.Layer, quantize_weights: list[Any]) -> None:
+        """The config's."""
+        self.config.set_quantize_weights(layer, quantize_weights)
+
+    def get_activations_and_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[tuple[Any, GridQuantizer]]:
+        """None: a tensor's grid is a layer of its own."""
+        return []
+
+    def set_quantize_activations(
+        self, layer: keras.layers.Layer, quantize_activations: list[Any]
+    ) -> None:
+        """Nothing to set."""
+
+    def get_output_quantizers(self, layer: keras.layers.Layer) -> list[GridQuantizer]:
+        """None: a tensor's grid is a layer of its own."""
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal config."""
+        widths = {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits}
+        return {"config": serialize(self.config), **widths}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RuleConfig":
+        """Makes a config from `get_config()`."""
+        return cls(**{**config, "config": deserialize(config["config"])})
+
+
+def kernels(model: keras.Model) -> dict[str, str]:
+    """Class by name of the layers with a kernel, which all rules choose among, in execution order.
+
+    Args:
+      model: A prepared model.
+    """
+    return _classes(model, lambda layer: roles.role(layer) is Role.KERNEL)
+
+
+def others(model: keras.Model) -> dict[str, str]:
+    """Class by name of the layers that only rules with a config choose among: those of no class or
+    of no role known here.
+    """
+    return _classes(
+        model,
+        lambda layer: roles.role(layer) is None or (_is_own(layer) and not _has_kernel(layer)),
+    )
+
+
+def _classes(model: keras.Model, chosen: Callable[[keras.layers.Layer], bool]) -> dict[str, str]:
+    return {
+        call.layer.name: type(call.layer).__name__
+        for call in graph.calls(model)
+        if chosen(call.layer)
+    }
+
+
+def _is_own(layer: keras.layers.Layer) -> bool:
+    return not type(layer).__module__.startswith(("tf_keras.", "tf_fpq."))
+
+
+def _has_kernel(layer: keras.layers.Layer) -> bool:
+    return roles.role(layer) is Role.KERNEL
+
+
+def plan(model: keras.Model, rules: Mapping[str, QuantRule]) -> grids.Plan:
+    """The placement of a model's grids when layers have these rules.
+
+    A layer that only its rule's config makes possible is a function whose output has a grid.
+    Configs that do not fit their layer are among the plan's `problems`.
+
+    Args:
+      model: A prepared model.
+      rules: The chosen rule by layer name.
+    """
+    result = grids.plan(model)
+    for call in graph.calls(model):
+        name, rule = call.layer.name, rules.get(call.layer.name)
+        if rule is None or rule.config is None:
+            continue
+        if (
+            result.problems.get(name) == roles.problem(call.layer)
+            and roles.role(call.layer) is None
+        ):
+            result.problems.pop(name, None)
+            result.needs_grid.update(id(tensor) for tensor in call.outputs)
+        if reason := _problem(call, rule.config):
+            result.problems.setdefault(name, reason)
+    return result
+
+
+def _problem(call: graph.Call, config: Any) -> str | None:
+    """Why a config does not fit a layer, or None if it does."""
+    layer, who = call.layer, f"{type(config).__name__} of its rule"
+    if len(call.outputs) != 1:
+        return f"it has {len(call.outputs)} outputs; a layer with a config of its own must have one"
+    if not isinstance(config, GridQuantizeConfig) and config.get_activations_and_quantizers(layer):
+        return (
+            f"{who} quantizes an activation inside the layer; make that a layer of its own, whose"
+            " output gets a grid"
+        )
+    try:
+        listed = [
+            (weight, quantizer) for weight, quantizer in config.get_weights_and_quantizers(layer)
+        ]
+    except AttributeError as error:
+        return f"{who} does not fit it: {error}"
+    for weight, quantizer in listed:
+        name = getattr(weight, "name", weight)
+        if not any(value is weight for value in vars(layer).values() if hasattr(value, "shape")):
+            return f"{who} lists {name!r}, which is no weight that is an attribute of the layer"
+        if not isinstance(quantizer, GridQuantizer):
+            return (
+                f"{who} quantizes {name!r} by a {type(quantizer).__name__}; use one of"
+                " tf_fpq.quantizers"
+            )
+        if not (quantizer.spec.symmetric and quantizer.spec.narrow_range):
+            return (
+                f"{who} quantizes {name!r} on a grid that int8 weights do not have: set"
+                " symmetric=True, narrow_range=True"
+            )
+    return None
+
+
+def weight_bits(layer: keras.layers.Layer, config: Any) -> int | None:
+    """Widest width of the weights that `config` quantizes in `layer`, or None if there are none."""
+    widths = [quantizer.spec.num_bits for _, quantizer in config.get_weights_and_quantizers(layer)]
+    return max(widths, default=None)
+
+
+def configs(
+    model: keras.Model, rules: Mapping[str, QuantRule], make_config: Callable[..., Any]
+) -> dict[str, Any]:
+    """The config of each layer that has a rule, for `placement.place`.
+
+    Args:
+      model: A prepared model whose plan has no problems.
+      rules: The chosen rule by layer name.
+      make_config: `make_config(weight_bits, activation_bits, per_channel=...)`, for rules without a
+        config.
+    """
+    found = {}
+    for name, rule in rules.items():
+        if rule.config is None:
+            found[name] = make_config(
+                rule.weight_bits, rule.activation_bits, per_channel=rule.per_channel
+            )
+        else:
+            width = weight_bits(model.get_layer(name), rule.config)
+            found[name] = RuleConfig(rule.config, width, rule.activation_bits)
+    return found

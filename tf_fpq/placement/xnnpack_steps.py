@@ -1,0 +1,123 @@
+"""Step sizes that one integer operator can combine.
+
+XNNPACK refuses operators whose scales are too far apart: a sum of a tensor in steps of 0.3 and one
+in steps of 1e-8, say, which a network has where a branch is next to nothing (ConvNeXt's layer scale
+starts at 1e-6). Such a branch is below one step of the sum whatever its own step is, so a larger
+step loses nothing.
+"""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_fpq import graph, roles
+from tf_fpq.conversion.normalization import ChannelMean
+from tf_fpq.keras_compat import keras
+from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.roles import Role
+
+# XNNPACK's limits, with a factor of 2 left for training:
+# a sum takes operands with 2^-10 <= step / output step < 2^8, a product 2^-16 <= step * step /
+# output step < 2^8,
+LOWEST_OF_SUM, LOWEST_OF_PRODUCT, HIGHEST = 2.0**-9, 2.0**-15, 2.0**7
+_ROUNDS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operator:
+    """An operator without trained weights: its grids, and whether it multiplies."""
+
+    layer: keras.layers.Layer
+    sources: tuple[QuantizeActivation, ...]
+    output: QuantizeActivation
+
+
+def raise_small_steps(student: keras.Model) -> list[str]:
+    """Raises step sizes that are too small beside those of the same operator; the zero points stay.
+
+    Args:
+      student: A calibrated student. Kernels with trained weights are left alone: the exporter names
+        those that do not fit.
+
+    Returns:
+      Names of the activation quantizers whose step was raised.
+    """
+    operators = _operators(student)
+    raised: dict[str, None] = {}
+    grids = {grid for operator in operators for grid in (*operator.sources, operator.output)}
+    before = [(variable, variable.numpy()) for grid in grids for variable in grid.variables]
+    with contextlib.suppress(OverflowError):
+        for _ in range(_ROUNDS):
+            changed = [quantizer.name for operator in operators for quantizer in _fit(operator)]
+            raised.update(dict.fromkeys(changed))
+            if not changed:
+                return list(raised)
+    # Grids that raise each other in a circle: the exporter names the operator that does not fit.
+    for variable, value in before:
+        variable.assign(value)
+    return []
+
+
+def _operators(student: keras.Model) -> list[_Operator]:
+    """The operators that combine grids as they are: sums, products and means over channels."""
+    grids: dict[int, QuantizeActivation] = {}
+    pending: dict[int, tuple[keras.layers.Layer, tuple[QuantizeActivation, ...]]] = {}
+    found = []
+    for call in graph.calls(student):
+        first, output = id(call.inputs[0]), id(call.outputs[0])
+        kind = roles.role(roles.inner(call.layer))
+        if isinstance(call.layer, QuantizeActivation):
+            grids[output] = call.layer
+            if first in pending:
+                found.append(_Operator(*pending[first], call.layer))
+        elif kind is Role.ARITHMETIC or type(call.layer) is ChannelMean:
+            if all(id(tensor) in grids for tensor in call.inputs):
+                pending[output] = (call.layer, tuple(grids[id(tensor)] for tensor in call.inputs))
+        elif first in pending:
+            pending[output] = pending[first]
+        elif first in grids and kind in (Role.SAME_GRID, Role.AVERAGE, Role.JOINT_GRID):
+            grids[output] = grids[first]
+    return found
+
+
+def _fit(operator: _Operator) -> list[QuantizeActivation]:
+    """Raises what is too small in one operator."""
+    steps, output = [_step(source) for source in operator.sources], _step(operator.output)
+    if type(operator.layer) is ChannelMean:
+        products, lowest = [steps[0] / operator.layer.input_shape[-1]], 0.0
+    elif type(operator.layer) is keras.layers.Multiply:
+        products, lowest = [np.prod(steps)], LOWEST_OF_PRODUCT
+    else:
+        products, lowest = steps, LOWEST_OF_SUM
+    raised = []
+    if max(products) / output > HIGHEST and operator.output not in operator.sources:
+        raised += _raise(operator.output, max(products) / HIGHEST)
+        output = _step(operator.output)
+    if type(operator.layer) is keras.layers.Multiply:
+        factor = lowest * output / products[0]
+        smaller = operator.sources[int(np.argmin(steps))]
+        return raised + (_raise(smaller, min(steps) * factor) if factor > 1 else [])
+    for source, step in zip(operator.sources, steps, strict=True):
+        if step < lowest * output:
+            raised += _raise(source, lowest * output)
+    return raised
+
+
+def _step(quantizer: QuantizeActivation) -> float:
+    return float(tf.reshape(quantizer.quantizer.grid(quantizer.variables_of_quantizer)[0], ()))
+
+
+def _raise(quantizer: QuantizeActivation, step_size: float) -> list[QuantizeActivation]:
+    """Sets a step; a grid that TFLite prescribes stays as it is. Raises OverflowError for a step
+    beyond float32.
+    """
+    if step_size > np.finfo(np.float32).max / 2:
+        raise OverflowError(f"{quantizer.name}: {step_size}")
+    variables: Any = quantizer.variables_of_quantizer
+    before, zero_point = _step(quantizer), quantizer.quantizer.grid(variables)[1]
+    # Rounded up: a step that is set to exactly the limit must not miss it in float32.
+    quantizer.quantizer.set_grid(variables, np.float32(step_size * 1.001), np.asarray(zero_point))
+    return [quantizer] if _step(quantizer) > before else []

@@ -1,0 +1,142 @@
+"""Where a grid starts: step sizes and zero points estimated from samples. Pure NumPy.
+
+An estimator takes `Samples` and the `QuantSpec` of the grids and returns a step size and a zero
+point per grid. Grids are asymmetric as FPQ prints them (arXiv 2503.11159, eq. 6), `s = (x_max -
+x_min) / (2^q - 1)`, `z = round(q_max - x_max / s)`, or symmetric, `s = max|x| / qmax`; 0 is always
+on the grid.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import numpy as np
+
+from tf_fpq.quantizers.spec import QuantSpec
+
+# Of the values on either side of 0, the part in percent that `percentile` keeps.
+KEPT_PERCENT = 99.9
+
+
+@dataclasses.dataclass
+class Samples:
+    """Values of one or more grids: `values[grids, elements]`, and the exact range `low[grids]` to
+    `high[grids]`.
+    """
+
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Samples":
+        """Samples whose range is that of `values`; 0 always belongs to it."""
+        return cls(values, np.minimum(values.min(axis=1), 0.0), np.maximum(values.max(axis=1), 0.0))
+
+    def merge(self, other: "Samples") -> "Samples":
+        """Both together."""
+        values = np.concatenate([self.values, other.values], axis=1)
+        return Samples(values, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+
+Grids = tuple[np.ndarray, np.ndarray]
+Estimator = Callable[[Samples, QuantSpec], Grids]
+
+
+def grids_of_range(low: np.ndarray, high: np.ndarray, spec: QuantSpec) -> Grids:
+    """The grids that cover `low <= 0` to `high >= 0` (FPQ eq. 6)."""
+    if spec.symmetric:
+        step_size = np.maximum(-low, high) / spec.qmax
+        return step_size, np.zeros_like(step_size)
+    step_size = (high - low) / (spec.qmax - spec.qmin)
+    safe = np.where(step_size > 0, step_size, 1.0)
+    return step_size, np.clip(np.round(spec.qmax - high / safe), spec.qmin, spec.qmax)
+
+
+def min_max(samples: Samples, spec: QuantSpec) -> Grids:
+    """The whole range, nothing is clipped."""
+    return grids_of_range(samples.low, samples.high, spec)
+
+
+def percentile(samples: Samples, spec: QuantSpec, percent: float = KEPT_PERCENT) -> Grids:
+    """The range without its outliers: `percent` of the values on each side of the median's are
+    kept.
+
+    Raises:
+      ValueError: If `percent` is not above 50 and at most 100.
+    """
+    if not 50 < percent <= 100:
+        raise ValueError(f"percent must be above 50 and at most 100. Received: percent={percent}.")
+    if spec.symmetric:
+        high = np.percentile(np.abs(samples.values), percent, axis=1)
+        return grids_of_range(-high, high, spec)
+    low, high = np.percentile(samples.values, [100 - percent, percent], axis=1)
+    return grids_of_range(np.minimum(low, 0.0), np.maximum(high, 0.0), spec)
+
+
+def mse(samples: Samples, spec: QuantSpec) -> Grids:
+    """The fraction of the min-max range with the smallest squared error, found by two rounds of
+    search.
+    """
+    full, zero_point = min_max(samples, spec)
+    best = np.ones_like(full)
+    for ratios in (np.geomspace(1.0, 0.05, 25), np.geomspace(1.1, 1 / 1.1, 11)):
+        candidates = np.stack([np.minimum(best * ratio, 1.0) for ratio in ratios])
+        errors = np.stack(
+            [squared_error(samples.values, full * c, zero_point, spec) for c in candidates]
+        )
+        best = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
+    return full * best, zero_point
+
+
+def offset_mse(samples: Samples, spec: QuantSpec) -> Grids:
+    """The step size *and* zero point with the smallest squared error: both ends of the range are
+    searched by themselves.
+    """
+    step_size, zero_point = mse(samples, spec)
+    best = squared_error(samples.values, step_size, zero_point, spec)
+    fractions = np.geomspace(1.0, 0.1, 15)
+    for low in fractions if (samples.low < 0).any() else fractions[:1]:
+        for high in fractions:
+            step, zero = grids_of_range(samples.low * low, samples.high * high, spec)
+            error = squared_error(samples.values, step, zero, spec)
+            better = error < best
+            best, step_size = np.where(better, error, best), np.where(better, step, step_size)
+            zero_point = np.where(better, zero, zero_point)
+    return step_size, zero_point
+
+
+def squared_error(
+    values: np.ndarray, step_size: np.ndarray, zero_point: np.ndarray, spec: QuantSpec
+) -> np.ndarray:
+    """Sum of the squared differences of `values` and their quantized values, per grid."""
+    step, offset = np.where(step_size > 0, step_size, 1.0)[:, None], zero_point[:, None]
+    errors = np.empty(len(values), np.result_type(values, step))
+    # Some rows at a time: temporaries as large as a Dense kernel cost ten times the arithmetic.
+    rows = max(1, _CHUNK // values.shape[1])
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        levels = np.round(values[part] / step[part])
+        levels = np.clip(levels, spec.qmin - offset[part], spec.qmax - offset[part], out=levels)
+        levels *= step[part]
+        levels -= values[part]
+        errors[part] = np.square(levels, out=levels).sum(axis=1)
+    return errors
+
+
+# Elements that are computed at once; they fit a cache.
+_CHUNK = 2**16
+
+
+ESTIMATORS: dict[str, Estimator] = {"mse": mse, "min_max": min_max, "percentile": percentile}
+# The name of each quantizer's own start, which `GridQuantizer.paper_start` gives.
+PAPER = "paper"
+
+
+def check_estimator(name: str, estimator: str | Estimator) -> None:
+    """Raises ValueError unless `estimator` is a name or a function."""
+    known = (*ESTIMATORS, PAPER)
+    if not callable(estimator) and estimator not in known:
+        raise ValueError(
+            f"{name} must be one of {', '.join(known)} or a function of (samples, spec). Received:"
+            f" {name}={estimator!r}."
+        )

@@ -1,0 +1,124 @@
+"""The float teacher: which of its outputs a step needs, in which precision, and outputs computed
+once for all epochs.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_fpq import graph
+from tf_fpq.keras_compat import keras
+from tf_fpq.training import two_views
+
+TEACHER_DTYPES = ("float32", "float16", "bfloat16")
+
+# Teacher outputs that `cache_teacher` keeps in memory, at most.
+CACHE_LIMIT_BYTES = 4 * 2**30
+
+
+def teacher_graph(
+    teacher: keras.Model, shown: Collection[str], dtype: str | None = None
+) -> keras.Model:
+    """A model with outputs `{"predictions": ..., "features": {name: output}}` that shares the
+    teacher's weights.
+
+    Args:
+      teacher: A functional model.
+      shown: Names of the calls whose outputs are features.
+      dtype: None shares the teacher's layers; "float16" or "bfloat16" copies the teacher into
+        layers that compute in half precision (batch norm statistics and weights stay float32).
+
+    Raises:
+      ValueError: If the dtype is unknown, or if the teacher is no functional model but features are
+        asked of it.
+    """
+    if dtype is not None and dtype not in TEACHER_DTYPES:
+        raise ValueError(
+            f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}. Received:"
+            f" teacher_dtype={dtype!r}."
+        )
+    if not graph.is_functional(teacher):
+        raise ValueError(
+            f"teacher {teacher.name!r} must be a built Sequential or Functional model. Received:"
+            f" {type(teacher).__name__}. Call it on a keras.Input and wrap that in keras.Model."
+        )
+    if dtype is not None:
+        teacher = _with_dtype(teacher, dtype)
+    features = {graph.call_name(call): call.outputs[0] for call in graph.calls(teacher)}
+    outputs = {"predictions": teacher.output, "features": {name: features[name] for name in shown}}
+    return keras.Model(teacher.inputs, outputs)
+
+
+def _with_dtype(teacher: keras.Model, dtype: str) -> keras.Model:
+    policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": policy})
+
+    copy = keras.models.clone_model(teacher, clone_function=clone)
+    copy.set_weights(teacher.get_weights())
+    return copy
+
+
+def with_outputs(
+    data: Any, labels: Any, teacher: keras.Model, batch_size: int | None
+) -> tuple[Any, Any]:
+    """Data of `fit` together with the outputs of the teacher, each computed once.
+
+    Args:
+      data: Array of images, or a `tf.data.Dataset` of batches `(images, labels, ...)`.
+      labels: What `fit` got as `y`.
+      teacher: A model from `teacher_graph`.
+      batch_size: Images that run at once, for an array.
+
+    Returns:
+      `x` and `y` for `fit`: images have become `{"images": ..., "teacher": ...}`. An array is
+        shuffled by `fit` as ever; the
+      batches of a dataset are those of its first epoch, in the order of its first epoch.
+
+    Raises:
+      ValueError: If the data has two views, or the outputs would not fit the memory limit.
+      TypeError: If the data is neither.
+    """
+    if isinstance(data, tf.data.Dataset):
+        return _dataset_with_outputs(data, teacher), labels
+    if not isinstance(data, np.ndarray | tf.Tensor):
+        raise TypeError(
+            "cache_teacher=True needs x as one array or a tf.data.Dataset. Received: x of type"
+            f" {type(data).__name__}."
+        )
+    _check_size(teacher, len(data))
+    outputs = teacher.predict(data, batch_size=batch_size or 32, verbose=0)
+    return {"images": data, "teacher": outputs}, labels
+
+
+def _dataset_with_outputs(data: tf.data.Dataset, teacher: keras.Model) -> tf.data.Dataset:
+    first = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
+    if two_views.has_two_views(first):
+        raise ValueError(
+            "cache_teacher=True does not go with augmented views: the teacher must see what the"
+            " student sees."
+        )
+    batches = int(data.cardinality())
+    size = first.shape[0] if isinstance(first, tf.TensorSpec) else None
+    if batches > 0 and size:
+        _check_size(teacher, batches * size)
+
+    def add(images: Any, *rest: Any) -> Any:
+        return {"images": images, "teacher": teacher(images, training=False)}, *rest
+
+    return data.map(add, num_parallel_calls=2).cache()
+
+
+def _check_size(teacher: keras.Model, images: int) -> None:
+    shapes = [tensor.shape[1:] for tensor in tf.nest.flatten(teacher.output)]
+    per_image = sum(4 * (shape.num_elements() or 0) for shape in shapes)
+    if images * per_image > CACHE_LIMIT_BYTES:
+        raise ValueError(
+            f"cache_teacher=True would keep {images * per_image / 2**30:.1f} GiB of teacher outputs"
+            f" ({per_image:,} bytes an image, {images:,} images), above the limit of"
+            f" {CACHE_LIMIT_BYTES / 2**30:.0f} GiB. Train without the cache; KnowledgeDistillation"
+            " alone needs predictions only."
+        )

@@ -1,0 +1,230 @@
+"""`export`: a trained student in, a `.tflite` file and its integer twin out."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any, Literal
+import warnings
+
+import numpy as np
+
+from tflite_export import deployed as deployed_lib
+from tflite_export.flatbuffer import metadata as metadata_lib
+from tflite_export.flatbuffer import reader, writer
+from tflite_export.lowering import io_types
+
+if TYPE_CHECKING:
+    from tflite_export.twin.integer_twin import IntegerTwin
+
+IoType = Literal["int8", "uint8", "float32"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """An exported network.
+
+    Attributes:
+      path: The `.tflite` file.
+      deployed: The network inside the borders: int8 in, int8 out.
+      input_type: Type of the file's input: "int8", "uint8" or "float32".
+      output_type: Type of the file's output.
+      weights: "int8", or "int4" for packed INT4 weights where they fit.
+      bytes: Size of the file.
+      metadata: Class labels and input normalisation that the file holds.
+    """
+
+    path: str
+    deployed: deployed_lib.DeployedModel
+    input_type: IoType
+    output_type: IoType
+    weights: deployed_lib.WeightType
+    bytes: int
+    metadata: metadata_lib.Metadata = metadata_lib.Metadata()
+
+    @property
+    def name(self) -> str:
+        """Name of the network."""
+        return self.deployed.name
+
+    @functools.cached_property
+    def file_model(self) -> deployed_lib.DeployedModel:
+        """The records the file holds: `deployed` with the file's types at its io_types."""
+        return io_types.with_io(self.deployed, self.input_type, self.output_type)
+
+    @functools.cached_property
+    def twin(self) -> "IntegerTwin":
+        """The integer twin, a Keras model from float images to float outputs: what XNNPACK computes
+        on the phone.
+        """
+        from tflite_export.twin import integer_twin
+
+        return integer_twin.IntegerTwin(self.deployed)
+
+
+def export(
+    student: Any,
+    path: str | os.PathLike[str],
+    *,
+    input_type: IoType = "int8",
+    output_type: IoType = "int8",
+    weights: deployed_lib.WeightType = "int8",
+    round_biases: bool = True,
+    labels: Sequence[str] | None = None,
+    normalization: tuple[Any, Any] | None = None,
+) -> ExportedModel:
+    """Writes a student as a `.tflite` file whose integers are the trained ones.
+
+    The deployed model holds biases as int32 multiples of `input scale * weight scale`. With
+    `round_biases` the student's own biases move onto that grid too, by at most half a step, so that
+    from then on the student computes what the file does: at low widths nearly every code is equal
+    (see `builder.round_biases`). The file is the same either way.
+
+    Args:
+      student: A model from `tf_fpq.quantize_model` (of a `QatModel`, its `student`).
+      path: File to write, whole or not at all.
+      input_type: Type of the file's input. "int8" takes codes, `clip(round(x / scale) +
+        zero_point)`; "uint8" the same codes 128 higher; "float32" the preprocessed images
+        themselves.
+      output_type: Type of the file's output, likewise.
+      weights: "int8" containers at every bit width: equal on every phone. "int4" packs the weights
+        of convolutions and Dense layers whose codes fit 4 bits: half the bytes, but convolutions
+        then run on kernels that round differently across processors.
+      round_biases: Move the student's biases onto their deployed grid, in place. False leaves the
+        student as it is, and then its outputs differ from the file's by what the rounding tips
+        over.
+      labels: Class names in the order of the outputs, embedded as TFLite metadata for the Task
+        Library and ML Kit.
+      normalization: `(mean, std)` of the training's preprocessing `x = (pixel - mean) / std` of
+        pixels 0..255, each a number or one per channel; embedded likewise. Readers apply it to a
+        float32 input. Into a uint8 input they put the pixels as they are: right only if the input's
+        grid is that of the pixels, scale `1 / std` and zero point `mean`; a warning says so.
+
+    Returns:
+      The exported model; `tflite_export.verify` proves it equal to its twin.
+
+    Raises:
+      TypeError: If `student` is no Keras 2 model.
+      ValueError: If it is no quantized student, or an argument is unknown.
+      OSError: If the path cannot be written.
+    """
+    from tflite_export.lowering import builder
+
+    _check_arguments(input_type, output_type, weights)
+    deployed = deployed_model(student, weights)
+    metadata = metadata_lib.make(deployed, labels, normalization)
+    if metadata.mean is not None and input_type == "uint8":
+        _warn_unless_pixels(deployed.tensors[deployed.inputs[0]], metadata)
+    file_model = io_types.with_io(deployed, input_type, output_type)
+    data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
+    size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
+    if round_biases:
+        builder.round_biases(student, weights)
+    return ExportedModel(
+        os.fspath(path), deployed, input_type, output_type, weights, size, metadata
+    )
+
+
+def deployed_model(
+    student: Any, weights: deployed_lib.WeightType = "int8"
+) -> deployed_lib.DeployedModel:
+    """The deployed model of a student, with packed weights where asked; see `export`."""
+    from tf_fpq.keras_compat import keras
+    from tflite_export.lowering import builder
+
+    if not isinstance(student, keras.Model):
+        raise TypeError(
+            "student must be a model from tf_fpq.quantize_model (Keras 2, tf_keras). "
+            f"Received: student of type {type(student).__module__}.{type(student).__name__}."
+        )
+    if isinstance(getattr(student, "student", None), keras.Model):
+        raise ValueError(f"student is a {type(student).__name__}; export its `.student` instead.")
+    if not getattr(student, "_is_graph_network", False):
+        raise ValueError(
+            "student must be a functional model from tf_fpq.quantize_model. "
+            f"Received: a subclassed or unbuilt {type(student).__name__} {student.name!r}."
+        )
+    deployed = builder.deploy(student, weights)
+    if weights == "int4" and not any(
+        tensor.dtype == "int4" for tensor in deployed.tensors.values()
+    ):
+        raise ValueError(
+            f"No weight of {deployed.name!r} fits INT4: it needs a convolution or Dense layer with"
+            " weight_bits of 4 or less. Received: weights='int4'."
+        )
+    return deployed
+
+
+def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
+    """The `ExportedModel` of a student and a file that was exported from it earlier.
+
+    Nothing is compared here; that is what `verify` does.
+
+    Raises:
+      ValueError: If the file is no whole `.tflite` file or has border types that no export has.
+      OSError: If it cannot be read.
+    """
+    found = reader.read(path)
+    types = [
+        {found.tensors[name].dtype for name in names} for names in (found.inputs, found.outputs)
+    ]
+    for names in types:
+        if len(names) != 1 or not names <= set(io_types.IO_TYPES):
+            raise ValueError(
+                f"{os.fspath(path)!r} was not exported by tflite_export: its borders are"
+                f" {sorted(names)}; expected one of {io_types.IO_TYPES}."
+            )
+    (input_type,), (output_type,) = types
+    weights = "int4" if any(tensor.dtype == "int4" for tensor in found.tensors.values()) else "int8"
+    size = pathlib.Path(path).stat().st_size
+    deployed, metadata = deployed_model(student, weights), metadata_lib.read_metadata(path)
+    return ExportedModel(
+        os.fspath(path), deployed, input_type, output_type, weights, size, metadata
+    )
+
+
+def unpacked_weights(deployed: deployed_lib.DeployedModel) -> list[str]:
+    """Names of weights that are int8 in a model exported with `weights="int4"`."""
+    kinds = (*deployed_lib.INT4_KINDS, "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+    names = [operator.inputs[1] for operator in deployed.operators if operator.kind in kinds]
+    return [
+        name
+        for name in names
+        if deployed.tensors[name].data is not None and deployed.tensors[name].dtype == "int8"
+    ]
+
+
+def quant_params(path: str | os.PathLike[str]) -> dict[str, deployed_lib.Tensor]:
+    """Shape, type, scale, zero point, axis and codes of every tensor of a `.tflite` file, by name.
+
+    Raises:
+      ValueError: If the file is no whole `.tflite` file.
+      OSError: If it cannot be read.
+    """
+    return dict(reader.read(path).tensors)
+
+
+def _warn_unless_pixels(tensor: deployed_lib.Tensor, metadata: metadata_lib.Metadata) -> None:
+    """Warns where a raw pixel is not the code of its normalised value in a uint8 input."""
+    pixels = np.arange(256.0)[:, None]
+    values = (pixels - np.float64(metadata.mean)) / np.float64(metadata.std)
+    codes = np.clip(np.rint(values / np.float64(tensor.scale)) + tensor.zero_point + 128, 0, 255)
+    if (worst := np.abs(codes - pixels).max()) > 0:
+        warnings.warn(
+            f"The input's uint8 codes are not the pixels (up to {worst:.0f} apart), but the Task"
+            " Library and ML Kit put pixels into a uint8 input as they are. Export with"
+            " input_type='float32' for them, or quantize the images yourself.",
+            stacklevel=3,
+        )
+
+
+def _check_arguments(input_type: str, output_type: str, weights: str) -> None:
+    for argument, value in (("input_type", input_type), ("output_type", output_type)):
+        if value not in io_types.IO_TYPES:
+            raise ValueError(
+                f"{argument} must be one of {', '.join(io_types.IO_TYPES)}. Received:"
+                f" {argument}={value!r}."
+            )
+    if weights not in ("int8", "int4"):
+        raise ValueError(f"weights must be 'int8' or 'int4'. Received: weights={weights!r}.")

@@ -1,0 +1,292 @@
+"""Counting how codes differ, in LSB, batch by batch: memory does not depend on the number of
+images. Needs no TensorFlow.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+
+from tflite_export import deployed as deployed_lib
+from tflite_export import model_inputs as inputs_lib
+from tflite_export.verification import report as report_lib
+
+# Largest difference between two 8-bit codes.
+_SPAN = 255
+
+
+class Difference:
+    """Counts `left - right` over the codes of one tensor."""
+
+    def __init__(self, tensor: deployed_lib.Tensor, left: str, right: str):
+        """Starts at zero.
+
+        Args:
+          tensor: Record of the tensor; its grid gives values to the codes.
+          left: Name of what is compared.
+          right: Name of what it is compared with; the signal of the SQNR is its.
+        """
+        self._tensor, self._left, self._right = tensor, left, right
+        self._histogram = np.zeros(2 * _SPAN + 1, np.int64)
+        self._signal = 0.0
+        self._images = self._same_top1 = 0
+        self._has_top1 = False
+
+    def add(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Adds a batch of codes (any numeric dtype, integer-valued).
+
+        Raises:
+          ValueError: If the shapes differ.
+        """
+        left, right = np.asarray(left), np.asarray(right)
+        if left.shape != right.shape:
+            raise ValueError(
+                f"Tensor {self._tensor.name!r} has shape {left.shape} in {self._left} and"
+                f" {right.shape} in {self._right}."
+            )
+        left, right = left.astype(np.int16), right.astype(np.int16)
+        difference = (left - right).reshape(-1)
+        self._histogram += np.bincount(
+            np.clip(difference, -_SPAN, _SPAN) + _SPAN, minlength=2 * _SPAN + 1
+        )
+        self._signal += float(np.square((right - self._tensor.zero_point).astype(np.float64)).sum())
+        self._images += len(left)
+        if left.ndim == 2 and left.shape[1] > 1:
+            self._has_top1 = True
+            self._same_top1 += int((left.argmax(-1) == right.argmax(-1)).sum())
+
+    def result(self, kind: str = "") -> report_lib.Comparison:
+        """The counts so far; `kind` is the operator that writes the tensor."""
+        offsets = np.arange(-_SPAN, _SPAN + 1)
+        noise = float((self._histogram * np.square(offsets.astype(np.float64))).sum())
+        bins = tuple(
+            (int(offset), int(n)) for offset, n in zip(offsets, self._histogram, strict=True) if n
+        )
+        return report_lib.Comparison(
+            tensor=self._tensor.name,
+            kind=kind,
+            left=self._left,
+            right=self._right,
+            codes=int(self._histogram.sum()),
+            differing=int(self._histogram.sum() - self._histogram[_SPAN]),
+            max_lsb=max((abs(offset) for offset, _ in bins), default=0),
+            histogram=bins,
+            sqnr_db=decibels(self._signal, noise),
+            top1=self._same_top1 / self._images if self._has_top1 else None,
+        )
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """Signal to noise ratio `10 log10(signal / noise)`; None when there is no noise, or no
+    signal.
+    """
+    return 10.0 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+
+
+class OutputTable:
+    """Compares the outputs of several runtimes, every pair of them, and counts right answers where
+    labels are known.
+    """
+
+    def __init__(self, outputs: Sequence[deployed_lib.Tensor], kinds: Mapping[str, str]):
+        """Starts empty.
+
+        Args:
+          outputs: Records of the output tensors.
+          kinds: Operator that writes a tensor, by tensor name.
+        """
+        self._outputs, self._kinds = list(outputs), kinds
+        self._differences: dict[tuple[str, str, int], Difference] = {}
+        self._right: dict[str, int] = {}
+        self._labelled: dict[str, int] = {}
+
+    def add(
+        self, codes: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray | None = None
+    ) -> None:
+        """Adds a batch: for each runtime, in a fixed order, one array of codes per output.
+
+        A runtime may have run on the first images of the batch only.
+        """
+        for left, right in itertools.combinations(codes, 2):
+            for index, tensor in enumerate(self._outputs):
+                difference = self._differences.setdefault(
+                    (left, right, index), Difference(tensor, left, right)
+                )
+                count = min(len(codes[left][index]), len(codes[right][index]))
+                difference.add(codes[left][index][:count], codes[right][index][:count])
+        for name, arrays in codes.items():
+            if labels is not None and arrays[0].ndim == 2:
+                self._right[name] = self._right.get(name, 0) + int(
+                    (arrays[0].argmax(-1) == labels[: len(arrays[0])]).sum()
+                )
+                self._labelled[name] = self._labelled.get(name, 0) + len(arrays[0])
+
+    def comparisons(self) -> tuple[report_lib.Comparison, ...]:
+        """One comparison per pair of runtimes and output."""
+        return tuple(
+            difference.result(self._kinds.get(self._outputs[index].name, ""))
+            for (_, _, index), difference in self._differences.items()
+        )
+
+    def accuracy(self) -> dict[str, float]:
+        """Share of right answers by runtime; empty without labels."""
+        return {name: self._right[name] / count for name, count in self._labelled.items()}
+
+
+class TensorTable:
+    """Compares intermediate tensors of one pair of runtimes, in execution order."""
+
+    def __init__(self, model: deployed_lib.DeployedModel, left: str, right: str):
+        """Starts empty, for all activations of `model`."""
+        self._kinds = kinds(model)
+        self._order = [
+            name
+            for name in (*model.inputs, *self._kinds)
+            if model.tensors[name].dtype in ("int8", "uint8")
+        ]
+        self._differences = {
+            name: Difference(model.tensors[name], left, right) for name in self._order
+        }
+        self._seen: set[str] = set()
+
+    def add(self, left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+        """Adds the tensors of a batch that both have."""
+        for name in self._order:
+            if name in left and name in right:
+                self._differences[name].add(np.asarray(left[name]), np.asarray(right[name]))
+                self._seen.add(name)
+
+    def comparisons(self) -> tuple[report_lib.Comparison, ...]:
+        """One comparison per tensor that was seen."""
+        return tuple(
+            self._differences[n].result(self._kinds.get(n, "INPUT"))
+            for n in self._order
+            if n in self._seen
+        )
+
+
+def kinds(model: deployed_lib.DeployedModel) -> dict[str, str]:
+    """The kind of the operator that writes each activation, by tensor name in execution order."""
+    return {name: operator.kind for operator in model.operators for name in operator.outputs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some images as float32, one array for each input of the model in its order, and their class
+    numbers, if known.
+    """
+
+    inputs: tuple[np.ndarray, ...]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def first(self, count: int) -> "Batch":
+        """The first `count` images."""
+        return Batch(
+            tuple(array[:count] for array in self.inputs),
+            None if self.labels is None else self.labels[:count],
+        )
+
+
+def batches(images: Any, shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> Iterator[Batch]:
+    """Checked batches of at most `batch_size` images.
+
+    Args:
+      images: Array `[images, *shape]`, the pair `(images, labels)`, or a `tf.data.Dataset` of
+        batches of either; labels are class numbers or one-hot, of the first output where there are
+        several. Of a model with several inputs, images are a tuple or list of arrays in the order
+        of `shapes`, or a dict by its names; a pair with labels then is `((a, b), labels)`.
+      shapes: Shape of one image for each input of the model, by name.
+      batch_size: Largest batch.
+
+    Raises:
+      ValueError: If there is no image, shapes do not fit, or an image has a NaN or an infinity.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive. Received: batch_size={batch_size}.")
+    count = 0
+    for arrays, labels in _parts(images, tuple(shapes)):
+        arrays = _checked(arrays, shapes)
+        size = len(arrays[0])
+        labels = None if labels is None else _class_numbers(labels, size)
+        for start in range(0, size, batch_size):
+            stop = start + batch_size
+            chunks = tuple(np.asarray(array[start:stop], np.float32) for array in arrays)
+            if not all(np.isfinite(chunk).all() for chunk in chunks):
+                raise ValueError(
+                    f"images contain NaN or infinity, among images {count} to"
+                    f" {count + len(chunks[0]) - 1}."
+                )
+            count += len(chunks[0])
+            yield Batch(chunks, None if labels is None else labels[start:stop])
+    if not count:
+        raise ValueError(
+            "images is empty: verification needs at least one image. Received: 0 images."
+        )
+
+
+def number_of(images: Any, names: Sequence[str]) -> int | None:
+    """Number of images, where it is known without reading them; `names` are the model's inputs."""
+    if hasattr(images, "as_numpy_iterator"):
+        return None
+    return len(inputs_lib.in_order(_without_labels(images, len(names) > 1)[0], names)[0])
+
+
+def _parts(images: Any, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    elements = images.as_numpy_iterator() if hasattr(images, "as_numpy_iterator") else [images]
+    for element in elements:
+        found, labels = _without_labels(element, len(names) > 1)
+        yield inputs_lib.in_order(found, names), labels
+
+
+def _without_labels(element: Any, several: bool) -> tuple[Any, Any]:
+    """Images and labels. A tuple of arrays is a pair with labels for one input, and the inputs'
+    arrays for several.
+    """
+    if not isinstance(element, tuple):
+        return element, None
+    if several and not (element and isinstance(element[0], tuple | list | Mapping)):
+        return element, None
+    if len(element) not in (2, 3):
+        raise ValueError(
+            f"images must be an array or a pair (images, labels). Received: {len(element)} parts."
+        )
+    return element[0], element[1]
+
+
+def _checked(
+    arrays: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[np.ndarray, ...]:
+    names, found = tuple(shapes), tuple(np.asarray(array) for array in arrays)
+    for name, array in zip(names, found, strict=True):
+        shape = shapes[name]
+        if (
+            array.shape[1:] != tuple(shape)
+            or array.ndim != len(shape) + 1
+            or array.dtype.kind not in "fiub"
+        ):
+            raise ValueError(
+                f"{inputs_lib.title(name, names)} must be numbers of shape {(None, *shape)}, as the"
+                f" model's input; a Dataset must be batched. Received: shape {array.shape}, dtype"
+                f" {array.dtype}."
+            )
+    inputs_lib.check_lengths(found, names)
+    return found
+
+
+def _class_numbers(labels: Any, count: int) -> np.ndarray:
+    if isinstance(labels, tuple) and labels and np.ndim(labels[0]):  # one array for each output
+        labels = labels[0]
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        labels = labels.argmax(-1)
+    labels = labels.reshape(-1)
+    if len(labels) != count:
+        raise ValueError(
+            f"labels must be one per image. Received: {len(labels)} labels for {count} images."
+        )
+    return labels

@@ -1,0 +1,213 @@
+"""Trained integers = exported integers: the constants of a file against the student's, tensor by
+tensor.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tflite_export import deployed as deployed_lib
+from tflite_export.flatbuffer import reader
+from tflite_export.verification.report import Failure
+
+# From Keras' layout to TFLite's, output channels last and first, by the operator that reads the
+# weights.
+_OUT_FIRST = {"CONV_2D": (3, 0, 1, 2), "TRANSPOSE_CONV": (2, 0, 1, 3), "FULLY_CONNECTED": (1, 0)}
+
+
+def compare(
+    expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel
+) -> tuple[Failure, ...]:
+    """What in a file is not as it was exported: one failure per difference, tensors in execution
+    order.
+
+    Compared are shape, type, scale, zero point, axis and contents of every tensor, bit for bit, and
+    the operators with their options, inputs and outputs.
+    """
+    failures = _operator_failures(expected, found)
+    for name in _in_order(expected):
+        if name in found.tensors:
+            pair = (_only(expected.tensors[name]), _only(found.tensors[name]))
+            lines = reader.differences(*pair)
+            failures += [
+                Failure("parameters", name, _plain(line, name) + _where(*pair, name))
+                for line in lines
+            ]
+        else:
+            failures.append(Failure("parameters", name, "is not in the file"))
+    failures += [
+        Failure("parameters", n, "is in the file only")
+        for n in found.tensors
+        if n not in expected.tensors
+    ]
+    return tuple(failures)
+
+
+def same_graph(expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel) -> bool:
+    """Whether both have the same tensors by name, shape and type, and the same operators, so that
+    their codes compare.
+    """
+
+    def signature(model: deployed_lib.DeployedModel) -> Any:
+        tensors = {
+            name: (tuple(t.shape), t.dtype, t.data is None) for name, t in model.tensors.items()
+        }
+        return (
+            tensors,
+            [(o.kind, o.inputs, o.outputs) for o in model.operators],
+            model.inputs,
+            model.outputs,
+        )
+
+    return signature(expected) == signature(found)
+
+
+def constants(model: deployed_lib.DeployedModel) -> list[str]:
+    """Names of the constant tensors."""
+    return [name for name, tensor in model.tensors.items() if tensor.data is not None]
+
+
+def student_weights(
+    student: Any, found: deployed_lib.DeployedModel
+) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
+    """Compares the student's own quantizer codes with the weights of a file.
+
+    They are equal up to the sign that a batch norm's gamma gives a channel, and to one power of two
+    that fills the container.
+
+    This does not go through the exporter's fold: it is the second opinion on it.
+
+    Returns:
+      Failures, and a note for each weight whose layout this check does not know.
+    """
+    from tf_fpq import graph, roles
+    from tf_fpq.placement.quantized_layers import QuantizedLayer
+
+    readers = {
+        operator.inputs[1]: operator.kind
+        for operator in found.operators
+        if len(operator.inputs) > 1
+    }
+    failures, notes = [], []
+    for call in graph.calls(student):
+        if not isinstance(call.layer, QuantizedLayer):
+            continue
+        for _, weight, quantizer, variables in call.layer.quantized_weights():
+            name = f"{call.name}_kernel"
+            codes = quantizer.codes(weight, variables).numpy()
+            if readers.get(name) == "TRANSPOSE_CONV":
+                missing = np.subtract(roles.inner(call.layer).strides, codes.shape[:2]).clip(
+                    0
+                )  # zeros up to the strides
+                codes = np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
+            trained = _channels(codes, readers.get(name), trained=True)
+            if trained is None:
+                notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
+                continue
+            stored = _channels(found.tensors[name].data, readers[name], trained=False)
+            failures += _channel_failures(name, trained, stored)
+    return tuple(failures), tuple(notes)
+
+
+def _channel_failures(name: str, trained: np.ndarray, stored: np.ndarray) -> list[Failure]:
+    """A channel may be negated, or all zero where its gamma is 0, and all multiplied by one power
+    of two, but not anything else.
+    """
+    if trained.shape != stored.shape:
+        return [
+            Failure(
+                "parameters",
+                name,
+                f"has {stored.shape} codes; the student's kernel has {trained.shape}",
+            )
+        ]
+    stored = stored.astype(np.int16)
+    candidates = [trained.astype(np.int16) * 2**power for power in range(7)]
+    matches = [
+        (wide == stored).all(1) | (wide == -stored).all(1) | (stored == 0).all(1)
+        for wide in candidates
+    ]
+    best = int(np.argmax([match.sum() for match in matches]))
+    trained, bad = candidates[best], np.flatnonzero(~matches[best])
+    if not bad.size:
+        return []
+    wrong = int((trained[bad[0]] != stored[bad[0]]).sum())
+    message = (
+        f"codes are not the student's in {bad.size} channels; first channel {bad[0]}, {wrong} codes"
+    )
+    return [Failure("parameters", name, message)]
+
+
+def _channels(codes: np.ndarray, kind: str | None, *, trained: bool) -> np.ndarray | None:
+    """Codes as `[channels, codes of the channel]` in TFLite's order; None for an unknown layout."""
+    if kind == "DEPTHWISE_CONV_2D":
+        channels = codes.shape[2] * codes.shape[3] if trained else codes.shape[3]
+        return codes.reshape(-1, channels).T
+    if kind not in _OUT_FIRST:
+        return None
+    codes = codes.transpose(_OUT_FIRST[kind]) if trained else codes
+    return codes.reshape(len(codes), -1)
+
+
+def _where(a: deployed_lib.DeployedModel, b: deployed_lib.DeployedModel, name: str) -> str:
+    """The first place where scales or contents differ, as text."""
+    for field in ("data", "scale"):
+        left, right = getattr(a.tensors[name], field), getattr(b.tensors[name], field)
+        if (
+            left is not None
+            and right is not None
+            and np.shape(left) == np.shape(right)
+            and np.any(left != right)
+        ):
+            place = tuple(int(i) for i in np.argwhere(np.atleast_1d(left != right))[0])
+            values = (np.atleast_1d(side)[place] for side in (left, right))
+            return "; first at {}: {} expected, {} found".format(
+                list(place), *(f"{value:.9g}" for value in values)
+            )
+    return ""
+
+
+def _operator_failures(
+    expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel
+) -> list[Failure]:
+    """Differences of name, borders and operators, each operator's under its output's name."""
+    bare = (dataclasses.replace(model, tensors={}, operators=()) for model in (expected, found))
+    failures = [Failure("parameters", found.name, line) for line in reader.differences(*bare)]
+    if len(expected.operators) != len(found.operators):
+        message = f"{len(found.operators)} operators; {len(expected.operators)} were exported"
+        failures.append(Failure("parameters", found.name, message))
+    for pair in zip(expected.operators, found.operators, strict=False):
+        lines = reader.differences(
+            *(deployed_lib.DeployedModel({}, (operator,), (), ()) for operator in pair)
+        )
+        failures += [Failure("parameters", pair[0].outputs[0], line) for line in lines]
+    return failures
+
+
+def _only(tensor: deployed_lib.Tensor) -> deployed_lib.DeployedModel:
+    return deployed_lib.DeployedModel({tensor.name: tensor}, (), (), ())
+
+
+def _in_order(model: deployed_lib.DeployedModel) -> list[str]:
+    """Tensor names in the order in which operators touch them."""
+    touched = (
+        name for operator in model.operators for name in (*operator.inputs, *operator.outputs)
+    )
+    return [
+        name
+        for name in dict.fromkeys([*model.inputs, *touched, *model.tensors])
+        if name in model.tensors
+    ]
+
+
+def _plain(line: str, name: str) -> str:
+    return line.removeprefix(f"tensor {name!r}: ")
+
+
+def summary(failures: Sequence[Failure]) -> str:
+    """The first failure as one sentence, and how many follow."""
+    first, *others = failures
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{first.check}: {first.tensor}: {first.message}{more}"
