@@ -38,7 +38,8 @@ class Tensor:
       dtype: "int8", "uint8", "int4", "int32" or "float32".
       scale: float32 array of shape `[]` (per-tensor) or `[channels]` (per-channel); None for a
         tensor that is not quantized.
-      zero_point: Zero point of all channels (0 for per-channel weights, as TFLite demands).
+      zero_point: Zero point of all channels (0 for per-channel weights, as TFLite demands). In
+        files of others an int64 array, one per channel, where they differ.
       axis: Quantized dimension of a per-channel scale, else None.
       data: Constant contents as an array (int8 for "int4"), or None for an activation.
     """
@@ -47,7 +48,7 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     scale: np.ndarray | None = None
-    zero_point: int = 0
+    zero_point: int | np.ndarray = 0
     axis: int | None = None
     data: np.ndarray | None = None
 
@@ -55,7 +56,7 @@ class Tensor:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
     """One operator: `kind` is TFLite's builtin operator name, e.g. "CONV_2D"; see `kernels/` for
-    each kind's options.
+    each kind's options. Among the inputs "" stands for an optional one that is absent.
     """
 
     kind: str

@@ -59,6 +59,14 @@ _MAX_LSB = flags.DEFINE_integer(
     "Largest difference: of student and file in any tensor (default: no limit), of two files in any"
     " output (default: 0).",
 )
+_MAX_ABS = flags.DEFINE_float(
+    "max_abs", 0.0, "Largest difference of two files in any output value that has no 8-bit grid."
+)
+_ALLOW_OTHER_CONSTANTS = flags.DEFINE_bool(
+    "allow_other_constants",
+    False,
+    "Two files of one graph may have different constants, as of two trainings.",
+)
 _SAVE = flags.DEFINE_multi_string(
     "save", [], "Write the report: x.html, x.json or x.txt. May be repeated."
 )
@@ -97,8 +105,10 @@ def _pair(left: str, right: str) -> report_lib.Report:
         left,
         right,
         None if _IMAGES.value is None else command_line.load_images(_IMAGES.value),
-        kernels=_KERNELS.value or ("xnnpack",),
+        kernels=("xnnpack",) if _KERNELS.value is None else _KERNELS.value,
         tensor_images=_TENSOR_IMAGES.value,
+        max_abs=_MAX_ABS.value,
+        allow_other_constants=_ALLOW_OTHER_CONSTANTS.value,
         max_lsb=0 if _MAX_LSB.value is None else _MAX_LSB.value,
         min_top1_agreement=_AGREEMENT.value,
         verbose=int(sys.stderr.isatty()),
@@ -111,6 +121,7 @@ def _student(student: str, path: str) -> report_lib.Report:
     images = command_line.load_images(_IMAGES.value)
     model = command_line.load_keras(student)
     teacher = command_line.load_keras(_TEACHER.value) if _TEACHER.value else None
+    from tflite_export.runtimes import litert
     from tflite_export.verification import verifier
 
     try:
@@ -119,7 +130,7 @@ def _student(student: str, path: str) -> report_lib.Report:
             path,
             images,
             teacher=teacher,
-            kernels=_KERNELS.value or ("xnnpack", "builtin", "reference"),
+            kernels=tuple(litert.KERNEL_SETS) if _KERNELS.value is None else _KERNELS.value,
             tensor_images=_TENSOR_IMAGES.value,
             max_twin_codes=_MAX_TWIN_CODES.value,
             min_top1_agreement=_AGREEMENT.value,

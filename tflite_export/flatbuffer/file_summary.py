@@ -105,17 +105,11 @@ class Summary:
         return lines
 
     def _row(self, index: int, operator: deployed_lib.Operator) -> tuple[str, ...]:
-        output = self.model.tensors[operator.outputs[0]]
         weights = [n for n in operator.inputs if n in self.weight_bits]
-        scale = "" if output.scale is None else f"{float(np.max(output.scale)):.6g}"
         return (
             f"{index}",
             operator.kind,
-            output.name,
-            "x".join(map(str, output.shape)),
-            output.dtype,
-            scale,
-            f"{output.zero_point}",
+            *_output(self.model.tensors[operator.outputs[0]] if operator.outputs else None),
             ", ".join(
                 f"{self.model.tensors[n].dtype}{list(self.model.tensors[n].shape)}" for n in weights
             ),
@@ -128,7 +122,7 @@ class Summary:
             "shape": list(tensor.shape),
             "dtype": tensor.dtype,
             "scale": None if tensor.scale is None else np.asarray(tensor.scale).tolist(),
-            "zero_point": tensor.zero_point,
+            "zero_point": np.asarray(tensor.zero_point).tolist(),
             "axis": tensor.axis,
             "constant": tensor.data is not None,
             **(
@@ -204,11 +198,20 @@ def _macs(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.Te
         "FULLY_CONNECTED": lambda w: w[-1],
         "DEPTHWISE_CONV_2D": lambda w: w[1] * w[2],
     }
-    if operator.kind not in lengths:
+    if operator.kind not in lengths or "" in operator.inputs[:2] or not operator.outputs:
         return 0
     return math.prod(tensors[operator.outputs[0]].shape) * lengths[operator.kind](
         tensors[operator.inputs[1]].shape
     )
+
+
+def _output(tensor: deployed_lib.Tensor | None) -> tuple[str, ...]:
+    """Name, shape, type, scale and zero point; blanks for an operator without an output."""
+    if tensor is None:
+        return ("",) * 5
+    scale = "" if tensor.scale is None else f"{float(np.max(tensor.scale)):.6g}"
+    shape = "x".join(map(str, tensor.shape))
+    return tensor.name, shape, tensor.dtype, scale, "" if not scale else f"{tensor.zero_point}"
 
 
 def _grid(tensor: deployed_lib.Tensor) -> str:

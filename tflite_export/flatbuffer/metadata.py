@@ -24,6 +24,7 @@ from flatbuffers.table import Table
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
+from tflite_export.flatbuffer import reader
 
 NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -257,7 +258,9 @@ def _entry(data: bytes) -> bytes | None:
     for index in range(model.MetadataLength()):
         entry = model.Metadata(index)
         if entry.Name() == NAME.encode():
-            return model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+            buffer = schema.BufferT.InitFromObj(model.Buffers(entry.Buffer()))
+            contents = reader.buffer_contents(buffer, data)
+            return None if contents is None else contents.tobytes()
     return None
 
 

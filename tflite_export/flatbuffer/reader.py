@@ -6,6 +6,7 @@ Imports neither TensorFlow nor Keras. Any file is read: tensors of all types, op
 subgraph is returned.
 """
 
+from collections.abc import Iterable
 import dataclasses
 import os
 import pathlib
@@ -18,6 +19,10 @@ from tflite_export import deployed as deployed_lib
 from tflite_export.flatbuffer import operator_options
 
 FILE_IDENTIFIER = b"TFL3"
+# Offsets 0 and 1 of a buffer stand for "none" (schema.fbs).
+_LAST_RESERVED_OFFSET = 1
+# The index of an optional tensor that is absent.
+_ABSENT = -1
 _NUMPY_TYPES = {
     "float16": np.float16,
     "float32": np.float32,
@@ -53,7 +58,7 @@ def from_bytes(data: bytes, source: str = "<bytes>") -> deployed_lib.DeployedMod
             f"{source} is not a TFLite file: identifier TFL3 expected. Received: {data[4:8]!r}."
         )
     try:
-        return _model(schema.ModelT.InitFromPackedBuf(data, 0))
+        return _model(schema.ModelT.InitFromPackedBuf(data, 0), data)
     except ValueError as error:
         raise ValueError(f"{source} is not a whole TFLite file: {error}") from error
     # A damaged flatbuffer leads the generated reader anywhere: wrong offsets, types, lengths.
@@ -99,7 +104,7 @@ def _tensor_differences(a: deployed_lib.Tensor, b: deployed_lib.Tensor) -> list[
     found = [
         f"tensor {a.name!r}: {field} {getattr(a, field)} != {getattr(b, field)}"
         for field in ("shape", "dtype", "zero_point", "axis")
-        if getattr(a, field) != getattr(b, field)
+        if not np.array_equal(getattr(a, field), getattr(b, field))
     ]
     for field in ("scale", "data"):
         left, right = getattr(a, field), getattr(b, field)
@@ -148,20 +153,58 @@ def _operator_key(operator: deployed_lib.Operator) -> tuple[Any, ...]:
     )
 
 
-def _model(model: schema.ModelT) -> deployed_lib.DeployedModel:
+def buffer_contents(buffer: schema.BufferT, file: bytes) -> np.ndarray | None:
+    """The bytes of a buffer, or None where it is empty.
+
+    A buffer holds its bytes itself, or says with `offset` and `size` where in the file they are,
+    behind the flatbuffer: files above 2 GiB need that, and ai-edge-quantizer writes all its files
+    so.
+
+    Args:
+      buffer: A buffer of the file's model.
+      file: The whole file.
+
+    Raises:
+      ValueError: If the place is not inside the file.
+    """
+    if buffer.offset > _LAST_RESERVED_OFFSET and buffer.size:
+        if buffer.offset + buffer.size > len(file):
+            raise ValueError(
+                f"a buffer lies at bytes {buffer.offset} to {buffer.offset + buffer.size} of"
+                f" {len(file)}."
+            )
+        return np.frombuffer(file, np.uint8, buffer.size, buffer.offset)
+    if buffer.data is None or len(buffer.data) == 0:
+        return None
+    return np.asarray(buffer.data, np.uint8)
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Names of a file's tensors in its order, each once: a repeated or empty one gets its index
+    appended.
+    """
+    found: dict[str, None] = {}
+    for index, name in enumerate(names):
+        while not name or name in found:
+            name = f"{name}#{index}"
+        found[name] = None
+    return list(found)
+
+
+def _model(model: schema.ModelT, file: bytes) -> deployed_lib.DeployedModel:
     if not model.subgraphs:
         raise ValueError("it has no subgraph.")
     graph = model.subgraphs[0]
-    names = _unique_names(graph.tensors or [])
+    names = unique_names(_text(tensor.name) for tensor in graph.tensors or [])
+    buffers = [buffer_contents(buffer, file) for buffer in model.buffers or []]
     tensors = {
-        name: _tensor(name, tensor, model.buffers)
+        name: _tensor(name, tensor, buffers)
         for name, tensor in zip(names, graph.tensors or [], strict=True)
     }
 
     def named(indices: Any) -> tuple[str, ...]:
-        # -1 stands for an optional input that is absent.
         return tuple(
-            "" if index == -1 else names[_index(index, len(names))] for index in _list(indices)
+            "" if index == _ABSENT else names[_index(index, len(names))] for index in _list(indices)
         )
 
     return deployed_lib.DeployedModel(
@@ -169,30 +212,30 @@ def _model(model: schema.ModelT) -> deployed_lib.DeployedModel:
         operators=tuple(
             _operator(op, model.operatorCodes or [], named) for op in graph.operators or []
         ),
-        inputs=named(graph.inputs),
-        outputs=named(graph.outputs),
+        inputs=_present(named(graph.inputs)),
+        outputs=_present(named(graph.outputs)),
         name=_text(graph.name) or "main",
     )
 
 
 def _tensor(
-    name: str, tensor: schema.TensorT, buffers: list[schema.BufferT]
+    name: str, tensor: schema.TensorT, buffers: list[np.ndarray | None]
 ) -> deployed_lib.Tensor:
     dtype = operator_options.enum_name(schema.TensorType, tensor.type).lower()
     shape = tuple(int(size) for size in _list(tensor.shape))
-    scale, zero_point, axis = _quantization(name, tensor.quantization)
-    contents = buffers[_index(tensor.buffer, len(buffers))].data
-    data = (
-        None if contents is None or len(contents) == 0 else _contents(name, contents, dtype, shape)
-    )
+    scale, zero_point, axis = _quantization(tensor.quantization)
+    raw = buffers[_index(tensor.buffer, len(buffers))]
+    if raw is None or tensor.sparsity is not None:
+        data = raw
+    else:
+        data = _contents(name, raw, dtype, shape)
     return deployed_lib.Tensor(name, shape, dtype, scale, zero_point, axis, data)
 
 
-def _contents(name: str, contents: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+def _contents(name: str, raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Constant contents in the tensor's own type and shape; raw bytes for types NumPy lacks, e.g.
     strings.
     """
-    raw = np.asarray(contents, np.uint8)
     count = int(np.prod(shape, dtype=np.int64))
     if dtype == "int4":
         size = -(-count // 2)
@@ -213,23 +256,19 @@ def _contents(name: str, contents: np.ndarray, dtype: str, shape: tuple[int, ...
 
 
 def _quantization(
-    name: str, quantization: schema.QuantizationParametersT | None
-) -> tuple[np.ndarray | None, int, int | None]:
+    quantization: schema.QuantizationParametersT | None,
+) -> tuple[np.ndarray | None, int | np.ndarray, int | None]:
     """Scale, zero point and axis of a tensor."""
     scale = None if quantization is None else quantization.scale
     if scale is None or len(scale) == 0:
         return None, 0, None
     scale = np.asarray(scale, np.float32)
-    zero_points = {int(value) for value in _list(quantization.zeroPoint)} or {0}
-    if len(zero_points) > 1:
-        raise ValueError(
-            f"tensor {name!r} has different zero points per channel, which TFLite kernels do not"
-            " run."
-        )
+    zero_points = np.asarray(_list(quantization.zeroPoint), np.int64)
+    same = not zero_points.size or (zero_points == zero_points[0]).all()
     per_channel = scale.size > 1
     return (
         scale if per_channel else scale.reshape(()),
-        zero_points.pop(),
+        int(zero_points[0] if zero_points.size else 0) if same else zero_points,
         int(quantization.quantizedDimension) if per_channel else None,
     )
 
@@ -243,20 +282,12 @@ def _operator(
     options = operator_options.decode(kind, operator.builtinOptions)
     if kind == "CUSTOM":
         options = {"custom_code": _text(code.customCode)}
-    return deployed_lib.Operator(kind, named(operator.inputs), named(operator.outputs), options)
+    outputs = _present(named(operator.outputs))
+    return deployed_lib.Operator(kind, named(operator.inputs), outputs, options)
 
 
-def _unique_names(tensors: list[schema.TensorT]) -> list[str]:
-    """Tensor names; a repeated or empty one gets its index appended."""
-    names: list[str] = []
-    seen: set[str] = set()
-    for index, tensor in enumerate(tensors):
-        name = _text(tensor.name)
-        if not name or name in seen:
-            name = f"{name}#{index}"
-        seen.add(name)
-        names.append(name)
-    return names
+def _present(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name)
 
 
 def _text(value: bytes | str | None) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from tflite_export import model_inputs as inputs_lib
 from tflite_export.errors import InterpreterError
+from tflite_export.flatbuffer import reader
 
 KernelSet = Literal["xnnpack", "builtin", "reference"]
 
@@ -91,15 +92,22 @@ class Interpreter:
                     experimental_preserve_all_tensors=keep_all_tensors,
                 )
             for details in self._litert.get_input_details():
-                if details["shape"][0] != 1:
+                if details["shape"].size and details["shape"][0] != 1:
                     self._litert.resize_tensor_input(details["index"], [1, *details["shape"][1:]])
             self._litert.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise InterpreterError(
                 f"LiteRT cannot open {_label(model)} with the {kernels} kernels: {error}"
             ) from error
-        self.inputs: list[dict[str, Any]] = self._litert.get_input_details()
-        self.outputs: list[dict[str, Any]] = self._litert.get_output_details()
+        names = self._names()
+        self.inputs: list[dict[str, Any]] = [
+            {**details, "name": names[details["index"]]}
+            for details in self._litert.get_input_details()
+        ]
+        self.outputs: list[dict[str, Any]] = [
+            {**details, "name": names[details["index"]]}
+            for details in self._litert.get_output_details()
+        ]
         self._keeps = keep_all_tensors
 
     def run(self, batch: Any) -> dict[str, np.ndarray]:
@@ -170,18 +178,39 @@ class Interpreter:
             self.invoke(*(part[image : image + 1] for part in codes))
             for name, index in indices.items():
                 found[name].append(self._litert.get_tensor(index))
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+        return {
+            name: np.concatenate([np.atleast_1d(part) for part in parts])
+            for name, parts in found.items()
+        }
 
     def _activations(self) -> dict[str, int]:
-        """Tensors the graph computes: those written by an operator, and the inputs. Scratch tensors
-        have no name.
-        """
+        """Tensors the graph computes: those written by an operator, and the inputs."""
         written = {i for operator in self._litert._get_ops_details() for i in operator["outputs"]}
         written |= {details["index"] for details in self.inputs}
-        details = [
-            d for d in self._litert.get_tensor_details() if d["index"] in written and d["name"]
-        ]
-        return {d["name"]: d["index"] for d in details if d["shape"].size and d["shape"][0] == 1}
+        names = self._names()
+        return {
+            names[d["index"]]: d["index"]
+            for d in self._litert.get_tensor_details()
+            if d["index"] in written and d["shape"].size and d["shape"][0] == 1
+        }
+
+    def _names(self) -> dict[int, str]:
+        """The tensors' names as `reader.read` gives them, each once, by index."""
+        details = self._litert.get_tensor_details()
+        names = reader.unique_names(d["name"] for d in details)
+        return {d["index"]: name for d, name in zip(details, names, strict=True)}
+
+
+def check_kernels(kernels: Sequence[str]) -> None:
+    """Checks names of kernel sets.
+
+    Raises:
+      ValueError: If there is none, or an unknown one.
+    """
+    if isinstance(kernels, str) or not kernels or set(kernels) - set(KERNEL_SETS):
+        raise ValueError(
+            f"kernels must be some of {', '.join(KERNEL_SETS)}. Received: kernels={kernels!r}."
+        )
 
 
 def _to_input(batch: np.ndarray, details: Mapping[str, Any], title: str) -> np.ndarray:
@@ -193,7 +222,8 @@ def _to_input(batch: np.ndarray, details: Mapping[str, Any], title: str) -> np.n
         return batch
     if batch.dtype.kind != "f":
         raise ValueError(f"{title} must be float or {dtype}. Received: dtype {batch.dtype}.")
-    if dtype.kind == "f":
+    whole_numbers = not details["quantization"][0] and np.array_equal(batch, np.rint(batch))
+    if dtype.kind == "f" or whole_numbers:
         return batch.astype(dtype)
     return quantize(batch, *details["quantization"], dtype)
 

@@ -78,6 +78,53 @@ class Difference:
         )
 
 
+class ValueDifference:
+    """As `Difference`, for a tensor without an 8-bit grid: its values are compared, in float64."""
+
+    def __init__(self, tensor: deployed_lib.Tensor, left: str, right: str):
+        self._tensor, self._left, self._right = tensor, left, right
+        self._count = self._differing = self._images = self._same_top1 = 0
+        self._signal = self._noise = self._largest = 0.0
+        self._has_top1 = False
+
+    def add(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Adds a batch of values. A NaN differs from everything but a NaN."""
+        left, right = np.asarray(left), np.asarray(right)
+        same = (left == right) | ((left != left) & (right != right))
+        a, b = left.astype(np.float64), right.astype(np.float64)
+        difference = np.where(same, 0.0, a - b)
+        self._count += left.size
+        self._differing += int((~same).sum())
+        self._signal += float(np.square(b).sum())
+        self._noise += float(np.square(difference).sum())
+        self._largest = float(np.maximum(self._largest, np.abs(difference).max(initial=0)))
+        self._images += len(left)
+        if left.ndim == 2 and left.shape[1] > 1:
+            self._has_top1 = True
+            self._same_top1 += int((left.argmax(-1) == right.argmax(-1)).sum())
+
+    def result(self, kind: str = "") -> report_lib.Comparison:
+        """The counts so far; `kind` is the operator that writes the tensor."""
+        return report_lib.Comparison(
+            tensor=self._tensor.name,
+            kind=kind,
+            left=self._left,
+            right=self._right,
+            codes=self._count,
+            differing=self._differing,
+            max_lsb=0,
+            histogram=(),
+            sqnr_db=decibels(self._signal, self._noise),
+            top1=self._same_top1 / self._images if self._has_top1 else None,
+            max_abs=self._largest,
+        )
+
+
+def has_8_bit_grid(tensor: deployed_lib.Tensor) -> bool:
+    """Whether a tensor's codes differ in LSB."""
+    return tensor.dtype in ("int8", "uint8") and tensor.scale is not None
+
+
 def decibels(signal: float, noise: float) -> float | None:
     """Signal to noise ratio `10 log10(signal / noise)`; None when there is no noise, or no
     signal.
@@ -98,7 +145,7 @@ class OutputTable:
           kinds: Operator that writes a tensor, by tensor name.
         """
         self._outputs, self._kinds = list(outputs), kinds
-        self._differences: dict[tuple[str, str, int], Difference] = {}
+        self._differences: dict[tuple[str, str, int], Difference | ValueDifference] = {}
         self._right: dict[str, int] = {}
         self._labelled: dict[str, int] = {}
 
@@ -111,8 +158,9 @@ class OutputTable:
         """
         for left, right in itertools.combinations(codes, 2):
             for index, tensor in enumerate(self._outputs):
+                kind = Difference if has_8_bit_grid(tensor) else ValueDifference
                 difference = self._differences.setdefault(
-                    (left, right, index), Difference(tensor, left, right)
+                    (left, right, index), kind(tensor, left, right)
                 )
                 count = min(len(codes[left][index]), len(codes[right][index]))
                 difference.add(codes[left][index][:count], codes[right][index][:count])

@@ -31,14 +31,22 @@ def compare_files(
     tensor_images: int = 64,
     batch_size: int = 128,
     max_lsb: int | None = 0,
+    max_abs: float | None = 0.0,
     min_top1_agreement: float = 0.995,
+    allow_other_constants: bool = False,
     verbose: int = 1,
 ) -> report_lib.Report:
-    """Compares the outputs of two files, and their intermediate tensors of the same name and grid.
+    """Compares two files: their constants, their outputs, and their intermediate tensors of the
+    same name and grid.
 
-    Codes of different grids are compared by value, in LSB of the left output's grid (of the right
-    one's where the left is float). Constants that differ are notes: two files of one network may
-    well have different weights.
+    Outputs on different 8-bit grids are compared in LSB of the left output's grid (of the right
+    one's where the left has none). Where neither has one, as between float files, values are
+    compared.
+
+    Images need not reach every constant. So where both files have the same tensors and operators,
+    every constant, grid and option that differs is a failure, unless `allow_other_constants` says
+    that the files are two trainings. Files of different graphs are judged on their outputs, and
+    what differs is noted, constants of the same name first.
 
     Args:
       left: A `.tflite` file.
@@ -49,16 +57,27 @@ def compare_files(
       tensor_images: Number of images for the intermediate tensors.
       batch_size: Images at once.
       max_lsb: Largest difference allowed in any output code, or None for no limit.
+      max_abs: Largest difference allowed in any output value where neither file has an 8-bit grid,
+        or None for no limit.
       min_top1_agreement: Smallest share of images with the same best class.
+      allow_other_constants: Whether two files of one graph may have different constants, grids and
+        options.
       verbose: 1 shows progress, 0 nothing.
 
     Returns:
       The report; `passed` says whether the budgets are met.
 
     Raises:
-      ValueError: If a file is no whole `.tflite` file or their shapes do not fit.
+      ValueError: If a file is no whole `.tflite` file, their shapes do not fit, or an argument is
+        unknown or no number.
       InterpreterError: If a file cannot be read or run.
     """
+    litert.check_kernels(kernels)
+    if not 0 <= min_top1_agreement <= 1:
+        raise ValueError(
+            "min_top1_agreement must be between 0 and 1. Received:"
+            f" min_top1_agreement={min_top1_agreement}."
+        )
     contents = {"left": litert.read_bytes(left), "right": litert.read_bytes(right)}
     paths = {"left": os.fspath(left), "right": os.fspath(right)}
     models = {side: reader.from_bytes(data, paths[side]) for side, data in contents.items()}
@@ -66,29 +85,30 @@ def compare_files(
     for data in contents.values():
         litert.probe(data, kernels)
     pair = _Pair(models, contents, tuple(kernels), verbose)
-    notes = _parameter_notes(models["left"], models["right"])
+    failures, notes = _parameters(models["left"], models["right"], allow_other_constants)
     if images is None:
         images = pair.random_images()
         notes += (f"Random codes as images; {RANDOM_IMAGES} of them.",)
     table, count = pair.outputs(images, batch_size)
+    tensors = pair.tensors(images, tensor_images) if tensor_images else ()
     report = report_lib.Report(
         model=f"{paths['left']} against {paths['right']}",
         path=paths["right"],
         bytes=len(contents["right"]),
         images=count,
-        tensor_images=min(tensor_images, count),
-        parameters=len(parameter_checks.constants(models["left"])),
+        tensor_images=min(tensor_images, count) if tensors else 0,
+        parameters=len(parameter_checks.shared_constants(models["left"], models["right"])),
         operators=tuple(
-            (operator.kind, operator.outputs[0]) for operator in models["right"].operators
+            (operator.kind, next(iter(operator.outputs), ""))
+            for operator in models["right"].operators
         ),
         outputs=table.comparisons(),
-        tensors=pair.tensors(images, tensor_images) if tensor_images else (),
+        tensors=tensors,
         accuracy=table.accuracy(),
         notes=notes,
     )
-    return dataclasses.replace(
-        report, failures=tuple(_failures(report, pair, max_lsb, min_top1_agreement))
-    )
+    failures += tuple(_failures(report, pair, max_lsb, max_abs, min_top1_agreement))
+    return dataclasses.replace(report, failures=failures)
 
 
 class _Pair:
@@ -214,33 +234,37 @@ def _random(rng: np.random.Generator, pair: Sequence[deployed_lib.Tensor]) -> np
             limits = np.iinfo(tensor.dtype)
             codes = rng.integers(limits.min, limits.max + 1, shape)
             return litert.dequantize(codes, float(np.reshape(tensor.scale, ())), tensor.zero_point)
-    return rng.uniform(0, 1, shape).astype(np.float32)
+    if pair[0].dtype.startswith("float"):
+        return rng.uniform(0, 1, shape).astype(np.float32)
+    return rng.integers(0, 2, shape)  # 0 and 1 are indices and numbers that any network takes
 
 
 def _grid(left: deployed_lib.Tensor, right: deployed_lib.Tensor) -> deployed_lib.Tensor:
-    """The grid two outputs are compared on, under the left one's name."""
+    """The grid two outputs are compared on, under the left one's name; without a scale where they
+    are compared by value.
+    """
     for tensor in (left, right):
-        if tensor.dtype in ("int8", "uint8") and tensor.scale is not None:
+        if code_differences.has_8_bit_grid(tensor):
             return dataclasses.replace(tensor, name=left.name)
-    raise ValueError(
-        f"Output {left.name!r} is quantized in neither file, so differences have no LSB. "
-        f"Received: {left.dtype} and {right.dtype}."
-    )
+    return deployed_lib.Tensor(left.name, left.shape, "float32")
 
 
 def _on_grid(
     values: np.ndarray, tensor: deployed_lib.Tensor, grid: deployed_lib.Tensor
 ) -> np.ndarray:
-    """Codes of `grid` for an output on its own grid."""
-    scale = float(np.reshape(grid.scale, ()))
-    if tensor.scale is None:
-        return litert.quantize(values, scale, grid.zero_point, grid.dtype)
-    own = float(np.reshape(tensor.scale, ()))
-    if (own, tensor.zero_point, tensor.dtype) == (scale, grid.zero_point, grid.dtype):
+    """Codes of `grid`, or values where it has no scale, of an output on its own grid."""
+    if grid.scale is None:
+        return values if tensor.scale is None else _values(values, tensor)
+    same = (tensor.dtype, tensor.zero_point) == (grid.dtype, grid.zero_point)
+    if same and np.array_equal(tensor.scale, grid.scale):
         return values
-    return litert.quantize(
-        litert.dequantize(values, own, tensor.zero_point), scale, grid.zero_point, grid.dtype
-    )
+    if tensor.scale is not None:
+        values = _values(values, tensor)
+    return litert.quantize(values, float(np.reshape(grid.scale, ())), grid.zero_point, grid.dtype)
+
+
+def _values(codes: np.ndarray, tensor: deployed_lib.Tensor) -> np.ndarray:
+    return litert.dequantize(codes, float(np.reshape(tensor.scale, ())), tensor.zero_point)
 
 
 def _shared(left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel) -> set[str]:
@@ -263,28 +287,49 @@ def _shared(left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel)
     return found
 
 
-def _parameter_notes(
-    left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel
-) -> tuple[str, ...]:
-    differences = parameter_checks.compare(left, right)
-    notes = [f"{found.tensor}: {found.message}" for found in differences[:MAX_NOTES]]
-    if len(differences) > MAX_NOTES:
-        notes.append(f"{len(differences) - MAX_NOTES} more differences of constants and operators.")
-    return tuple(notes or ["The files hold the same network, bit for bit."])
+def _parameters(
+    left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel, allowed: bool
+) -> tuple[tuple[report_lib.Failure, ...], tuple[str, ...]]:
+    """What differs in constants, grids and operators, as failures or as notes."""
+    found = parameter_checks.compare(left, dataclasses.replace(right, name=left.name))
+    if not found:
+        return (), ("The files hold the same network, bit for bit.",)
+    if parameter_checks.same_graph(left, right) and not allowed:
+        return found, ()
+    shared = parameter_checks.shared_constants(left, right)
+    found = sorted(found, key=lambda difference: difference.tensor not in shared)
+    notes = [f"{difference.tensor}: {difference.message}" for difference in found[:MAX_NOTES]]
+    if len(found) > MAX_NOTES:
+        notes.append(f"{len(found) - MAX_NOTES} more differences of constants and operators.")
+    unpaired = [len(parameter_checks.constants(model)) - len(shared) for model in (left, right)]
+    if any(unpaired):
+        notes.append(
+            f"Not compared: constants that one file has only, {unpaired[0]} of the left one and"
+            f" {unpaired[1]} of the right one."
+        )
+    return (), tuple(notes)
 
 
 def _failures(
-    report: report_lib.Report, pair: _Pair, max_lsb: int | None, min_top1_agreement: float
+    report: report_lib.Report,
+    pair: _Pair,
+    max_lsb: int | None,
+    max_abs: float | None,
+    min_top1_agreement: float,
 ) -> Iterator[report_lib.Failure]:
     sides = pair.names()
     for found in report.outputs:
         if sides[found.left][1] != sides[found.right][1]:
             continue
         where = report.first_diverging(found.left, found.right) or found.tensor
-        if max_lsb is not None and found.max_lsb > max_lsb:
+        size, limit = (
+            (found.max_lsb, max_lsb) if found.max_abs is None else (found.max_abs, max_abs)
+        )
+        if limit is not None and not size <= limit:
+            what = "codes" if found.max_abs is None else "values"
             message = (
-                f"{found.differing} of {found.codes} output codes differ, by up to {found.max_lsb}"
-                f" LSB; budget {max_lsb}"
+                f"{found.differing} of {found.codes} output {what} differ, by up to"
+                f" {found.difference}; budget {limit}"
             )
             yield report_lib.Failure("runtime", where, message)
         if found.top1 is not None and found.top1 < min_top1_agreement:

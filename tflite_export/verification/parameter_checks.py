@@ -32,8 +32,8 @@ def compare(
             pair = (_only(expected.tensors[name]), _only(found.tensors[name]))
             lines = reader.differences(*pair)
             failures += [
-                Failure("parameters", name, _plain(line, name) + _where(*pair, name))
-                for line in lines
+                Failure("parameters", name, text + _where(*pair, name, text.split()[0]))
+                for text in (_plain(line, name) for line in lines)
             ]
         else:
             failures.append(Failure("parameters", name, "is not in the file"))
@@ -67,6 +67,13 @@ def same_graph(expected: deployed_lib.DeployedModel, found: deployed_lib.Deploye
 def constants(model: deployed_lib.DeployedModel) -> list[str]:
     """Names of the constant tensors."""
     return [name for name, tensor in model.tensors.items() if tensor.data is not None]
+
+
+def shared_constants(
+    left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel
+) -> set[str]:
+    """Names of what is a constant in both: what a comparison of two files compares."""
+    return {*constants(left)} & {*constants(right)}
 
 
 def student_weights(
@@ -151,22 +158,21 @@ def _channels(codes: np.ndarray, kind: str | None, *, trained: bool) -> np.ndarr
     return codes.reshape(len(codes), -1)
 
 
-def _where(a: deployed_lib.DeployedModel, b: deployed_lib.DeployedModel, name: str) -> str:
-    """The first place where scales or contents differ, as text."""
-    for field in ("data", "scale"):
-        left, right = getattr(a.tensors[name], field), getattr(b.tensors[name], field)
-        if (
-            left is not None
-            and right is not None
-            and np.shape(left) == np.shape(right)
-            and np.any(left != right)
-        ):
-            place = tuple(int(i) for i in np.argwhere(np.atleast_1d(left != right))[0])
-            values = (np.atleast_1d(side)[place] for side in (left, right))
-            return "; first at {}: {} expected, {} found".format(
-                list(place), *(f"{value:.9g}" for value in values)
-            )
-    return ""
+def _where(
+    a: deployed_lib.DeployedModel, b: deployed_lib.DeployedModel, name: str, field: str
+) -> str:
+    """The first place where scales or contents differ, as text; empty for other fields."""
+    if field not in ("data", "scale"):
+        return ""
+    left, right = (getattr(model.tensors[name], field) for model in (a, b))
+    if left is None or right is None or np.shape(left) != np.shape(right):
+        return ""
+    different = np.argwhere(np.atleast_1d(left != right))
+    if not different.size:  # of another type, e.g. float16, but of the same value
+        return ""
+    place = tuple(int(index) for index in different[0])
+    values = [np.atleast_1d(side)[place] for side in (left, right)]
+    return f"; first at {list(place)}: {values[0]:.9g} expected, {values[1]:.9g} found"
 
 
 def _operator_failures(

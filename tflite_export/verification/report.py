@@ -33,6 +33,8 @@ class Comparison:
       sqnr_db: Power of `right` over power of the difference, in dB; None when nothing differs.
       top1: For class scores, share of images with the same best class, ties broken alike; else
         None.
+      max_abs: Largest difference of the values of a tensor that has no 8-bit grid, which has no
+        LSB: `codes` then counts values, `max_lsb` is 0 and `histogram` empty. Else None.
     """
 
     tensor: str
@@ -45,6 +47,12 @@ class Comparison:
     histogram: tuple[tuple[int, int], ...]
     sqnr_db: float | None = None
     top1: float | None = None
+    max_abs: float | None = None
+
+    @property
+    def difference(self) -> str:
+        """The largest difference with its unit, e.g. "2 LSB"; a value has none."""
+        return f"{self.max_lsb} LSB" if self.max_abs is None else f"{self.max_abs:.3g}"
 
     @property
     def share(self) -> float:

@@ -84,7 +84,7 @@ def _outputs(report: report_lib.Report) -> str:
             c.tensor,
             f"{c.codes}",
             f"{c.differing}",
-            f"{c.max_lsb}",
+            c.difference.removesuffix(" LSB"),
             decibels(c.sqnr_db),
             "-" if c.top1 is None else percent(c.top1),
         )
@@ -95,7 +95,7 @@ def _outputs(report: report_lib.Report) -> str:
         "tensor",
         "codes",
         "differing",
-        "max LSB",
+        "max LSB" if all(c.max_abs is None for c in report.outputs) else "max difference",
         "SQNR dB",
         "same top-1",
     )

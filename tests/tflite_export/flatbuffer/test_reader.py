@@ -1,17 +1,24 @@
 """Reading files back: what was written, what others wrote, and what is no model at all."""
 
 import dataclasses
+import json
+import pathlib
 import subprocess
 import sys
 
+from ai_edge_litert import schema_py_generated as schema
+import flatbuffers
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.tflite_export import small_network
 from tests.tflite_export.kernels import kernel_cases as cases
-from tflite_export.flatbuffer import reader, writer
+from tflite_export.flatbuffer import file_summary, metadata, reader, writer
 from tflite_export.lowering import io_types
+from tflite_export.runtimes import litert as runtime
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
 
 MODEL = small_network.residual_network()
 
@@ -111,6 +118,113 @@ def test_reads_what_the_converter_wrote():
     np.testing.assert_array_equal(weights.data, np.ones((2, 1, 1, 3), np.float32))
 
 
+def packed(model: schema.ModelT) -> bytes:
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def constants(model):
+    return {name: tensor for name, tensor in model.tensors.items() if tensor.data is not None}
+
+
+def test_constants_behind_the_flatbuffer_are_read():
+    """ai-edge-quantizer's buffers say where in the file their bytes are: TensorFlow's weights,
+    rounded.
+    """
+    floats = constants(reader.read(DATA / "float.tflite"))
+    found = constants(reader.read(DATA / "ai_edge_quantizer_int8.tflite"))
+    assert floats.keys() == found.keys() and len(found) == 9
+    weights = [name for name, tensor in found.items() if tensor.dtype == "int8"]
+    assert len(weights) == 4
+    for name in weights:
+        shape = [1] * len(found[name].shape)
+        shape[found[name].axis or 0] = -1
+        steps = found[name].scale.reshape(shape)
+        assert np.abs(found[name].data * steps - floats[name].data).max() <= 0.51 * steps.max()
+
+
+def test_a_buffer_outside_the_file_is_refused():
+    data = (DATA / "ai_edge_quantizer_int8.tflite").read_bytes()
+    with pytest.raises(ValueError, match="a buffer lies at bytes 4560 to 4656 of 4655"):
+        reader.from_bytes(data[:4655])
+
+
+def test_metadata_behind_the_flatbuffer_is_read():
+    """The same entry, once inside the flatbuffer and once behind it."""
+    entry = metadata.entries(MODEL, metadata.make(MODEL, None, (1.0, 2.0)))
+    inside = writer.to_bytes(MODEL, entry)
+    model = schema.ModelT.InitFromPackedBuf(inside, 0)
+    index = next(m.buffer for m in model.metadata if m.name == metadata.NAME.encode())
+    contents = bytes(model.buffers[index].data)
+
+    def with_offset(offset: int) -> bytes:
+        model.buffers[index] = schema.BufferT(offset=offset, size=len(contents))
+        return packed(model)
+
+    behind = with_offset(len(with_offset(2))) + contents
+    assert metadata.read_metadata(behind) == metadata.read_metadata(inside) != metadata.Metadata()
+
+
+def test_absent_tensors_have_no_name():
+    """TensorFlow's LSTM leaves optional inputs out."""
+    model = reader.read(DATA / "lstm.tflite")
+    assert model.operators[0].kind == "UNIDIRECTIONAL_SEQUENCE_LSTM"
+    assert "" in model.operators[0].inputs and "" not in model.tensors
+    assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in file_summary.inspect_file(DATA / "lstm.tflite").text()
+
+
+def renamed(names: list[str]) -> bytes:
+    """TensorFlow's int8 file with other tensor names."""
+    model = schema.ModelT.InitFromPackedBuf((DATA / "ptq_int8.tflite").read_bytes(), 0)
+    for tensor, name in zip(model.subgraphs[0].tensors, names, strict=True):
+        tensor.name = name
+    return packed(model)
+
+
+def test_missing_and_repeated_names_are_the_same_in_reader_and_interpreter():
+    count = len(reader.read(DATA / "ptq_int8.tflite").tensors)
+    data = renamed(["x", "x#2", "x", *[""] * (count - 3)])
+    model = reader.from_bytes(data)
+    assert list(model.tensors)[:4] == ["x", "x#2", "x#2#2", "#3"]
+    image = np.random.default_rng(0).integers(-128, 128, (1, 8, 8, 2)).astype(np.int8)
+    interpreter = runtime.Interpreter(data, keep_all_tensors=True)
+    expected = runtime.Interpreter(DATA / "ptq_int8.tflite").run(image)
+    assert tuple(interpreter.run(image)) == model.outputs
+    np.testing.assert_array_equal(
+        *(next(iter(run.values())) for run in (interpreter.run(image), expected))
+    )
+    written = {name for operator in model.operators for name in operator.outputs}
+    assert written | {*model.inputs} <= {*interpreter.kept}
+
+
+def test_absent_outputs_and_weights_are_inspected(tmp_path):
+    model = schema.ModelT.InitFromPackedBuf((DATA / "ptq_int8.tflite").read_bytes(), 0)
+    graph = model.subgraphs[0]
+    graph.operators[0].inputs = np.array([graph.operators[0].inputs[0], -1, -1], np.int32)
+    graph.operators[1].outputs = np.array([-1], np.int32)
+    graph.outputs = np.array([-1, *graph.outputs], np.int32)
+    (tmp_path / "x.tflite").write_bytes(packed(model))
+    summary = file_summary.inspect_file(tmp_path / "x.tflite")
+    assert summary.macs == 8 * 8 * 6 * 6 + 5 * 6, "the projection's and the Dense layer's only"
+    assert "DEPTHWISE_CONV_2D" in summary.text() and len(summary.model.outputs) == 1
+
+
+def test_zero_points_that_differ_are_kept(tmp_path):
+    model = schema.ModelT.InitFromPackedBuf((DATA / "ptq_int8.tflite").read_bytes(), 0)
+    index = model.subgraphs[0].operators[0].inputs[2]
+    bias = model.subgraphs[0].tensors[index]
+    bias.quantization.zeroPoint = np.arange(6)
+    before = reader.read(DATA / "ptq_int8.tflite")
+    after = reader.from_bytes(packed(model))
+    tensor = list(after.tensors.values())[index]
+    assert tensor.zero_point.tolist() == list(range(6))
+    (line,) = reader.differences(before, after)
+    assert f"{tensor.name!r}: zero_point 0 != [0 1 2 3 4 5]" in line
+    (tmp_path / "x.tflite").write_bytes(packed(model))
+    json.dumps(file_summary.inspect_file(tmp_path / "x.tflite").to_dict())
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"TFL3", b"\x1c\0\0\0PK34" + b"\0" * 64, b"not a model at all"]
 )
@@ -148,7 +262,7 @@ def test_missing_file_is_an_os_error(tmp_path):
 def test_reading_does_not_import_tensorflow(tmp_path):
     writer.write(MODEL, tmp_path / "m.tflite")
     code = (
-        "import sys; from tflite_export import parameters; parameters.read(sys.argv[1]); "
+        "import sys; import tflite_export; tflite_export.read(sys.argv[1]); "
         "assert not {'tensorflow', 'tf_keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.tflite")], check=True)

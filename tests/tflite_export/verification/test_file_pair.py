@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ import pytest
 from tests.tflite_export import small_network
 from tflite_export.flatbuffer import file_summary, writer
 from tflite_export.lowering import io_types
-from tflite_export.verification import file_pair
+from tflite_export.runtimes import litert
+from tflite_export.verification import file_pair, parameter_checks
 
+DATA = pathlib.Path(__file__).parents[1] / "data"
 NETWORK = small_network.residual_network()
 
 
@@ -48,12 +51,18 @@ def test_the_first_tensor_that_differs_is_named(tmp_path):
         written(tmp_path, "b.tflite", changed("project/weights", codes)),
     )
     assert not report.passed
-    assert report.failures[0].tensor == "project" and "budget 0" in report.failures[0].message
+    constant, output = report.failures
+    assert constant.tensor == "project/weights" and "data differs in" in constant.message
+    assert output.tensor == "project" and "budget 0" in output.message
     assert report.first_diverging("left", "right") == "project"
-    assert "project/weights: data differs in" in report.notes[0]
     relaxed = compare(
-        tmp_path / "a.tflite", tmp_path / "b.tflite", max_lsb=None, min_top1_agreement=0.0
+        tmp_path / "a.tflite",
+        tmp_path / "b.tflite",
+        max_lsb=None,
+        min_top1_agreement=0.0,
+        allow_other_constants=True,
     )
+    assert "project/weights: data differs in" in relaxed.notes[0]
     assert relaxed.passed and relaxed.outputs[0].differing == report.outputs[0].differing > 0
 
 
@@ -68,6 +77,93 @@ def test_outputs_of_other_types_are_compared_by_value(tmp_path):
         assert compare(right, left, images).passed
 
 
+@pytest.mark.parametrize("name", ["stem/bias", "project/bias", "logits/bias"])
+def test_a_constant_that_no_image_reaches_is_named(tmp_path, name):
+    """A bias moved by one step; on this one image no output code changes."""
+    data = NETWORK.tensors[name].data.copy()
+    data[0] += 1
+    left, right = written(tmp_path, "a.tflite"), written(tmp_path, "b.tflite", changed(name, data))
+    image = np.zeros((1, 8, 8, 3), np.float32)
+    report = compare(left, right, image)
+    assert report.outputs[0].differing == 0
+    (failure,) = report.failures
+    assert (failure.check, failure.tensor) == ("parameters", name)
+    assert f"first at [0]: {data[0] - 1} expected, {data[0]} found" in failure.message
+    assert compare(left, right, image, allow_other_constants=True).passed
+
+
+def test_a_changed_grid_or_option_of_the_same_graph_is_a_failure(tmp_path):
+    left = written(tmp_path, "a.tflite")
+    softmax = dataclasses.replace(NETWORK.operators[-1], options={"beta": 1.000001})
+    beta = dataclasses.replace(NETWORK, operators=(*NETWORK.operators[:-1], softmax))
+    report = compare(left, written(tmp_path, "b.tflite", beta))
+    assert [f.check for f in report.failures] == ["parameters"] and "beta" in str(report.failures)
+    other_name = written(tmp_path, "n.tflite", dataclasses.replace(NETWORK, name="other"))
+    assert compare(left, other_name).passed, "the name of a graph is no part of what it computes"
+
+
+def test_only_constants_that_both_files_have_are_counted(tmp_path):
+    """The border's operators make another graph, whose constants are still those of the first."""
+    left = written(tmp_path, "a.tflite")
+    right = written(tmp_path, "b.tflite", io_types.with_io(NETWORK, "float32", "float32"))
+    assert compare(left, right).parameters == len(parameter_checks.constants(NETWORK)) == 10
+
+
+def test_float_files_are_compared_by_value(tmp_path):
+    floats = written(tmp_path, "f.tflite", io_types.with_io(NETWORK, "float32", "float32"))
+    assert compare(floats, floats).passed
+    codes = NETWORK.tensors["project/weights"].data.copy()
+    codes[2] = -codes[2]
+    network = io_types.with_io(changed("project/weights", codes), "float32", "float32")
+    other = written(tmp_path, "g.tflite", network)
+    images = np.random.default_rng(0).uniform(0, 1, (20, 8, 8, 3)).astype(np.float32)
+    report = compare(floats, other, images, allow_other_constants=True)
+    values = [
+        litert.Interpreter(path).run(images)["probabilities_float32"] for path in (floats, other)
+    ]
+    largest = np.abs(values[0].astype(float) - values[1]).max()
+    (found,) = report.outputs
+    assert found.max_abs == pytest.approx(largest) and largest > 0
+    assert found.differing == (values[0] != values[1]).sum() and found.codes == 200
+    noise = np.square(values[0].astype(float) - values[1]).sum()
+    assert found.sqnr_db == pytest.approx(
+        10 * np.log10(np.square(values[1]).sum() / noise), rel=1e-5
+    )
+    assert "output values differ" in report.failures[0].message
+    allowed = {"allow_other_constants": True, "min_top1_agreement": 0.0}
+    assert compare(floats, other, images, max_abs=float(largest), **allowed).passed
+    assert "max difference" in str(report)
+
+
+def test_files_of_others_pair(tmp_path):
+    """TensorFlow's float and int8 files and ai-edge-quantizer's, of one network."""
+    images = np.random.default_rng(2).normal(0, 1, (96, 8, 8, 2)).astype(np.float32)
+    left, ptq = DATA / "float.tflite", DATA / "ptq_int8.tflite"
+    foreign = DATA / "ai_edge_quantizer_int8.tflite"
+    for right in (ptq, foreign):
+        report = compare(left, right, images, max_lsb=8, min_top1_agreement=0.9)
+        assert report.passed and report.outputs[0].differing, str(report)
+        assert report.parameters == 9 and report.outputs[0].max_abs is None
+    report = compare(ptq, foreign, images, max_lsb=4, min_top1_agreement=0.9)
+    assert any("data differs" in failure.message for failure in report.failures)
+    assert compare(DATA / "lstm.tflite", DATA / "lstm.tflite").passed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_top1_agreement": float("nan")}, "min_top1_agreement must be between 0 and 1"),
+        ({"min_top1_agreement": 1.5}, "min_top1_agreement must be between 0 and 1"),
+        ({"kernels": ()}, "kernels must be some of"),
+        ({"kernels": ("gpu",)}, "kernels must be some of"),
+    ],
+)
+def test_arguments_are_checked(tmp_path, arguments, message):
+    path = written(tmp_path, "a.tflite")
+    with pytest.raises(ValueError, match=message):
+        compare(path, path, **arguments)
+
+
 def test_labels_give_accuracies(tmp_path):
     path = written(tmp_path, "a.tflite")
     images = np.random.default_rng(0).uniform(0, 1, (20, 8, 8, 3)).astype(np.float32)
@@ -79,9 +175,6 @@ def test_files_that_do_not_pair_are_refused(tmp_path):
     left = written(tmp_path, "a.tflite")
     with pytest.raises(ValueError, match="outputs of the files have different shapes"):
         compare(left, written(tmp_path, "b.tflite", small_network.residual_network(classes=4)))
-    floats = written(tmp_path, "f.tflite", io_types.with_io(NETWORK, "float32", "float32"))
-    with pytest.raises(ValueError, match="quantized in neither file"):
-        compare(floats, floats)
     (tmp_path / "bad.tflite").write_bytes(b"PK\x03\x04rest of it")
     with pytest.raises(ValueError, match="not a TFLite file"):
         compare(left, tmp_path / "bad.tflite")
