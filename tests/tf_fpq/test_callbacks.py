@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tf_fpq.small_student import LOSS, fit, images, labels, pair
+from tests.tf_fpq.small_student import LOSS, fit, images, labels, network, pair
+import tf_fpq
 from tf_fpq import callbacks
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.distillation import KnowledgeDistillation
@@ -50,6 +51,40 @@ def test_reestimation_after_training():
         results.append(student)
     callbacks.reestimate_batch_norm(results[0], [images()])
     for a, b in zip(results[0].get_weights(), results[1].get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "min_max"])
+def test_reestimation_changes_nothing_but_moving_statistics(quantizer):
+    keras.utils.set_random_seed(0)
+    student = tf_fpq.quantize_model(network(), [tf_fpq.QuantRule(".*")], quantizer=quantizer)
+    tf_fpq.calibrate(student, images(), verbose=0)
+    student.get_layer("pointwise_bn").trainable = False
+    before = {weight.name: weight.numpy() for weight in student.weights}
+    nodes = len(student.get_layer("stem_bn")._inbound_nodes)
+    callbacks.reestimate_batch_norm(student, [3 * images(16, seed=seed) for seed in range(3)])
+    moved = {w.name for w in student.weights if (w.numpy() != before[w.name]).any()}
+    assert moved == {
+        f"{norm}/moving_{moment}:0"
+        for norm in ("stem_bn", "depthwise_bn")
+        for moment in ("mean", "variance")
+    }
+    assert len(student.get_layer("stem_bn")._inbound_nodes) == nodes
+
+
+def test_reestimation_after_training_on_two_views_takes_the_weak_view():
+    _, student = pair()
+    data = tf.data.Dataset.from_tensors(({"weak": images(), "strong": images(seed=7)}, labels()))
+    fit(
+        QatModel(student),
+        x=data,
+        y=None,
+        batch_size=None,
+        callbacks=[callbacks.BatchNormReestimation(data)],
+    )
+    after = student.get_weights()
+    callbacks.reestimate_batch_norm(student, [images()])
+    for a, b in zip(after, student.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

@@ -154,10 +154,8 @@ class ConsistencyRegularization(Method):
         )
         self.trainable = False
         self._ema_weights = weights
-        trained = {id(variable) for variable in student.trainable_weights}
-        pairs = list(zip(weights, student.weights, strict=True))
-        vars(self)["_averaged"] = [(ema, own) for ema, own in pairs if id(own) in trained]
-        vars(self)["_copied"] = [(ema, own) for ema, own in pairs if id(own) not in trained]
+        vars(self)["_student"] = student
+        vars(self)["_pairs"] = list(zip(weights, student.weights, strict=True))
 
     def _latent_name(self, student: keras.Model) -> str:
         calls = list(graph.calls(student))
@@ -219,11 +217,14 @@ class ConsistencyRegularization(Method):
         self([step.predictions, targets["predictions"], *latents])
 
     def after_update(self) -> None:
-        """Moves the EMA teacher."""
+        """Moves the EMA teacher: averages what is trainable now, copies the rest."""
         decay = ema_decay(tf.convert_to_tensor(self._updates), self.decay)
-        values = [decay * ema + (1.0 - decay) * own for ema, own in self._averaged]
-        values += [tf.convert_to_tensor(own) for _, own in self._copied]
-        distributed.assign([ema for ema, _ in [*self._averaged, *self._copied]], values)
+        trained = {id(variable) for variable in self._student.trainable_weights}
+        values = [
+            decay * ema + (1.0 - decay) * own if id(own) in trained else tf.convert_to_tensor(own)
+            for ema, own in self._pairs
+        ]
+        distributed.assign([ema for ema, _ in self._pairs], values)
         self._updates.assign_add(1.0)
 
     def get_config(self) -> dict[str, Any]:

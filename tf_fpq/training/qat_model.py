@@ -17,8 +17,8 @@ from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.placement import calibration
 from tf_fpq.placement.quantized_layers import quantizer_variables
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.training import optimizers, two_views
 from tf_fpq.training import teacher as teachers
-from tf_fpq.training import two_views
 
 
 class QatModel(keras.Model):
@@ -110,8 +110,6 @@ class QatModel(keras.Model):
         shown = {name for method in methods for name in method.student_features}
         vars(self)["_graph"] = training_graph(student, _first(methods, FeaturePerturbation), shown)
         vars(self)["_teacher_graph"] = self._make_teacher_graph(teacher_dtype)
-        # Past Keras' tracking too: it would train the variables of frozen layers.
-        vars(self)["_quantizer_variables"] = quantizer_variables(student)
         self._loss_metrics = {
             m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss
         }
@@ -133,11 +131,11 @@ class QatModel(keras.Model):
         decay.
         """
         super().compile(optimizer, loss, metrics, **kwargs)
-        inner = getattr(
-            self.optimizer, "inner_optimizer", self.optimizer
-        )  # of a loss scaling optimizer
-        if getattr(inner, "weight_decay", None) and self._quantizer_variables:
-            inner.exclude_from_weight_decay(var_list=self._quantizer_variables)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Keras' own, for the layers that are trainable now."""
+        optimizers.exempt_from_weight_decay(self.optimizer, quantizer_variables(self.student))
+        return super().make_train_function(force)
 
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
@@ -164,13 +162,21 @@ class QatModel(keras.Model):
         return self.compute_metrics(x, y, predictions, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Keras' own, without the losses that only exist in training."""
-        logs = super().test_step(data)
+        """Keras' own on the images with labels, without the losses that only exist in training. Of
+        two views it is the weak one that is evaluated.
+        """
+        x, *rest = keras.utils.unpack_x_y_sample_weight(data)
+        logs = super().test_step((two_views.evaluated(x), *rest))
         training_only = {
             self._task_loss.name,
             *(metric.name for metric in self._loss_metrics.values()),
         }
         return {name: value for name, value in logs.items() if name not in training_only}
+
+    def predict_step(self, data: Any) -> Any:
+        """Keras' own; of two views it is the weak one that is predicted."""
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        return super().predict_step((two_views.evaluated(x),))
 
     def _unpack(self, x: Any) -> tuple[Batch, dict[str, Any]]:
         """The images of a batch, and the teacher's outputs for them."""
@@ -207,7 +213,7 @@ class QatModel(keras.Model):
         their way.
         """
         factor = self.step_size_learning_rate_factor
-        slow = [] if factor == 1.0 else self._quantizer_variables
+        slow = [] if factor == 1.0 else quantizer_variables(self.student)
         before = [tf.identity(variable) for variable in slow]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         distributed.assign(

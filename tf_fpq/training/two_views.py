@@ -40,6 +40,13 @@ def split(x: Any) -> Batch:
     return Batch(images=images, weak_images=weak_images, labeled=tf.shape(x[STRONG])[0])
 
 
+def evaluated(x: Any) -> Any:
+    """The images that evaluation sees: of two views the weak one of the labeled images, the one
+    that is closer to an image as it is.
+    """
+    return x[WEAK] if has_two_views(x) else x
+
+
 def two_views(
     labeled: tf.data.Dataset,
     unlabeled: tf.data.Dataset | None = None,

@@ -38,6 +38,22 @@ def test_the_ema_teacher_equals_its_closed_form():
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_layers_that_are_unfrozen_later_are_averaged_too():
+    averages = {}
+    for frozen in (False, True):
+        _, student = pair()
+        for layer in student.layers:
+            layer.trainable = not frozen
+        method = ConsistencyRegularization(decay=0.6)
+        model = QatModel(student, methods=[method])
+        for layer in student.layers:
+            layer.trainable = True
+        fit(model, epochs=2)
+        averages[frozen] = {w.name: w.numpy() for w in method.ema_teacher.weights}
+    for name, early in averages[False].items():
+        np.testing.assert_array_equal(early, averages[True][name], name)
+
+
 def test_decay_is_a_plain_mean_at_first():
     values = [float(ema_decay(tf.constant(float(t)), 0.999)) for t in (0, 1, 3, 10_000)]
     np.testing.assert_allclose(values, [0.0, 0.5, 0.75, 0.999], rtol=1e-6)

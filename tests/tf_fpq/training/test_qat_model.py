@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tf_fpq.small_student import (
     LOSS,
@@ -181,3 +182,52 @@ def test_a_frozen_layer_keeps_its_step_sizes():
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert len(model.trainable_weights) == len(student.trainable_weights)
+
+
+def test_weight_decay_spares_what_the_user_excluded_too():
+    _, student = pair()
+    gamma = student.get_layer("stem_bn").gamma
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[gamma], var_names=["beta"])
+    model = QatModel(student, step_size_learning_rate_factor=1.0)
+    model.compile(optimizer, loss=lambda y, p: 0.0 * p[:, 0])
+    before = {weight.name: weight.numpy() for weight in student.trainable_weights}
+    model.fit(images(), labels(), verbose=0)
+    model.compile(optimizer, loss=lambda y, p: 0.0 * p[:, 0])  # an optimizer that is built
+    model.fit(images(), labels(), verbose=0)
+    moved = {w.name for w in student.trainable_weights if (w.numpy() != before[w.name]).any()}
+    assert not {name for name in moved if "beta" in name or "step_size" in name}
+    assert gamma.name not in moved
+    assert student.get_layer("depthwise_bn").gamma.name in moved
+
+
+def test_step_sizes_of_layers_that_are_unfrozen_later_learn_slowly_too():
+    moves = {}
+    for frozen in (False, True):
+        _, student = pair()
+        for layer in student.layers:
+            layer.trainable = not frozen
+        model = QatModel(student)
+        for layer in student.layers:
+            layer.trainable = True
+        before = [variable.numpy() for variable in quantizer_variables(student)]
+        fit(model, epochs=1)
+        moves[frozen] = [
+            variable.numpy() - old for variable, old in zip(quantizer_variables(student), before)
+        ]
+    for early, late in zip(moves[False], moves[True], strict=True):
+        np.testing.assert_array_equal(early, late)
+
+
+def test_two_views_are_evaluated_and_predicted_on_the_weak_one():
+    _, student = pair()
+    model = QatModel(student)
+    model.compile(loss=LOSS, metrics=["accuracy"])
+    views = {"weak": images(), "strong": images(seed=7)}
+    unlabeled = {"unlabeled_weak": images(16), "unlabeled_strong": images(16)}
+    data = tf.data.Dataset.from_tensors(({**views, **unlabeled}, labels()))
+    expected = model.evaluate(images(), labels(), verbose=0)
+    assert model.evaluate(data, verbose=0) == expected
+    np.testing.assert_array_equal(
+        model.predict(data, verbose=0), model.predict(images(), verbose=0)
+    )
