@@ -20,8 +20,8 @@ MAY_IMPORT = {
 KERAS = {"keras", "tf_keras", "tensorflow_model_optimization", "tf_fpq.keras_compat"}
 # Formulas that a front end for another Keras shall be able to use.
 FREE_OF = {
-    "tf_fpq/spec.py": KERAS | {"tensorflow"},
-    "tf_fpq/numerics.py": KERAS,
+    "tf_fpq/quantizers/spec.py": KERAS | {"tensorflow"},
+    "tf_fpq/quantizers/numerics.py": KERAS,
 }
 MAX_LINES = 400
 

@@ -22,56 +22,26 @@ GlobalMaxPooling |
 | `tf.pad` with zeros in height and width | ZeroPadding2D |
 """
 
-from collections.abc import Callable, Mapping
-import dataclasses
+from collections.abc import Callable
 import inspect
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.keras_compat import keras, register
-
-
-@dataclasses.dataclass(frozen=True)
-class Substitute:
-    """The layer that stands for an operator: class, arguments, and what it is called on (one tensor
-    or a list).
-    """
-
-    layer_class: type[keras.layers.Layer]
-    config: Mapping[str, Any]
-    inputs: Any
-
-
-Rule = Callable[[dict[str, Any], tf.TensorShape], Substitute | None]
-
-
-@register
-class Division(keras.layers.Rescaling):
-    """`x / divisor`: a Rescaling by `1 / divisor` that rounds once, as TensorFlow's division does.
-
-    To a quantizer it is a Rescaling: `scale` is `1 / divisor` and `offset` is 0. `x * (1 /
-    divisor)` in float32 can be one unit in the last place off, which would break the bit equality
-    of a flattened model.
-
-    Args:
-      divisor: A number, or a (nested) list of numbers that broadcasts to the input.
-    """
-
-    def __init__(self, divisor: Any, **kwargs: Any):
-        super().__init__(scale=(1.0 / np.asarray(divisor)).tolist(), **kwargs)
-        self.divisor = divisor
-
-    def call(self, inputs: Any) -> Any:
-        """Divides."""
-        return tf.cast(inputs, self.compute_dtype) / tf.cast(self.divisor, self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """The divisor in place of the scale and offset that follow from it."""
-        config = {**super().get_config(), "divisor": self.divisor}
-        return {name: value for name, value in config.items() if name not in ("scale", "offset")}
+from tf_fpq.conversion import operator_shapes
+from tf_fpq.conversion.substitutes import (
+    Division,
+    Rule,
+    Substitute,
+    constant_like,
+    grows,
+    is_float,
+    is_symbolic,
+    merge,
+    scaling,
+)
+from tf_fpq.keras_compat import keras
 
 
 def is_operator(layer: keras.layers.Layer) -> bool:
@@ -106,16 +76,12 @@ def substitute(
     if rule is None or layer.symbol is None:
         return None
     if any(
-        not _is_plain(tensor) for tensor in tf.nest.flatten([args, kwargs]) if _is_symbolic(tensor)
+        not _is_plain(tensor) for tensor in tf.nest.flatten([args, kwargs]) if is_symbolic(tensor)
     ):
         return None
     bound = inspect.signature(layer.function).bind(*args, **kwargs)
     bound.apply_defaults()
     return rule(dict(bound.arguments), shape)
-
-
-def _is_symbolic(value: Any) -> bool:
-    return hasattr(value, "_keras_history")
 
 
 def _is_plain(tensor: Any) -> bool:
@@ -129,51 +95,9 @@ def _is_plain(tensor: Any) -> bool:
     )
 
 
-def _is_float(*values: Any) -> bool:
-    return all(_is_symbolic(value) and value.dtype.is_floating for value in values)
-
-
-def _constant(value: Any, like: Any) -> Any:
-    """`value` as nested lists of Python floats in the precision of `like`; None unless it is a
-    numeric constant.
-    """
-    if _is_symbolic(value) or isinstance(value, (tf.Variable, str)) or value is None:
-        return None
-    return np.asarray(value).astype(like.dtype.as_numpy_dtype).astype(np.float64).tolist()
-
-
 def _operands(arguments: dict[str, Any]) -> tuple[Any, Any]:
     left, right, *_ = arguments.values()
     return left, right
-
-
-def _merge(class_name: str, inputs: list[Any]) -> Substitute | None:
-    """A merging layer; they broadcast within one rank only, and so must the operator."""
-    same = len({(tensor.shape.rank, tensor.dtype) for tensor in inputs}) == 1
-    return (
-        Substitute(getattr(keras.layers, class_name), {}, inputs)
-        if same and _is_float(*inputs)
-        else None
-    )
-
-
-def _scaling(
-    tensor: Any, shape: tf.TensorShape, scale: Any = 1.0, offset: Any = 0.0
-) -> Substitute | None:
-    if not _is_float(tensor) or _grows(tensor, shape):
-        return None
-    line = {"scale": np.asarray(scale).tolist(), "offset": np.asarray(offset).tolist()}
-    return Substitute(keras.layers.Rescaling, {**line, "dtype": tensor.dtype.name}, tensor)
-
-
-def _grows(tensor: Any, shape: tf.TensorShape) -> bool:
-    """Whether broadcasting to `shape` may copy `tensor`. `shape` may know less of the sizes, if a
-    model is reused.
-    """
-    before, after = tensor.shape.as_list(), shape.as_list()
-    return len(before) != len(after) or any(
-        new not in (None, old) for old, new in zip(before, after, strict=True)
-    )
 
 
 def _arithmetic(class_name: str, line: Callable[[np.ndarray, bool], dict[str, Any]]) -> Rule:
@@ -187,14 +111,14 @@ def _arithmetic(class_name: str, line: Callable[[np.ndarray, bool], dict[str, An
 
     def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
         left, right = _operands(arguments)
-        if _is_symbolic(left) and _is_symbolic(right):
-            return _merge(class_name, [left, right])
-        tensor, other = (left, right) if _is_symbolic(left) else (right, left)
-        constant = _constant(other, tensor)
+        if is_symbolic(left) and is_symbolic(right):
+            return merge(class_name, [left, right])
+        tensor, other = (left, right) if is_symbolic(left) else (right, left)
+        constant = constant_like(other, tensor)
         return (
             None
             if constant is None
-            else _scaling(tensor, shape, **line(np.asarray(constant), tensor is right))
+            else scaling(tensor, shape, **line(np.asarray(constant), tensor is right))
         )
 
     return rule
@@ -212,8 +136,8 @@ _subtract = _arithmetic(
 
 def _divide(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
     left, right = _operands(arguments)
-    divisor = _constant(right, left) if _is_float(left) else None
-    if divisor is None or not np.all(divisor) or _grows(left, shape):
+    divisor = constant_like(right, left) if is_float(left) else None
+    if divisor is None or not np.all(divisor) or grows(left, shape):
         return None
     return Substitute(Division, {"divisor": divisor, "dtype": left.dtype.name}, left)
 
@@ -224,11 +148,11 @@ def _extremum(
     def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
         del shape
         left, right = _operands(arguments)
-        if _is_symbolic(left) and _is_symbolic(right):
-            return _merge(class_name, [left, right])
-        tensor, constant = (left, right) if _is_symbolic(left) else (right, left)
+        if is_symbolic(left) and is_symbolic(right):
+            return merge(class_name, [left, right])
+        tensor, constant = (left, right) if is_symbolic(left) else (right, left)
         is_relu = (
-            class_name == "Maximum" and _is_float(tensor) and _constant(constant, tensor) == 0.0
+            class_name == "Maximum" and is_float(tensor) and constant_like(constant, tensor) == 0.0
         )
         return Substitute(keras.layers.ReLU, {}, tensor) if is_relu else None
 
@@ -246,7 +170,7 @@ def _unary(class_name: str, **config: Any) -> Rule:
         usual = arguments.get("beta", 1.0) == 1.0 and arguments.get("approximate", False) is False
         return (
             Substitute(getattr(keras.layers, class_name), config, tensor)
-            if usual and _is_float(tensor)
+            if usual and is_float(tensor)
             else None
         )
 
@@ -256,14 +180,14 @@ def _unary(class_name: str, **config: Any) -> Rule:
 def _leaky_relu(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
     del shape
     tensor, alpha = arguments["features"], arguments["alpha"]
-    usual = _is_float(tensor) and isinstance(alpha, (int, float))
+    usual = is_float(tensor) and isinstance(alpha, (int, float))
     return Substitute(keras.layers.LeakyReLU, {"alpha": float(alpha)}, tensor) if usual else None
 
 
 def _softmax(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
     tensor, axis = arguments["logits"], arguments["axis"]
     axis = -1 if axis is None else axis
-    usual = _is_float(tensor) and isinstance(axis, int) and axis % shape.rank != 0
+    usual = is_float(tensor) and isinstance(axis, int) and axis % shape.rank != 0
     return Substitute(keras.layers.Softmax, {"axis": axis}, tensor) if usual else None
 
 
@@ -271,12 +195,12 @@ def _clip(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None
     del shape
     tensor, low, high, *_ = arguments.values()
     usual = (
-        _is_float(tensor)
-        and _constant(low, tensor) == 0.0
-        and isinstance(_constant(high, tensor), float)
+        is_float(tensor)
+        and constant_like(low, tensor) == 0.0
+        and isinstance(constant_like(high, tensor), float)
     )
     return (
-        Substitute(keras.layers.ReLU, {"max_value": _constant(high, tensor)}, tensor)
+        Substitute(keras.layers.ReLU, {"max_value": constant_like(high, tensor)}, tensor)
         if usual
         else None
     )
@@ -287,121 +211,21 @@ def _add_n(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | Non
     inputs = arguments["inputs"]
     # Longer sums: the kernel's order of additions is its own affair.
     return (
-        _merge("Add", list(inputs))
+        merge("Add", list(inputs))
         if isinstance(inputs, (list, tuple)) and len(inputs) == 2
         else None
-    )
-
-
-def _concat(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    values, axis = arguments["values"], arguments["axis"]
-    usual = (
-        isinstance(values, (list, tuple))
-        and len(values) > 1
-        and isinstance(axis, int)
-        and axis % shape.rank != 0
-    )
-    if not usual or not _is_float(*values) or len({tensor.dtype for tensor in values}) != 1:
-        return None
-    return Substitute(keras.layers.Concatenate, {"axis": axis}, list(values))
-
-
-def _reshape(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    """Reshape keeps the batch axis; so does any operator whose other dimensions hold as many values
-    as the input's.
-    """
-    tensor, *_ = arguments.values()
-    before, after = tensor.shape.as_list()[1:], shape.as_list()[1:]
-    unknown = None in before or None in after
-    if unknown or not _is_float(tensor) or shape.rank == 0 or math.prod(before) != math.prod(after):
-        return None
-    return Substitute(keras.layers.Reshape, {"target_shape": tuple(after)}, tensor)
-
-
-def _at_batch(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    """`tf.expand_dims` and `tf.squeeze`: reshapes, unless they work on the batch axis."""
-    tensor, axis, *_ = arguments.values()
-    rank = max(tensor.shape.rank, shape.rank)
-    axes = [] if axis is None else tf.nest.flatten(axis)
-    if not axes or any(not isinstance(number, int) or number % rank == 0 for number in axes):
-        return None
-    return _reshape(arguments, shape)
-
-
-def _transpose(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    del shape
-    tensor, order = next(iter(arguments.values())), arguments.get("perm")
-    plain = (
-        _is_float(tensor)
-        and isinstance(order, (list, tuple))
-        and all(isinstance(axis, int) for axis in order)
-    )
-    return (
-        Substitute(keras.layers.Permute, {"dims": tuple(order[1:])}, tensor)
-        if plain and order[0] == 0
-        else None
-    )
-
-
-def _global_pooling(
-    class_name: str,
-) -> Rule:
-    def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-        del shape
-        tensor, axis = arguments["input_tensor"], arguments["axis"]
-        rank = tensor.shape.rank
-        if axis is None or rank not in (3, 4, 5) or not _is_float(tensor):
-            return None
-        axes = tf.nest.flatten(axis)
-        if any(not isinstance(number, int) for number in axes) or {n % rank for n in axes} != set(
-            range(1, rank - 1)
-        ):
-            return None
-        config = {
-            "keepdims": bool(arguments["keepdims"]),
-            "data_format": "channels_last",
-        }
-        return Substitute(getattr(keras.layers, f"{class_name}{rank - 2}D"), config, tensor)
-
-    return rule
-
-
-def _pad(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    del shape
-    tensor, paddings, mode = (
-        arguments["tensor"],
-        arguments["paddings"],
-        arguments["mode"],
-    )
-    fill = arguments.get("constant_values", 0)
-    symbolic = any(_is_symbolic(value) for value in tf.nest.flatten([paddings, fill]))
-    if (
-        symbolic
-        or mode.upper() != "CONSTANT"
-        or fill not in (0, None)
-        or tensor.shape.rank != 4
-        or not _is_float(tensor)
-    ):
-        return None
-    batch, height, width, channels = np.asarray(paddings).tolist()
-    if batch != [0, 0] or channels != [0, 0]:
-        return None
-    return Substitute(
-        keras.layers.ZeroPadding2D,
-        {"padding": (tuple(height), tuple(width)), "data_format": "channels_last"},
-        tensor,
     )
 
 
 def _square(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
     del shape
     tensor, *_ = arguments.values()
-    return _merge("Multiply", [tensor, tensor])
+    return merge("Multiply", [tensor, tensor])
 
 
 def _negate(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
     tensor, *_ = arguments.values()
-    return _scaling(tensor, shape, scale=-1.0)
+    return scaling(tensor, shape, scale=-1.0)
 
 
 def _activation(
@@ -437,15 +261,15 @@ _RULES: dict[str, Rule] = {
     "math.tanh": _activation("tanh"),
     "math.exp": _activation("exponential"),
     "identity": _activation("linear"),
-    "concat": _concat,
-    "reshape": _reshape,
-    "expand_dims": _at_batch,
-    "compat.v1.squeeze": _at_batch,
-    "squeeze": _at_batch,
-    "transpose": _transpose,
-    "compat.v1.transpose": _transpose,
-    "math.reduce_mean": _global_pooling("GlobalAveragePooling"),
-    "math.reduce_max": _global_pooling("GlobalMaxPooling"),
-    "pad": _pad,
-    "compat.v1.pad": _pad,
+    "concat": operator_shapes.concat,
+    "reshape": operator_shapes.reshape,
+    "expand_dims": operator_shapes.at_batch,
+    "compat.v1.squeeze": operator_shapes.at_batch,
+    "squeeze": operator_shapes.at_batch,
+    "transpose": operator_shapes.transpose,
+    "compat.v1.transpose": operator_shapes.transpose,
+    "math.reduce_mean": operator_shapes.global_pooling("GlobalAveragePooling"),
+    "math.reduce_max": operator_shapes.global_pooling("GlobalMaxPooling"),
+    "pad": operator_shapes.pad,
+    "compat.v1.pad": operator_shapes.pad,
 }

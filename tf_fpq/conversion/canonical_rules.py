@@ -1,0 +1,147 @@
+"""How single layers are written in canonical ones: activation functions as layers of their own, and
+layers on sequences as layers on images of height 1.
+"""
+
+from typing import Any
+
+from tf_fpq import roles
+from tf_fpq.conversion.rewriter import TRAINING, Rewrite, Rewriter
+from tf_fpq.keras_compat import keras
+
+layers = keras.layers
+
+
+def affine(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """An affine operator of its own is a depthwise convolution, which takes `[batch, height, width,
+    channels]`.
+    """
+    axis = {"axis": -1} if getattr(layer, "axis", ()) else {}
+    return rewriter.in_two_dimensions(name, x, rewriter.copy(layer, **axis))
+
+
+def identity(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """`Activation("linear")` would put its input on a new grid for nothing."""
+    return x
+
+
+def activate(rewriter: Rewriter, function: Any, name: str, x: Any) -> Any:
+    """Applies an activation function, itself in canonical layers."""
+    layer = layers.Activation(function, name=name)
+    rewrite = ACTIVATIONS.get(roles.activation_name(layer))
+    if rewrite is not None:
+        return rewrite(rewriter, layer, name, x)
+    return rewriter.make(layers.Activation, name, activation=function)(x)
+
+
+def split_activation(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """The layer without its activation function, and that behind it."""
+    value = rewriter.copy(layer, activation="linear")(x)
+    return activation_of(rewriter, layer, name, value)
+
+
+def activation_of(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """The activation function of `layer` as a layer of its own."""
+    function = roles.activation_name(layer)
+    return (
+        x
+        if function == "linear"
+        else activate(rewriter, layer.activation, rewriter.name(name, function), x)
+    )
+
+
+def swish(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """`x * sigmoid(x)`."""
+    gate = rewriter.make(layers.Activation, rewriter.name(name, "sigmoid"), activation="sigmoid")(x)
+    return rewriter.make(layers.Multiply, name)([x, gate])
+
+
+def hard_sigmoid(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """`clip(0.2 x + 0.5, 0, 1)`, as Keras 2 has it."""
+    line = rewriter.make(layers.Rescaling, rewriter.name(name, "line"), scale=0.2, offset=0.5)(x)
+    return rewriter.make(layers.ReLU, name, max_value=1.0)(line)
+
+
+def leaky_relu(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """A ReLU with a slope as a LeakyReLU."""
+    return rewriter.make(layers.LeakyReLU, layer.name, alpha=float(layer.negative_slope))(x)
+
+
+ACTIVATIONS: dict[str, Rewrite] = {
+    "linear": identity,
+    "swish": swish,
+    "silu": swish,
+    "hard_sigmoid": hard_sigmoid,
+}
+
+
+def conv1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """A Conv1D as a Conv2D with a kernel of height 1."""
+    if layer.kernel_constraint is not None:
+        raise ValueError(
+            f"Layer {layer.name!r} has a kernel_constraint along axes that its form as an integer"
+            " operator, a 2D convolution, does not have; remove it."
+        )
+    kernel, *bias = layer.get_weights()
+    config = {
+        key: getattr(layer, key)
+        for key in ("filters", "groups", "padding", "kernel_regularizer", *TRAINING)
+    }
+    config |= {
+        key: (1, *getattr(layer, key)) for key in ("kernel_size", "strides", "dilation_rate")
+    }
+    causal = layer.padding == "causal"
+    if causal:
+        config["padding"] = "valid"
+
+    def apply(value: Any) -> Any:
+        if causal:
+            sides = ((0, 0), (layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0))
+            value = rewriter.make(
+                layers.ZeroPadding2D, rewriter.name(layer.name, "causal"), padding=sides
+            )(value)
+        value = rewriter.make(layers.Conv2D, layer.name, [kernel[None], *bias], **config)(value)
+        return activation_of(rewriter, layer, name, value)
+
+    return rewriter.in_two_dimensions(name, x, apply)
+
+
+def pool1d(layer_class: type) -> Rewrite:
+    """The rule for a pooling on sequences, as `layer_class`."""
+
+    def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+        config = {
+            "pool_size": (1, *layer.pool_size),
+            "strides": (1, *layer.strides),
+            "padding": layer.padding,
+        }
+        return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, **config))
+
+    return rewrite
+
+
+def global_pool1d(layer_class: type) -> Rewrite:
+    """The rule for a global pooling on sequences, as `layer_class`."""
+
+    def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+        return rewriter.in_two_dimensions(
+            name, x, rewriter.make(layer_class, layer.name, keepdims=layer.keepdims)
+        )
+
+    return rewrite
+
+
+def sides1d(layer_class: type, argument: str) -> Rewrite:
+    """The rule for padding or cropping a sequence, as `layer_class`."""
+
+    def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+        sides = {argument: ((0, 0), tuple(getattr(layer, argument)))}
+        return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, **sides))
+
+    return rewrite
+
+
+def upsampling1d(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
+    """An UpSampling1D as an UpSampling2D of height 1."""
+    return rewriter.in_two_dimensions(
+        name, x, rewriter.make(layers.UpSampling2D, layer.name, size=(1, layer.size))
+    )
