@@ -116,9 +116,11 @@ def test_keras_comes_from_keras_compat():
         f"{where(path, node.lineno)}: {node.value.id}.keras"
         for path in sources()
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr == "keras" and isinstance(node.value, ast.Name)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "keras"
+        and isinstance(node.value, ast.Name)
         and node.value.id in ("tf", "tensorflow")
-    ]  # fmt: skip
+    ]
     assert not named + used, (
         "Write `from tf_fpq.keras_compat import keras`; tf.keras may be Keras 2 or 3:"
         f" {named + used}"

@@ -15,8 +15,17 @@ DEBIAN_DIR = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 _LABELS = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def idx_files(folder: pathlib.Path) -> list[pathlib.Path]:

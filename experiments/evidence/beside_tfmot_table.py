@@ -15,27 +15,33 @@ SIDES = {"ours": "tf_fpq + tflite_export", "tfmot": "tfmot + TFLiteConverter"}
 
 PAGE = """# Beside tfmot
 
-The same trained float network, the same images, W8A8 on both sides: `tf_fpq.quantize_model`, `calibrate`, training, `tflite_export.export`
-beside `tfmot.quantization.keras.quantize_model`, training, `TFLiteConverter` with `Optimize.DEFAULT` and int8 borders. Both train with the
-same optimizer, batches, epochs and learning rate, without distillation.
+The same trained float network, the same images, W8A8 on both sides: `tf_fpq.quantize_model`,
+`calibrate`, training, `tflite_export.export` beside `tfmot.quantization.keras.quantize_model`,
+training, `TFLiteConverter` with `Optimize.DEFAULT` and int8 borders. Both train with the same
+optimizer, batches, epochs and learning rate, without distillation.
 
-- *Identical codes*: the Keras model's outputs on the file's output grid, against the file's on XNNPACK, over all test images. Ours is the
-  student after the export, which has moved its biases by at most half a step onto their int32 grid.
-- *Unrounded*: the same for the student as training left it, `export(round_biases=False)`; the file is the same.
+- *Identical codes*: the Keras model's outputs on the file's output grid, against the file's on
+  XNNPACK, over all test images. Ours is the student after the export, which has moved its biases by
+  at most half a step onto their int32 grid.
+- *Unrounded*: the same for the student as training left it, `export(round_biases=False)`; the file
+  is the same.
 - *Twin*: output codes in which our integer twin differs from the file. tfmot has no twin.
 - *Drop*: accuracy of the Keras model minus that of its file, in points.
-- *Latency*: median of one image, XNNPACK, one thread, the files taking turns; *ratio* is tfmot's over ours, median over the turns. The
-  machine was shared with other work: the ratio tells more than the milliseconds.
+- *Latency*: median of one image, XNNPACK, one thread, the files taking turns; *ratio* is tfmot's
+  over ours, median over the turns. The machine was shared with other work: the ratio tells more
+  than the milliseconds.
 
-What the figures do not say: networks and training are short (rows below), as the claim is about arithmetic, not about accuracy. tfmot's
-ranges start at +-6 and follow the data with an average of factor 0.999, so its grids depend on the number of steps; ours are
-calibrated on images first. tfmot refuses other networks altogether (nested models, Multiply, Conv1D, operator layers); here it takes the
-network unless a row says otherwise.
+What the figures do not say: networks and training are short (rows below), as the claim is about
+arithmetic, not about accuracy. tfmot's ranges start at +-6 and follow the data with an average of
+factor 0.999, so its grids depend on the number of steps; ours are calibrated on images first. tfmot
+refuses other networks altogether (nested models, Multiply, Conv1D, operator layers); here it takes
+the network unless a row says otherwise.
 
-Where tfmot's differences come from, looked into on one network (resnet8 of width 8, digits; not in the rows): the weights' codes of the
-first convolution are the file's, and behind it 1 code in 10,000 differs. Biases that training never rounded and float against integer
-arithmetic tip single codes, and each layer's differences tip more behind it: 0.4 % after the first block, 2 % after the second, 7 % after
-the third, 23 % in the logits.
+Where tfmot's differences come from, looked into on one network (resnet8 of width 8, digits; not in
+the rows): the weights' codes of the first convolution are the file's, and behind it 1 code in
+10,000 differs. Biases that training never rounded and float against integer arithmetic tip single
+codes, and each layer's differences tip more behind it: 0.4 % after the first block, 2 % after the
+second, 7 % after the third, 23 % in the logits.
 
 Written by `python -m experiments.evidence.beside_tfmot`.
 """

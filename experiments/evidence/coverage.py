@@ -245,24 +245,28 @@ def _write_table(rows: list[dict[str, Any]]) -> None:
 
 _HEADING = """# Which models of keras.applications work
 
-Random weights, 10 classes, the smallest input each builder allows. Every model is quantized to W4A4 (first and last layer W8A8),
-calibrated on 16 random images, trained for one FPQ step with the float model as teacher, exported and verified: all output codes
-of the file equal those of the integer twin, on XNNPACK and on the reference kernels. Beside it what
-`tfmot.quantization.keras.quantize_model` (0.8.1) says. Seconds are wall-clock time without tfmot's, on two shared cores; a Keras 3
-model is converted, with the check that both compute the same ([how far they are](parity.md)), before its batch norms get statistics.
-Regenerate with `python -m experiments.evidence.coverage`.
+Random weights, 10 classes, the smallest input each builder allows. Every model is quantized to W4A4
+(first and last layer W8A8), calibrated on 16 random images, trained for one FPQ step with the float
+model as teacher, exported and verified: all output codes of the file equal those of the integer
+twin, on XNNPACK and on the reference kernels. Beside it what
+`tfmot.quantization.keras.quantize_model` (0.8.1) says. Seconds are wall-clock time without tfmot's,
+on two shared cores; a Keras 3 model is converted, with the check that both compute the same ([how
+far they are](parity.md)), before its batch norms get statistics. Regenerate with `python -m
+experiments.evidence.coverage`.
 """
 
 _PARITY = """# How far Keras 3 models are from their conversions
 
-Every builder of Keras 3's `keras.applications`, the smallest input it allows, 10 classes, on two random images: the largest
-difference of two logits, in float32 and in float64, and that of the worst layer by itself, on the input that the Keras 3 layer has;
-relative to the largest element, or 1. "Built": the weights that the builder starts with (`weights=None`). "Drawn": every weight but
-kernels is uniform in 0.5 .. 1. "Settled": batch norms take their statistics from 16 random images. The layers and float64 show that the
-conversion is right; the float32 logits show how far the network carries the rounding of its layers. EfficientNetV2L as built is chaotic:
-in Keras 3 alone its logits, of up to 4551, move by 3223 if each pixel moves by 1e-7 of itself.
-`from_keras3` accepts 1e-5 of the outputs, in silence, or of each layer, with a warning.
-Regenerate with `python -m experiments.evidence.coverage --parity`.
+Every builder of Keras 3's `keras.applications`, the smallest input it allows, 10 classes, on two
+random images: the largest difference of two logits, in float32 and in float64, and that of the
+worst layer by itself, on the input that the Keras 3 layer has; relative to the largest element, or
+1. "Built": the weights that the builder starts with (`weights=None`). "Drawn": every weight but
+kernels is uniform in 0.5 .. 1. "Settled": batch norms take their statistics from 16 random images.
+The layers and float64 show that the conversion is right; the float32 logits show how far the
+network carries the rounding of its layers. EfficientNetV2L as built is chaotic: in Keras 3 alone
+its logits, of up to 4551, move by 3223 if each pixel moves by 1e-7 of itself. `from_keras3` accepts
+1e-5 of the outputs, in silence, or of each layer, with a warning. Regenerate with `python -m
+experiments.evidence.coverage --parity`.
 """
 
 

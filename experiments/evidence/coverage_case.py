@@ -306,9 +306,14 @@ def table(rows: Sequence[Row]) -> str:
     for row in sorted(rows, key=lambda row: (SOURCES.index(row["source"]), row["name"])):
         seconds = sum(value for stage, value in row["seconds"].items() if stage != "tfmot")
         cells = (
-            row["name"], row["source"], row["status"], f"{seconds:.0f}", str(row.get("memory_mib", "")),
-            _cell(row["tfmot"]), _cell(f"{row['stage']}: {row['reason']}" if row["reason"] else ""),
-        )  # fmt: skip
+            row["name"],
+            row["source"],
+            row["status"],
+            f"{seconds:.0f}",
+            str(row.get("memory_mib", "")),
+            _cell(row["tfmot"]),
+            _cell(f"{row['stage']}: {row['reason']}" if row["reason"] else ""),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

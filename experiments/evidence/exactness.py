@@ -18,11 +18,13 @@ Examples:
     --markdown=docs/exactness.md
 
   Seconds and memory of export and verification, on 1,000 and on 10,000 images.
-    python -m experiments.evidence.exactness --json=experiments/results/exactness.jsonl --networks=resnet20
+    python -m experiments.evidence.exactness --networks=resnet20 \
+        --json=experiments/results/exactness.jsonl
     --schemes=W4A4 --cost
 
   A look at one network.
-    python -m experiments.evidence.exactness --json=/tmp/rows.jsonl --networks=resnet8 --schemes=W4A4
+    python -m experiments.evidence.exactness --networks=resnet8 --schemes=W4A4 \
+        --json=/tmp/rows.jsonl
     --images=500 --runtimes=
 """
 

@@ -161,9 +161,14 @@ def test_figures_follow_from_the_seed(small, tmp_path):
 @pytest.mark.parametrize("bits", [(8, 8), (4, 8), (4, 4), (2, 4), (2, 2)])
 def test_every_scheme_verifies(small, tmp_path, model, bits):
     config = dataclasses.replace(
-        small, model=model, weight_bits=bits[0], activation_bits=bits[1], width=8,
-        kernels=("xnnpack", "reference"), workdir=str(tmp_path),
-    )  # fmt: skip
+        small,
+        model=model,
+        weight_bits=bits[0],
+        activation_bits=bits[1],
+        width=8,
+        kernels=("xnnpack", "reference"),
+        workdir=str(tmp_path),
+    )
     assert (
         pipeline.run(config)["metrics"]["codes_differing"] == 0
     )  # and verify found twin_double = reference

@@ -28,14 +28,38 @@ def test_defaults_are_those_of_the_config():
 
 def test_every_field_is_a_flag_and_arrives():
     values = {
-        "dataset": "cifar10", "data_dir": "/d", "fashion_mnist_dir": "/f", "train_examples": 7, "model": "resnet20", "width": 3,
-        "weight_bits": 2, "activation_bits": 3, "quantizer": "other", "methods": ["sfp"], "noise_probability": 0.2,
-        "noise_position": "post", "csd_weight": 0.5, "epochs": 1, "float_epochs": 2, "batch_size": 3, "learning_rate": 0.2,
-        "float_learning_rate": 0.3, "step_size_learning_rate_factor": 0.4, "weight_decay": 0.5, "augment": False,
-        "jit_compile": True, "precision": "mixed_bfloat16",
-        "calibration_examples": 9, "seed": 4, "workdir": "w", "teacher": __file__, "input_type": "uint8", "output_type": "float32",
-        "kernels": ["xnnpack"], "min_top1_agreement": 0.6,
-    }  # fmt: skip
+        "dataset": "cifar10",
+        "data_dir": "/d",
+        "fashion_mnist_dir": "/f",
+        "train_examples": 7,
+        "model": "resnet20",
+        "width": 3,
+        "weight_bits": 2,
+        "activation_bits": 3,
+        "quantizer": "other",
+        "methods": ["sfp"],
+        "noise_probability": 0.2,
+        "noise_position": "post",
+        "csd_weight": 0.5,
+        "epochs": 1,
+        "float_epochs": 2,
+        "batch_size": 3,
+        "learning_rate": 0.2,
+        "float_learning_rate": 0.3,
+        "step_size_learning_rate_factor": 0.4,
+        "weight_decay": 0.5,
+        "augment": False,
+        "jit_compile": True,
+        "precision": "mixed_bfloat16",
+        "calibration_examples": 9,
+        "seed": 4,
+        "workdir": "w",
+        "teacher": __file__,
+        "input_type": "uint8",
+        "output_type": "float32",
+        "kernels": ["xnnpack"],
+        "min_top1_agreement": 0.6,
+    }
     assert set(values) == {field.name for field in dataclasses.fields(Config)}
     with flagsaver.flagsaver(**values):
         config = train.config_from_flags()

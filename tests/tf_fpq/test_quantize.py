@@ -41,8 +41,14 @@ def test_mixed_precision_by_name_and_type():
     assert weights == {"stem": 8, "depthwise": 6, "pointwise": 2, "logits": 8}
     # A tensor has the width that its reader asks for; sums and logits have 8 bits.
     assert activations == {
-        "image": 8, "stem_relu": 5, "depthwise_relu": 4, "pointwise_bn": 8, "add_relu": 8, "pool": 8, "logits": 8,
-    }  # fmt: skip
+        "image": 8,
+        "stem_relu": 5,
+        "depthwise_relu": 4,
+        "pointwise_bn": 8,
+        "add_relu": 8,
+        "pool": 8,
+        "logits": 8,
+    }
 
 
 def test_no_rule_is_the_float_model_bit_for_bit():
@@ -86,8 +92,11 @@ def test_a_tensor_with_two_readers_has_the_wider_width():
     outputs = [keras.layers.Conv2D(2, 1, name=name)(x) for name in ("narrow", "wide", "float")]
     model = keras.Model(image, outputs)
     rules = [
-        Rule("narrow", activation_bits=3), Rule("wide", activation_bits=6), Rule("float", activation_bits=None), Rule("a"),
-    ]  # fmt: skip
+        Rule("narrow", activation_bits=3),
+        Rule("wide", activation_bits=6),
+        Rule("float", activation_bits=None),
+        Rule("a"),
+    ]
     assert _bits(tf_fpq.quantize_model(model, rules))[1]["a"] == 6
 
 

@@ -59,8 +59,14 @@ def test_totals():
 def test_activations():
     rows = {row.layer: row for row in _summary().rows if row.kind == "activation"}
     assert {name.removesuffix("_quantize"): row.activation_bits for name, row in rows.items()} == {
-        "image": 8, "stem_relu": 3, "depthwise_relu": 4, "pointwise_bn": 8, "add_relu": 8, "pool": 8, "logits": 8,
-    }  # fmt: skip
+        "image": 8,
+        "stem_relu": 3,
+        "depthwise_relu": 4,
+        "pointwise_bn": 8,
+        "add_relu": 8,
+        "pool": 8,
+        "logits": 8,
+    }
     assert (
         rows["image_quantize"].step_size == pytest.approx(12 / 255)
         and rows["image_quantize"].granularity == "tensor"
@@ -123,8 +129,9 @@ def test_plain_tfmot_models():
     # tfmot quantizes outputs; what the first layer reads is tfmot's own 8-bit input, which has no
     # grid of ours.
     assert [(row.weight_bits, row.activation_bits, row.granularity) for row in rows] == [
-        (4, 32, "channel"), (4, 3, "channel"),
-    ]  # fmt: skip
+        (4, 32, "channel"),
+        (4, 3, "channel"),
+    ]
 
 
 def test_bad_model():

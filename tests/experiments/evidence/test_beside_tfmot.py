@@ -15,14 +15,37 @@ import tflite_export
 
 def row(seed, differing, **changes):
     side = {
-        "images": 10, "codes": 100, "differing": 0, "max_lsb": 0, "top1_agreement": 1.0, "keras_accuracy": 0.9,
-        "tflite_accuracy": 0.9, "bytes": 2000, "latency_ms": [0.5, 0.25, 0.5], "twin_differing": 0, "unrounded_differing": 5,
-    }  # fmt: skip
-    theirs = {k: v for k, v in side.items() if k not in ("twin_differing", "unrounded_differing")} | {
-        "differing": differing, "max_lsb": 3, "tflite_accuracy": 0.8, "latency_ms": [1.0, 0.25, 1.5],
-    }  # fmt: skip
+        "images": 10,
+        "codes": 100,
+        "differing": 0,
+        "max_lsb": 0,
+        "top1_agreement": 1.0,
+        "keras_accuracy": 0.9,
+        "tflite_accuracy": 0.9,
+        "bytes": 2000,
+        "latency_ms": [0.5, 0.25, 0.5],
+        "twin_differing": 0,
+        "unrounded_differing": 5,
+    }
+    theirs = {
+        k: v for k, v in side.items() if k not in ("twin_differing", "unrounded_differing")
+    } | {
+        "differing": differing,
+        "max_lsb": 3,
+        "tflite_accuracy": 0.8,
+        "latency_ms": [1.0, 0.25, 1.5],
+    }
     settings = dict.fromkeys(beside_tfmot.SETTINGS, 1)
-    return {"network": "resnet8", "seed": seed, **settings, "float_accuracy": 0.95, "ours": side, "tfmot": theirs, "commit": "abc", **changes}  # fmt: skip
+    return {
+        "network": "resnet8",
+        "seed": seed,
+        **settings,
+        "float_accuracy": 0.95,
+        "ours": side,
+        "tfmot": theirs,
+        "commit": "abc",
+        **changes,
+    }
 
 
 def test_means_and_runs_by_hand():
@@ -116,8 +139,15 @@ def test_codes_are_counted_on_the_files_grid(tmp_path, monkeypatch):
 def test_the_whole_on_small_data(digits, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(beside_tfmot, "LATENCY_TURNS", 1)
     config = Config(
-        data_dir=data_dir, width=4, weight_bits=8, activation_bits=8, methods=("none",), float_epochs=1, epochs=1, train_examples=256,
-    )  # fmt: skip
+        data_dir=data_dir,
+        width=4,
+        weight_bits=8,
+        activation_bits=8,
+        methods=("none",),
+        float_epochs=1,
+        epochs=1,
+        train_examples=256,
+    )
     found = beside_tfmot.measure(config)
     assert found["ours"]["twin_differing"] == 0 and "refused" not in found["tfmot"]
     for side in ("ours", "tfmot"):

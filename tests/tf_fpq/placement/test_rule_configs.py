@@ -204,14 +204,23 @@ def test_a_layer_without_weights():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (ForeignConfig(weight="kernel"), "ForeignConfig of its rule does not fit it: 'Project' object has no attribute"),
+        (
+            ForeignConfig(weight="kernel"),
+            "ForeignConfig of its rule does not fit it: 'Project' object has no attribute",
+        ),
         (ForeignConfig(weight="units"), "lists 6, which is no weight"),
         (ForeignConfig(LsqQuantizer(4)), "set symmetric=True, narrow_range=True"),
         (ForeignConfig(activations=[LsqQuantizer(4)]), "quantizes an activation inside the layer"),
-        (ForeignConfig(tfmot.quantization.keras.quantizers.LastValueQuantizer(
-            num_bits=8, per_axis=False, symmetric=True, narrow_range=True)), "by a LastValueQuantizer; use one of"),
+        (
+            ForeignConfig(
+                tfmot.quantization.keras.quantizers.LastValueQuantizer(
+                    num_bits=8, per_axis=False, symmetric=True, narrow_range=True
+                )
+            ),
+            "by a LastValueQuantizer; use one of",
+        ),
     ],
-)  # fmt: skip
+)
 def test_configs_that_do_not_fit_are_problems_of_the_layer(config, reason):
     with pytest.raises(ValueError, match=reason):
         tf_fpq.quantize_model(network(), rules(config))

@@ -24,8 +24,11 @@ def test_round_ste_is_exactly_round(value):
 
 def test_straight_through_gradients():
     x = tf.Variable([0.4, 3.0, -9.0])
-    for function, scale in ((numerics.round_ste, 1.0), (lambda v: numerics.clip_ste(v, -1.0, 1.0), 1.0),
-                            (lambda v: numerics.scale_gradient(v, 0.25), 0.25)):  # fmt: skip
+    for function, scale in (
+        (numerics.round_ste, 1.0),
+        (lambda v: numerics.clip_ste(v, -1.0, 1.0), 1.0),
+        (lambda v: numerics.scale_gradient(v, 0.25), 0.25),
+    ):
         with tf.GradientTape() as tape:
             y = function(x)
         np.testing.assert_array_equal(tape.gradient(y, x), np.full(3, scale))

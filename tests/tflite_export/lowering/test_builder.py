@@ -136,13 +136,19 @@ def test_an_output_that_is_read_and_an_input_that_is_an_output(bits):
     [
         lambda x: layers.BatchNormalization()(layers.ReLU()(layers.Conv2D(3, 1)(x))),
         lambda x: layers.Conv2D(3, 1)(layers.BatchNormalization()(x)),
-        lambda x: layers.Conv2D(3, 1)(layers.BatchNormalization()(layers.Concatenate()([layers.Conv2D(2, 1)(x), x]))),
-        lambda x: layers.BatchNormalization()(layers.Dense(3)(layers.BatchNormalization()(layers.ReLU()(layers.Dense(4)(x))))),
-        lambda x: layers.BatchNormalization(scale=False)(layers.BatchNormalization(center=False)(layers.Conv2D(3, 1)(x))),
+        lambda x: layers.Conv2D(3, 1)(
+            layers.BatchNormalization()(layers.Concatenate()([layers.Conv2D(2, 1)(x), x]))
+        ),
+        lambda x: layers.BatchNormalization()(
+            layers.Dense(3)(layers.BatchNormalization()(layers.ReLU()(layers.Dense(4)(x))))
+        ),
+        lambda x: layers.BatchNormalization(scale=False)(
+            layers.BatchNormalization(center=False)(layers.Conv2D(3, 1)(x))
+        ),
         lambda x: layers.Dense(3, activation="softmax")(layers.Reshape((4, 8))(x)),
     ],
     ids=["after relu", "before conv", "after concat", "around dense", "twice", "dense rank 3"],
-)  # fmt: skip
+)
 def test_batch_norm_everywhere(make, bits):
     _assert_exact(_model(make, 4, 4, 2), *bits)
 

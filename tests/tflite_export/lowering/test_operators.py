@@ -44,26 +44,74 @@ def _constants(deployed, operator):
 @pytest.mark.parametrize(
     ("layer", "shape", "kind", "options", "constants"),
     [
-        (layers.MaxPooling2D(3, 2, padding="same"), (6, 6, 2), "MAX_POOL_2D", {"filter": (3, 3), "strides": (2, 2), "padding": "SAME"}, []),
-        (layers.AveragePooling2D((2, 3)), (6, 6, 2), "AVERAGE_POOL_2D", {"filter": (2, 3), "strides": (2, 3), "padding": "VALID"}, []),
-        (layers.GlobalAveragePooling2D(keepdims=True), (6, 6, 2), "MEAN", {"keep_dims": True}, [[1, 2]]),
+        (
+            layers.MaxPooling2D(3, 2, padding="same"),
+            (6, 6, 2),
+            "MAX_POOL_2D",
+            {"filter": (3, 3), "strides": (2, 2), "padding": "SAME"},
+            [],
+        ),
+        (
+            layers.AveragePooling2D((2, 3)),
+            (6, 6, 2),
+            "AVERAGE_POOL_2D",
+            {"filter": (2, 3), "strides": (2, 3), "padding": "VALID"},
+            [],
+        ),
+        (
+            layers.GlobalAveragePooling2D(keepdims=True),
+            (6, 6, 2),
+            "MEAN",
+            {"keep_dims": True},
+            [[1, 2]],
+        ),
         (layers.GlobalMaxPooling2D(), (6, 6, 2), "REDUCE_MAX", {"keep_dims": False}, [[1, 2]]),
         (layers.Flatten(), (6, 6, 2), "RESHAPE", {}, [[-1, 72]]),
         (layers.Reshape((3, -1)), (6, 6, 2), "RESHAPE", {}, [[-1, 3, 24]]),
         (layers.Permute((3, 1, 2)), (6, 5, 2), "TRANSPOSE", {}, [[0, 3, 1, 2]]),
-        (layers.ZeroPadding2D(((1, 2), (3, 4))), (6, 6, 2), "PAD", {}, [[[0, 0], [1, 2], [3, 4], [0, 0]]]),
-        (layers.Cropping2D(((1, 2), (0, 3))), (6, 6, 2), "SLICE", {}, [[0, 1, 0, 0], [-1, 3, 3, 2]]),
-        (layers.UpSampling2D((2, 3)), (6, 6, 2), "RESIZE_NEAREST_NEIGHBOR", {"half_pixel_centers": True}, [[12, 18]]),
-        (layers.Resizing(4, 5), (6, 6, 2), "RESIZE_BILINEAR", {"half_pixel_centers": True}, [[4, 5]]),
+        (
+            layers.ZeroPadding2D(((1, 2), (3, 4))),
+            (6, 6, 2),
+            "PAD",
+            {},
+            [[[0, 0], [1, 2], [3, 4], [0, 0]]],
+        ),
+        (
+            layers.Cropping2D(((1, 2), (0, 3))),
+            (6, 6, 2),
+            "SLICE",
+            {},
+            [[0, 1, 0, 0], [-1, 3, 3, 2]],
+        ),
+        (
+            layers.UpSampling2D((2, 3)),
+            (6, 6, 2),
+            "RESIZE_NEAREST_NEIGHBOR",
+            {"half_pixel_centers": True},
+            [[12, 18]],
+        ),
+        (
+            layers.Resizing(4, 5),
+            (6, 6, 2),
+            "RESIZE_BILINEAR",
+            {"half_pixel_centers": True},
+            [[4, 5]],
+        ),
         (layers.LeakyReLU(0.25), (6, 6, 2), "LEAKY_RELU", {"alpha": 0.25}, []),
         (layers.Activation("sigmoid"), (6, 6, 2), "LOGISTIC", {}, []),
         (layers.Activation("tanh"), (6, 6, 2), "TANH", {}, []),
         (layers.Softmax(), (6, 6, 2), "SOFTMAX", {"beta": 1.0}, []),
         (layers.ReLU(), (6, 6, 2), "RELU", {}, []),
         (layers.ReLU(6.0), (6, 6, 2), "RELU6", {}, []),
-        (layers.BatchNormalization(), (6, 6, 2), "DEPTHWISE_CONV_2D", {"padding": "VALID", "depth_multiplier": 1, "activation": "NONE"}, None),
+        (
+            layers.BatchNormalization(),
+            (6, 6, 2),
+            "DEPTHWISE_CONV_2D",
+            {"padding": "VALID", "depth_multiplier": 1, "activation": "NONE"},
+            None,
+        ),
     ],
-)  # fmt: skip
+)
 def test_one_layer_is_one_operator(layer, shape, kind, options, constants):
     deployed = _deployed(layer, *shape)
     (operator,) = _operators(deployed)

@@ -87,7 +87,7 @@ def rare_code(exported):
         for v, n, share in zip(values, counts, whole, strict=True)
         if 0 < n < 0.006 * codes[:16].size and share < 0.006
     ]
-    return chosen[len(chosen) // 2]  # fmt: skip
+    return chosen[len(chosen) // 2]
 
 
 def test_the_table_names_kernels_and_kernel_sets():

@@ -145,18 +145,24 @@ def test_a_difference_in_the_second_output_is_caught(exported, tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (IMAGE, "a tuple of 2 arrays, for the inputs 'state', 'image', or a dict by these names. Received: one ndarray"),
+        (
+            IMAGE,
+            "a tuple of 2 arrays, for the inputs 'state', 'image', or a dict by these names. Received: one ndarray",
+        ),
         ((STATE, IMAGE, IMAGE), "Received: 3 arrays"),
         ({"state": STATE}, "an array for each input, 'state', 'image'. Received: 'state'."),
         ({"state": STATE, "picture": IMAGE}, "Received: 'state', 'picture'"),
-        ((IMAGE, STATE), r"input 'state' must be numbers of shape \(None, 6\).* Received: shape \(24, 8, 8, 2\)"),
+        (
+            (IMAGE, STATE),
+            r"input 'state' must be numbers of shape \(None, 6\).* Received: shape \(24, 8, 8, 2\)",
+        ),
         ((STATE, IMAGE[..., :1]), r"input 'image' must be numbers of shape \(None, 8, 8, 2\)"),
         ((STATE[:5], IMAGE), "as many images. Received: 5 for 'state', 24 for 'image'"),
         (((STATE, IMAGE), LABELS[:3]), "one per image"),
         ((STATE[:0], IMAGE[:0]), "images is empty"),
         ((STATE * np.float32(np.nan), IMAGE), "NaN or infinity"),
     ],
-)  # fmt: skip
+)
 def test_images_that_do_not_fit_name_the_input(exported, images, message):
     with pytest.raises(ValueError, match=message):
         verify(exported, images, kernels=("xnnpack",))
