@@ -21,7 +21,6 @@ from typing import Any
 
 from absl import app, flags
 import numpy as np
-import tensorflow as tf
 
 from experiments import records, wheels
 from experiments.datasets import faces
@@ -158,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
             sys.exit(2)
         except (ValueError, tflite_export.VerificationError) as error:
             failed.append(f"{name}: {error}")
-        tf.keras.backend.clear_session()
+        keras.backend.clear_session()
     print("\n".join([table(rows), *failed]))
     if values.json:
         commit = {"commit": records.commit()}

@@ -15,12 +15,19 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.methods import presets
 from tf_fpq.training.qat_model import QatModel
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 ALL_BUT_NOISE = "csd,kd,cr,sam,dampening,freezing"
 
 
 def start(kind: str, methods: str, path: pathlib.Path, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.tf_fpq.distributed_training", kind, methods, str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.tf_fpq.training.distributed_training",
+        kind,
+        methods,
+        str(path),
+    ]
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -123,9 +123,9 @@ def test_a_probe_reports_what_litert_says():
 
 def test_reading_and_running_need_no_tensorflow():
     script = (
-        "import sys; import tflite_export; from tflite_export.flatbuffer import file_summary;"
-        " from tflite_export.runtimes import litert, micro; from tflite_export.verification import"
-        " code_differences, file_pair, report, report_text; tflite_export.read,"
+        "import sys; import tflite_export; from tflite_export.flatbuffer import file_summary,"
+        " reader; from tflite_export.runtimes import latency, litert; from"
+        " tflite_export.verification import file_pair, report; tflite_export.read,"
         " tflite_export.Report, tflite_export.compare_files, tflite_export.quant_params;"
         " sys.exit(any(name.split('.')[0] in ('tensorflow', 'tf_keras') for name in sys.modules))"
     )
