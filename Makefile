@@ -11,7 +11,7 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-families fuzz lint format clean
+.PHONY: help install demo test test-slow test-real test-families fuzz lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ test-slow: $(STAMP)  ## Run the slow tests only.
 test-families: $(STAMP)  ## The smallest model of each family of keras.applications, from quantization to verification.
 	$(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/evidence/test_coverage.py --numprocesses=2
 
+test-real: $(STAMP)  ## Trained networks of others, out of their wheels, to verified files (some minutes).
+	$(RUN) pytest -m slow tests/experiments/evidence/test_real_networks.py
+
 fuzz: $(STAMP)  ## Random networks through the exporter, for five minutes; FUZZ_SEED is the first.
 	$(RUN) experiments.evidence.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
 
@@ -42,6 +45,7 @@ lint: $(STAMP)  ## Check style, imports and docstrings.
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) tools.build_files --check
+	$(RUN) mypy
 
 format: $(STAMP)  ## Format the sources and write the BUILD files.
 	$(RUN) ruff check --fix .

@@ -16,6 +16,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["tf_fpq*", "tflite_export*"]),
+    package_data={"tf_fpq": ["py.typed"], "tflite_export": ["py.typed"]},
     # constraints.txt has the versions that all tests ran with; at these lower bounds the README's
     # example was run.
     install_requires=[
@@ -33,12 +34,14 @@ setuptools.setup(
         "experiments": [
             # tensorflow-datasets imports importlib_resources without asking for it.
             "importlib_resources>=6.0",
+            "pillow>=10.0",
             "scikit-learn>=1.4",
             "tensorflow-datasets>=4.9.6",
         ],
         "dev": [
             "hypothesis>=6.100",
             "jax>=0.4",  # the other backend of Keras 3 that the tests bring models from
+            "mypy>=1.11",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.9",

@@ -17,6 +17,7 @@ RUNNER = pathlib.Path("tests/run_pytest.py")
 
 # The name on PyPI of what an import brings, where it is another one.
 PIP_NAMES = {
+    "PIL": "pillow",
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
     "sklearn": "scikit-learn",
