@@ -3,8 +3,9 @@ error before a file is written.
 
 Every seed is a network, its weights, its widths (W2-W8, A2-A8) and its images. Equal must be, on
 every code of every tensor: integer twin and XNNPACK, double-rounding twin and reference kernels;
-and what the file holds must be what the student holds. A difference, a crash, another error than
-ValueError or TypeError, or a file left by a refusal is a failure.
+what the file holds must be what the student holds; and `tflite_export.verify` must pass what is
+equal. A difference, a false alarm, a crash, another error than ValueError or TypeError, or a file
+left by a refusal is a failure.
 
 The networks run in processes of their own, some at a time, so that a crash of a kernel costs one
 seed and has its name.
@@ -16,6 +17,10 @@ Examples:
 
   As many as five minutes allow; `make fuzz`.
     python -m experiments.evidence.fuzz --models=1000000 --minutes=5 --json=/tmp/fuzz.jsonl
+
+  500 networks with weights as long trainings leave them: dead and saturated channels, gammas down
+  to 1e-20, statistics over 12 orders of magnitude.
+    python -m experiments.evidence.fuzz --weights=trained_like --json=/tmp/trained_like.jsonl
 
   One seed again, in this process, with the traceback.
     python -m experiments.evidence.fuzz --one=17
@@ -55,13 +60,14 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.one is not None:
         from experiments.evidence import fuzz_case
 
-        print(json.dumps(fuzz_case.run(FLAGS.one, catch=False)))
+        print(json.dumps(fuzz_case.run(FLAGS.one, FLAGS.weights, catch=False)))
         return
     path = pathlib.Path(FLAGS.json) if FLAGS.json else None
     rows = {row["seed"]: row for row in read(path)}
     wanted = range(FLAGS.seed, FLAGS.seed + FLAGS.models)
     deadline = time.monotonic() + FLAGS.minutes * 60 if FLAGS.minutes else float("inf")
-    for row in run([seed for seed in wanted if seed not in rows], deadline, FLAGS.timeout_s):
+    missing = [seed for seed in wanted if seed not in rows]
+    for row in run(missing, deadline, FLAGS.timeout_s, FLAGS.weights):
         rows[row["seed"]] = row
         if path:
             _append(path, row)
@@ -76,26 +82,32 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(any(row["status"] not in PASSED for row in mine))
 
 
-def run(seeds: Sequence[int], deadline: float, timeout_s: float) -> Iterator[Row]:
+def run(
+    seeds: Sequence[int], deadline: float, timeout_s: float, weights: str = "spread"
+) -> Iterator[Row]:
     """Runs networks in processes of their own and yields their rows.
 
     Args:
       seeds: The networks.
       deadline: Value of `time.monotonic()` after which none is started.
       timeout_s: Longest time of one network.
+      weights: Kind of weights, of `fuzz_weights.KINDS`.
     """
     waiting = list(seeds)
     while waiting and time.monotonic() < deadline:
-        for row in _process(waiting[:PER_PROCESS], deadline, timeout_s):
+        for row in _process(waiting[:PER_PROCESS], deadline, timeout_s, weights):
             waiting.remove(row["seed"])
             yield row
 
 
-def _process(seeds: Sequence[int], deadline: float, timeout_s: float) -> Iterator[Row]:
+def _process(
+    seeds: Sequence[int], deadline: float, timeout_s: float, weights: str
+) -> Iterator[Row]:
     """Rows of one process, at least one unless the deadline came; the last one says so if the
     process died.
     """
-    code = f"from experiments import fuzz_case; fuzz_case.print_rows({list(seeds)!r})"
+    arguments = f"{list(seeds)!r}, {weights!r}"
+    code = f"from experiments.evidence import fuzz_case; fuzz_case.print_rows({arguments})"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -182,6 +194,9 @@ def summary(rows: Sequence[Row]) -> str:
 def _define_flags() -> None:
     flags.DEFINE_integer("models", 500, "Number of networks.")
     flags.DEFINE_integer("seed", 0, "Seed of the first network; the others follow.")
+    flags.DEFINE_enum(
+        "weights", "spread", ["spread", "trained_like"], "Kind of weights; see fuzz_weights."
+    )
     flags.DEFINE_float("minutes", 0, "Stop after so many minutes; 0 for no limit.")
     flags.DEFINE_string(
         "json",

@@ -34,29 +34,32 @@ class Mismatch(AssertionError):
     """Codes differ."""
 
 
-def print_rows(seeds: Iterable[int]) -> None:
+def print_rows(seeds: Iterable[int], weights: str = "spread") -> None:
     """Runs networks one after the other and prints their rows."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     for seed in seeds:
-        print(json.dumps(run(seed)), flush=True)
+        print(json.dumps(run(seed, weights)), flush=True)
 
 
-def run(seed: int, catch: bool = True) -> Row:
+def run(seed: int, weights: str = "spread", catch: bool = True) -> Row:
     """Builds, quantizes, exports and compares one network.
 
     Args:
       seed: Of everything.
+      weights: Kind of weights, of `fuzz_weights.KINDS`.
       catch: Whether an error that is no refusal becomes a row, or is raised.
 
     Returns:
-      `status` is "exact", "refused", "mismatch" or "error", `reason` says why, `stage` how far it
+      `status` is "exact", "refused", "mismatch", "false alarm" (all codes are equal, and
+      `tflite_export.verify` raises all the same) or "error"; `reason` says why, `stage` how far it
       came.
     """
     keras.backend.clear_session()
     rng = np.random.default_rng([seed, 2])
     row: Row = {
         "seed": seed,
+        "weights": weights,
         "weight_bits": int(rng.integers(2, 9)),
         "activation_bits": int(rng.integers(2, 9)),
     }
@@ -65,9 +68,11 @@ def run(seed: int, catch: bool = True) -> Row:
     try:
         with _eagerly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensors that are constant here
-            _stages(seed, row)
+            _stages(seed, weights, row)
     except Mismatch as error:
         row |= {"status": "mismatch", "reason": str(error)}
+    except tflite_export.VerificationError as error:
+        row |= {"status": "false alarm", "reason": " ".join(str(error).split())[:400]}
     except Exception as error:
         refused = (
             isinstance(error, REFUSALS)
@@ -101,8 +106,8 @@ def _eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
-def _stages(seed: int, row: Row) -> None:
-    model = fuzz_networks.build(seed)
+def _stages(seed: int, weights: str, row: Row) -> None:
+    model = fuzz_networks.build(seed, weights)
     row["layers"] = sorted({type(layer).__name__ for layer in model.layers} - {"InputLayer"})
     images = fuzz_networks.images_for(seed, model, IMAGES)
     if not all(np.isfinite(value).all() for value in tf.nest.flatten(model(images))):
@@ -127,6 +132,8 @@ def _stages(seed: int, row: Row) -> None:
         row["operators"] = sorted({operator.kind for operator in exported.deployed.operators})
         _check_contents(student, exported, path.read_bytes())
         _check_codes(student, exported, images, row)
+        row["stage"] = "verify"
+        tflite_export.verify(student, exported, images, verbose=0)
     row |= {"status": "exact", "stage": "done"}
 
 

@@ -1,5 +1,4 @@
-"""Random small networks over all layers that the exporter takes, with channel scales spread over
-2^-6..2^6.
+"""Random small networks over all layers that the exporter takes.
 
 A network is a chain of 4 to 12 blocks with branches: a block is one layer or a small pattern
 (squeeze and excite, a 1D detour), and a join brings in an earlier tensor. Everything follows from
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.evidence import fuzz_weights
+from experiments.evidence.fuzz_weights import chance, spread
 from tf_fpq.keras_compat import keras
 
 layers = keras.layers
 
-# Exponents of the channel scales.
-SPREAD = 6.0
 SIZES = (4, 6, 8, 9)
 CHANNELS = (1, 2, 3, 4, 6, 8, 12)
 LARGEST = 3000
@@ -25,19 +24,28 @@ LARGEST = 3000
 Block = Callable[[np.random.Generator, Any], Any]
 
 
-def build(seed: int) -> keras.Model:
-    """The network of a seed, with random weights."""
-    rng = np.random.default_rng(seed)
+def build(seed: int, weights: str = "spread") -> keras.Model:
+    """The network of a seed, with random weights.
+
+    Args:
+      seed: Of everything.
+      weights: A kind of `fuzz_weights.KINDS`. Networks of "trained_like" weights have several
+        outputs in half of the cases, and no batch norm at all in a fifth.
+    """
+    trained = weights == "trained_like"
+    rng = np.random.default_rng([seed, 3] if trained else seed)
     keras.utils.set_random_seed(seed)
     image = keras.Input((pick(rng, SIZES), pick(rng, SIZES), pick(rng, CHANNELS)))
     tensors = [image]
     for _ in range(int(rng.integers(4, 13))):
         tensors.append(_next(rng, tensors))
     outputs = [_head(rng, tensors[-1])]
-    if rng.random() < 0.2:
+    if rng.random() < (0.5 if trained else 0.2):
         outputs.append(pick(rng, tensors[1:]))
     model = keras.Model(image, outputs[0] if len(outputs) == 1 else outputs, name=f"fuzz_{seed}")
-    randomize(rng, model)
+    if trained and chance(rng, 0.2):
+        model = keras.models.clone_model(model, clone_function=_without_norm)
+    fuzz_weights.KINDS[weights](rng, model)
     return model
 
 
@@ -49,14 +57,15 @@ def images_for(seed: int, model: keras.Model, count: int) -> np.ndarray:
     return images.astype(np.float32)
 
 
+def _without_norm(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if isinstance(layer, layers.BatchNormalization):
+        return layers.Activation("linear", name=layer.name)
+    return type(layer).from_config(layer.get_config())
+
+
 def pick(rng: np.random.Generator, options: Any) -> Any:
     """One of the options."""
     return options[int(rng.integers(len(options)))]
-
-
-def chance(rng: np.random.Generator, probability: float = 0.5) -> bool:
-    """True with a probability."""
-    return bool(rng.random() < probability)
 
 
 def _next(rng: np.random.Generator, tensors: list[Any]) -> Any:
@@ -195,7 +204,7 @@ def _function(rng: np.random.Generator, x: Any) -> Any:
 
 def _affine(rng: np.random.Generator, x: Any) -> Any:
     channels = x.shape[-1]
-    factors, offsets = _spread(rng, channels), rng.normal(0, 1, channels)
+    factors, offsets = spread(rng, channels), rng.normal(0, 1, channels)
     made = (
         lambda: layers.Rescaling(float(rng.normal()), float(rng.normal()))(x),
         lambda: layers.Rescaling(factors.tolist(), offsets.tolist())(x),
@@ -302,38 +311,3 @@ def _head(rng: np.random.Generator, x: Any) -> Any:
     x = layers.Dense(8, activation="relu")(x) if chance(rng, 0.3) else x
     x = layers.BatchNormalization()(x) if chance(rng, 0.2) else x
     return layers.Dense(5, activation=pick(rng, (None, "softmax", "sigmoid")))(x)
-
-
-def _spread(rng: np.random.Generator, shape: Any) -> np.ndarray:
-    return 2.0 ** rng.uniform(-SPREAD, SPREAD, shape)
-
-
-def randomize(rng: np.random.Generator, model: keras.Model) -> None:
-    """Random weights: kernels and gammas with spread channels, now and then one that is zero;
-    statistics as after a training.
-    """
-    for layer in model.layers:
-        layer.set_weights([_value(rng, layer, variable) for variable in layer.weights])
-
-
-def _value(rng: np.random.Generator, layer: Any, variable: Any) -> np.ndarray:
-    kind, shape = variable.name.split("/")[-1].split(":")[0], tuple(variable.shape)
-    if kind == "moving_variance":
-        return _spread(rng, shape) if chance(rng) else rng.uniform(0.5, 2, shape)
-    if kind == "gamma":
-        scale = _spread(rng, shape) if chance(rng) else rng.uniform(0.5, 1.5, shape)
-        return scale * rng.choice([1, 1, 1, -1, 0], shape, p=[0.25, 0.25, 0.25, 0.2, 0.05])
-    if "kernel" in kind:
-        channels = {"depthwise_kernel": (*[1] * (len(shape) - 2), *shape[-2:])}.get(
-            kind, (*[1] * (len(shape) - 1), shape[-1])
-        )
-        if isinstance(layer, layers.Conv2DTranspose):
-            channels = (1, 1, shape[2], 1)
-        scale = _spread(rng, channels) if chance(rng) else np.ones(channels)
-        scale = np.where(rng.random(channels) < 0.03, 0.0, scale)
-        return rng.normal(0, 1, shape) * scale / math.sqrt(max(1, math.prod(shape[:-1])))
-    if kind == "alpha":
-        return rng.uniform(-0.5, 0.5, shape)
-    if kind in ("bias", "beta", "moving_mean"):
-        return rng.normal(0, 0.3, shape) * (_spread(rng, shape) if chance(rng, 0.3) else 1.0)
-    return variable.numpy()

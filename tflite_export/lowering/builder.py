@@ -26,13 +26,11 @@ from tflite_export.deployed import (
     WeightType,
 )
 from tflite_export.kernels import xnnpack_limits
+from tflite_export.kernels.rounding import ROUNDINGS, activation_bounds
 from tflite_export.lowering import operators
-from tflite_export.lowering.folding import INT32_MAX, Kernel
+from tflite_export.lowering.kernel import INT8_MAX, INT8_MIN, Grids
 from tflite_export.lowering.operators import Codes, Pending
 
-# The highest code of every grid sits at the container's highest code, so its saturation is the
-# grid's upper clip.
-INT8_MIN, INT8_MAX = -128, 127
 # Codes of clamps stay below int32's limit with room for a zero point.
 _CODE_LIMIT = 2**30
 # One QUANTIZE changes a scale by up to 2^7 either way.
@@ -170,13 +168,14 @@ class Builder:
             else _code(pending.clamp[1], tensor)
         )
         written = self._before_clips(tensor, low, high)
-        self._emit(pending, written)
-        return self._clip(tensor, low, high, Codes(written.name, pending.nonnegative))
+        self._emit(pending, written, (low, high))
+        reached = grid_zero if pending.nonnegative else lowest
+        return self._clip(tensor, low, high, Codes(written.name, pending.nonnegative, reached))
 
     def _model_input(self, position: int, tensor: Tensor, lowest: int) -> Codes:
         written = self._before_clips(tensor, lowest, INT8_MAX)
         self._inputs.append((position, written.name))
-        return self._clip(tensor, lowest, INT8_MAX, Codes(written.name))
+        return self._clip(tensor, lowest, INT8_MAX, Codes(written.name, low=lowest))
 
     def _before_clips(self, tensor: Tensor, low: int, high: int) -> Tensor:
         """Adds the tensor that an operator writes: `tensor` itself where the container clips it."""
@@ -203,7 +202,7 @@ class Builder:
             )
             self.tensors[target] = dataclasses.replace(tensor, name=target)
             self._operators.append(Operator(kind, (codes.name, constant), (target,)))
-            codes = Codes(target, codes.nonnegative)
+            codes = dataclasses.replace(codes, name=target)
         return codes
 
     def _new_name(self, name: str) -> str:
@@ -217,12 +216,15 @@ class Builder:
         self._emit(pending, output)
         return Codes(output.name, pending.nonnegative)
 
-    def _emit(self, pending: Pending, output: Tensor) -> None:
+    def _emit(
+        self, pending: Pending, output: Tensor, kept: tuple[int, int] = (INT8_MIN, INT8_MAX)
+    ) -> None:
+        """Writes an operator down; `kept` are the codes that clips behind it leave."""
         before = self.add_constants(f"{output.name}_leading", pending.leading)
         inputs = tuple(source.name for source in pending.sources)
         kernel: tuple[str, ...] = ()
         if pending.kernel is not None:
-            kernel = self._add_kernel(pending.kernel, pending.kind, self.tensors[inputs[0]], output)
+            kernel = self._add_kernel(pending, output, kept)
         if pending.kind == "TRANSPOSE_CONV":
             inputs = (*before, kernel[0], *inputs, kernel[1])
         else:
@@ -302,47 +304,39 @@ class Builder:
         return self._towards(between, output)
 
     def _add_kernel(
-        self, kernel: Kernel, kind: str, source: Tensor, output: Tensor
+        self, pending: Pending, output: Tensor, kept: tuple[int, int]
     ) -> tuple[str, str]:
         """Adds the constant tensors of weights and bias and returns their names."""
+        kernel, source = pending.kernel, self.tensors[pending.sources[0].name]
         packed = (
             self._weights == "int4"
-            and kind in INT4_KINDS
+            and pending.kind in INT4_KINDS
             and np.abs(kernel.codes).max(initial=0) <= INT4_LIMIT
         )
-        kernel = kernel.within(float(source.scale), float(output.scale))
-        kernel = kernel.widened(INT4_LIMIT if packed else INT8_MAX, source.scale)
-        scale = kernel.scale.astype(np.float32)
-        step = np.float64(source.scale) * scale.astype(np.float64)
-        bias = np.rint(kernel.bias / step)
-        if kernel.offset is not None:
-            self.bias_moves.append((kernel.offset, bias * step - kernel.bias))
-        if np.abs(bias).max(initial=0) > INT32_MAX:
-            channel = int(np.abs(bias).argmax())
-            raise ValueError(
-                f"The bias of channel {channel} of {kernel.name!r} does not fit int32 on its grid:"
-                f" value {kernel.bias[channel]:.3g} in steps of {step[channel]:.3g}. Its weights"
-                " are next to nothing beside the bias: train with a larger batch norm epsilon, or"
-                " prune the channel."
-            )
-        # Where every sum but 0 is beyond the output's grid, a smaller scale gives the same codes,
-        # and XNNPACK takes it.
-        scale = np.minimum(
-            scale, np.float32(xnnpack_limits.SATURATES * output.scale / source.scale)
+        grids = Grids(
+            float(source.scale),
+            (min(pending.sources[0].low - source.zero_point, 0), INT8_MAX - source.zero_point),
+            float(output.scale),
+            output.zero_point,
+            _common(kept, _activation_range(pending.fused, output)),
         )
-        bias_scale = (source.scale * scale).astype(np.float32)
+        stored = kernel.stored(grids, INT4_LIMIT if packed else INT8_MAX)
+        if kernel.offset is not None:
+            self.bias_moves.append((kernel.offset, stored.bias_move))
+        bias_scale = (source.scale * stored.scale).astype(np.float32)
         name, bias_name = self._new_name(kernel.name), self._new_name(f"{kernel.name}_bias")
+        axes = (kernel.axis, 0) if stored.scale.ndim else (None, None)
         self.tensors[name] = Tensor(
             name,
-            kernel.codes.shape,
+            stored.codes.shape,
             "int4" if packed else "int8",
-            scale,
+            stored.scale,
             0,
-            kernel.axis,
-            kernel.codes,
+            axes[0],
+            stored.codes,
         )
         self.tensors[bias_name] = Tensor(
-            bias_name, bias.shape, "int32", bias_scale, 0, 0, bias.astype(np.int32)
+            bias_name, stored.bias.shape, "int32", bias_scale, 0, axes[1], stored.bias
         )
         return name, bias_name
 
@@ -374,7 +368,11 @@ class Builder:
         self.tensors[name] = Tensor(name, shape, grid.dtype, grid.scale, grid.zero_point)
         inputs = (*(source.name for source in sources), *self.add_constants(name, constants))
         self._operators.append(Operator(kind, inputs, (name,), options or {}))
-        return Codes(name, all(source.nonnegative for source in sources))
+        return Codes(
+            name,
+            all(source.nonnegative for source in sources),
+            min(source.low for source in sources),
+        )
 
 
 def _code(bound: float, grid: Tensor) -> int:
@@ -384,6 +382,21 @@ def _code(bound: float, grid: Tensor) -> int:
     return int(
         np.clip(np.rint(np.float32(bound) / grid.scale) + grid.zero_point, INT8_MIN, INT8_MAX)
     )
+
+
+def _activation_range(activation: str, grid: Tensor) -> tuple[int, int]:
+    """Lowest and highest code under a fused activation; where the kernel sets disagree on a tie,
+    the wider range.
+    """
+    ends = [
+        activation_bounds(activation, float(grid.scale), grid.zero_point, "int8", rounding)
+        for rounding in ROUNDINGS
+    ]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _common(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return max(a[0], b[0]), min(a[1], b[1])
 
 
 def _within_int32(pending: Pending, grid: Tensor) -> Pending:

@@ -16,7 +16,7 @@ from tf_fpq.conversion import normalization
 from tf_fpq.keras_compat import keras
 from tflite_export.deployed import Tensor
 from tflite_export.lowering import folding
-from tflite_export.lowering.folding import Kernel
+from tflite_export.lowering.kernel import Kernel
 
 layers = keras.layers
 
@@ -27,10 +27,17 @@ _FUSING = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", 
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-    """A tensor of the deployed graph; `nonnegative` if none of its values is below zero."""
+    """A tensor of the deployed graph.
+
+    Attributes:
+      name: Its name.
+      nonnegative: Whether none of its values is below zero.
+      low: Lowest code it can hold; a grid of few bits, or a ReLU, leaves lower ones out.
+    """
 
     name: str
     nonnegative: bool = False
+    low: int = -128
 
 
 @dataclasses.dataclass(frozen=True)

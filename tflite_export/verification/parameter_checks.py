@@ -16,6 +16,9 @@ from tflite_export.verification.report import Failure
 # weights.
 _OUT_FIRST = {"CONV_2D": (3, 0, 1, 2), "TRANSPOSE_CONV": (2, 0, 1, 3), "FULLY_CONNECTED": (1, 0)}
 
+# Sums that twice as wide codes would bring to 2^30, half of int32, may force narrower ones.
+_LARGE_SUM = 2**29
+
 
 def compare(
     expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel
@@ -82,7 +85,8 @@ def student_weights(
     """Compares the student's own quantizer codes with the weights of a file.
 
     They are equal up to the sign that a batch norm's gamma gives a channel, and to one power of two
-    that fills the container.
+    that fills the container. A channel is stored with fewer bits, its codes rounded, only beside a
+    bias with which sums fill int32 (`lowering/kernel.py`).
 
     This does not go through the exporter's fold: it is the second opinion on it.
 
@@ -93,9 +97,7 @@ def student_weights(
     from tf_fpq.placement.quantized_layers import QuantizedLayer
 
     readers = {
-        operator.inputs[1]: operator.kind
-        for operator in found.operators
-        if len(operator.inputs) > 1
+        operator.inputs[1]: operator for operator in found.operators if len(operator.inputs) > 1
     }
     failures, notes = [], []
     for call in graph.calls(student):
@@ -104,23 +106,27 @@ def student_weights(
         for _, weight, quantizer, variables in call.layer.quantized_weights():
             name = f"{call.name}_kernel"
             codes = quantizer.codes(weight, variables).numpy()
-            if readers.get(name) == "TRANSPOSE_CONV":
+            kind = readers[name].kind if name in readers else None
+            if kind == "TRANSPOSE_CONV":
                 missing = np.subtract(roles.inner(call.layer).strides, codes.shape[:2]).clip(
                     0
                 )  # zeros up to the strides
                 codes = np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
-            trained = _channels(codes, readers.get(name), trained=True)
+            trained = _channels(codes, kind, trained=True)
             if trained is None:
                 notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
                 continue
-            stored = _channels(found.tensors[name].data, readers[name], trained=False)
-            failures += _channel_failures(name, trained, stored)
+            stored = _channels(found.tensors[name].data, kind, trained=False)
+            bias = found.tensors[readers[name].inputs[-1]].data
+            failures += _channel_failures(name, trained, stored, bias)
     return tuple(failures), tuple(notes)
 
 
-def _channel_failures(name: str, trained: np.ndarray, stored: np.ndarray) -> list[Failure]:
-    """A channel may be negated, or all zero where its gamma is 0, and all multiplied by one power
-    of two, but not anything else.
+def _channel_failures(
+    name: str, trained: np.ndarray, stored: np.ndarray, bias: np.ndarray
+) -> list[Failure]:
+    """A channel may be negated, or all zero where it is a constant, and all multiplied by one power
+    of two, or one by a lower power where its sums fill int32, but not anything else.
     """
     if trained.shape != stored.shape:
         return [
@@ -131,13 +137,14 @@ def _channel_failures(name: str, trained: np.ndarray, stored: np.ndarray) -> lis
             )
         ]
     stored = stored.astype(np.int16)
-    candidates = [trained.astype(np.int16) * 2**power for power in range(7)]
-    matches = [
-        (wide == stored).all(1) | (wide == -stored).all(1) | (stored == 0).all(1)
-        for wide in candidates
-    ]
-    best = int(np.argmax([match.sum() for match in matches]))
-    trained, bad = candidates[best], np.flatnonzero(~matches[best])
+    candidates = [np.rint(trained * 2.0**power).astype(np.int16) for power in range(-7, 7)]
+    matches = np.stack(
+        [(wide == stored).all(1) | (wide == -stored).all(1) for wide in candidates]
+    ) | (stored == 0).all(1)
+    best = len(candidates) // 2 + int(matches[len(candidates) // 2 :].sum(1).argmax())
+    sums = np.abs(bias.astype(np.int64)) + 255 * np.abs(stored.astype(np.int64)).sum(1)
+    narrower = matches[:best].any(0) & (sums >= _LARGE_SUM)
+    trained, bad = candidates[best], np.flatnonzero(~(matches[best] | narrower))
     if not bad.size:
         return []
     wrong = int((trained[bad[0]] != stored[bad[0]]).sum())

@@ -1,4 +1,4 @@
-"""Folding is exact: codes keep, scales absorb the factor, biases the offset."""
+"""Where kernels come from, and the factors and offsets of affine layers."""
 
 import numpy as np
 import pytest
@@ -8,102 +8,6 @@ from tf_fpq.keras_compat import keras
 from tflite_export.lowering import folding
 
 layers = keras.layers
-
-
-def _kernel(codes, scale, bias):
-    codes = np.array(codes, np.int8).reshape(len(scale), 1, 1, -1)
-    return folding.Kernel("k", codes, 0, np.array(scale), np.array(bias))
-
-
-def test_a_factor_scales_flips_or_silences_a_channel():
-    kernel = _kernel([[1, -7], [2, 3], [4, 5]], [0.5, 0.25, 0.125], [1.0, 2.0, 3.0])
-    folded = kernel.fold(np.array([2.0, -1.0, 0.0]), np.array([0.5, 0.0, 7.0]))
-    assert folded.codes.reshape(3, 2).tolist() == [[1, -7], [-2, -3], [0, 0]]
-    assert folded.codes.dtype == np.int8
-    assert folded.scale.tolist() == [
-        1.0,
-        0.25,
-        0.125,
-    ]  # a silent channel keeps a scale that is no zero
-    assert folded.bias.tolist() == [2.5, -2.0, 7.0]
-
-
-def test_one_factor_for_all_channels():
-    folded = _kernel([[1, 2], [3, 4]], [0.5, 0.25], [1.0, 2.0]).fold(np.array(-2.0), np.array(1.0))
-    assert folded.codes.ravel().tolist() == [-1, -2, -3, -4]
-    assert folded.scale.tolist() == [1.0, 0.5] and folded.bias.tolist() == [-1.0, -3.0]
-
-
-def test_folding_twice_is_folding_the_product():
-    rng = np.random.default_rng(0)
-    kernel = _kernel(rng.integers(-7, 8, (4, 3)), rng.random(4), rng.normal(size=4))
-    (f, a), (g, b) = rng.normal(size=(2, 4)), rng.normal(size=(2, 4))
-    twice, once = kernel.fold(f, a).fold(g, b), kernel.fold(f * g, a * g + b)
-    np.testing.assert_array_equal(twice.codes, once.codes)
-    np.testing.assert_allclose(twice.scale, once.scale)
-    np.testing.assert_allclose(twice.bias, once.bias)
-
-
-@pytest.mark.parametrize(
-    ("codes", "limit", "power"),
-    [
-        ([[1, -1], [0, 1]], 127, 64),
-        ([[1, -1], [0, 1]], 7, 4),
-        ([[7, 0], [3, -2]], 127, 16),
-        ([[7, 0], [3, -2]], 7, 1),
-        ([[127, 1], [0, 0]], 127, 1),
-        ([[-128, 1], [0, 0]], 127, 1),
-        ([[0, 0], [0, 0]], 127, 64),
-    ],
-)
-def test_wider_codes_are_the_same_weights(codes, limit, power):
-    kernel = _kernel(codes, [0.5, 0.25], [1.0, -2.0])
-    wide = kernel.widened(limit, 0.1)
-    assert (
-        wide.codes.dtype == np.int8
-        and wide.codes.reshape(2, 2).tolist() == (power * np.array(codes)).tolist()
-    )
-    assert (wide.scale * power).tolist() == [0.5, 0.25] and wide.bias.tolist() == [1.0, -2.0]
-
-
-def test_codes_are_as_wide_as_the_bias_allows():
-    # 1e7 steps of 0.1 * 0.5: times 64 still below 2^30, 4e7 steps are not, and 2e9 steps stay for
-    # the exporter to refuse.
-    powers = [
-        _kernel([[1]], [0.5], [steps * 0.05]).widened(127, 0.1).codes.item()
-        for steps in (1e7, 4e7, 2e9)
-    ]
-    assert powers == [64, 16, 1]
-
-
-@pytest.mark.parametrize(
-    ("bias", "output_scale", "dead"),
-    [(1.0, 0.01, True), (4e-6, 1e-8, False), (1e-8, 1e-3, False)],
-    ids=["products below a step", "products show", "fits int32"],
-)
-def test_a_channel_whose_bias_has_no_room_is_constant_where_its_products_do_not_show(
-    bias, output_scale, dead
-):
-    kernel = _kernel(
-        [[127, -3], [100, 127]], [0.01, 1e-14], [0.5, bias]
-    )  # reaches 255 * 227 * 0.1 * 1e-14 = 5.8e-11
-    found = kernel.within(0.1, output_scale)
-    assert found.codes.dtype == np.int8
-    np.testing.assert_array_equal(found.codes[0], kernel.codes[0])
-    assert (found.scale[0], found.bias[1]) == (0.01, bias)
-    if dead:
-        assert not found.codes[1].any()
-        assert np.rint(bias / (0.1 * found.scale[1])) == 2**23
-    else:
-        np.testing.assert_array_equal(found.codes, kernel.codes)
-        assert found.scale[1] == 1e-14
-
-
-def test_a_bias_ends_where_every_sum_saturates():
-    kernel = _kernel([[2, -3], [2, -3]], [0.01, 0.01], [1e9, -1.0])
-    found = kernel.within(0.1, 0.5)
-    np.testing.assert_allclose(found.bias, [255 * 5 * 0.001 + 512 * 0.5, -1.0])
-    np.testing.assert_array_equal(found.codes, kernel.codes)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,240 @@
+"""A convolution's or Dense layer's integer weights, and how a file stores them.
+
+With a channel's `factor` and `offset` (a batch norm: `f = gamma / sqrt(variance + epsilon)`, `beta
+- mean * f`), the channel keeps its codes (negated where `f < 0`), its scale becomes `step_size *
+|f|` and its bias `f * bias + offset`. Nothing is rounded by that.
+
+A file holds the bias as an int32 multiple of `input scale * weight scale`. `Kernel.stored` finds
+codes and scales with which all biases fit.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tflite_export.kernels import xnnpack_limits
+
+INT8_MIN, INT8_MAX = -128, 127
+# One past the largest sum of products and bias.
+INT32_END = 2.0**31
+# Where float32 begins to lose bits of a step, with room for codes that are widened.
+SMALLEST_STEP = 2.0**-118
+# A constant channel's steps in an output step: its value is exact in float32 and far from any tie.
+CONSTANT_STEPS = 2.0**16
+# A constant keeps the scale it has if an output step is 2^3 to 2^20 of its steps: then the code's
+# bias is off by 1/16 output step at most, and fits int32 (255 * 2^20 < 2^31).
+KEPT_STEPS = (2.0**3, 2.0**20)
+# Rounded weights may move a sum by this much of an output step at most: no code by more than 1.
+LARGEST_LOSS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Grids:
+    """The codes that a kernel reads and those that it writes.
+
+    Attributes:
+      input_scale: Scale of the codes that the weights are multiplied by.
+      input_range: Lowest and highest `code - zero_point` of them; 0, which padding is, lies within.
+      output_scale: Scale of the output.
+      zero_point: Its zero point.
+      output_range: Lowest and highest code that is left of the output behind the fused activation
+        and the clips that follow.
+    """
+
+    input_scale: float
+    input_range: tuple[int, int]
+    output_scale: float
+    zero_point: int
+    output_range: tuple[int, int]
+
+    def code(self, values: np.ndarray) -> np.ndarray:
+        """The container's codes of output values."""
+        levels = np.rint(values / self.output_scale) + self.zero_point
+        return np.clip(levels, INT8_MIN, INT8_MAX)
+
+    def constant_scale(self, scale: np.ndarray) -> np.ndarray:
+        """Scales of channels that are constants: their own where it holds a code, else one of
+        `CONSTANT_STEPS`.
+        """
+        fewest, most = KEPT_STEPS
+        steps = self.output_scale / (self.input_scale * scale)
+        fine = max(self.output_scale / CONSTANT_STEPS, SMALLEST_STEP) / self.input_scale
+        return np.where((fewest <= steps) & (steps <= most), scale, fine)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredKernel:
+    """What a file holds of a kernel.
+
+    Attributes:
+      codes: int8 codes.
+      scale: float32, `[]` if all channels have the same, else `[channels]`.
+      bias: int32 multiples of `input scale * scale`, `[channels]`.
+      bias_move: What the rounding added to each channel's bias; 0 for a constant.
+    """
+
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    bias_move: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Integer weights in TFLite's layout with the scale (float64) and the float bias of each
+    channel.
+
+    Attributes:
+      name: Name of the weights' tensor.
+      codes: int8 codes.
+      axis: Channel axis.
+      scale: `[channels]`.
+      bias: `[channels]`.
+      offset: The student's variable that shifts the output as it is (the layer's bias, or the batch
+        norm's beta), or None.
+    """
+
+    name: str
+    codes: np.ndarray
+    axis: int
+    scale: np.ndarray
+    bias: np.ndarray
+    offset: tf.Variable | None = None
+
+    def fold(
+        self, factor: np.ndarray, offset: np.ndarray, variable: tf.Variable | None = None
+    ) -> "Kernel":
+        """The kernel whose output is `factor * output + offset`. A channel with factor 0 keeps its
+        scale, all its codes are 0.
+        """
+        scale = np.where(factor == 0, self.scale, self.scale * np.abs(factor))
+        sign = self._along_channels(np.broadcast_to(np.sign(factor), scale.shape).astype(np.int8))
+        return dataclasses.replace(
+            self,
+            codes=self.codes * sign,
+            scale=scale,
+            bias=self.bias * factor + offset,
+            offset=variable,
+        )
+
+    def stored(self, grids: Grids, limit: int = INT8_MAX) -> StoredKernel:
+        """What a file holds of this kernel between two grids.
+
+        A channel whose output code no input changes is a constant: zero weights, and the bias that
+        is that code's value. The other channels' codes get as wide as the container and int32
+        allow, which loses nothing (`scaled`).
+
+        Note: A bias that is 2^31 steps or more, and still no constant, sits next to a tie that the
+        products decide: they are at most 255 * 127 * n steps for n weights, a 2^16 / n-th part of
+        the bias, which itself is on the output's grid of 256 codes. There the codes are rounded to
+        fewer bits until the bias fits. That moves the sum by less than n * 2^-15 output steps.
+
+        Args:
+          grids: What the kernel reads and writes.
+          limit: Largest code of the container.
+
+        Raises:
+          ValueError: If a bias has no room in int32 beside weights that show in the output.
+        """
+        constant = self.constant(grids)
+        powers = self._powers(grids, limit, constant)
+        scaled = self.scaled(powers)
+        self._check_loss(scaled, powers, grids, constant)
+        constant |= ~scaled.codes.any(self._others)
+        scale = np.where(constant, grids.constant_scale(scaled.scale), scaled.scale)
+        levels = grids.code(self.bias) - grids.zero_point
+        value = np.where(constant, levels * grids.output_scale, self.bias)
+        # A file holds scales in float32; the bias is a multiple of the step that results.
+        step = grids.input_scale * scale.astype(np.float32).astype(np.float64)
+        bias = np.rint(value / step)
+        # Where every sum but 0 is beyond the output's grid, a smaller scale gives the same codes,
+        # and XNNPACK takes it.
+        saturates = xnnpack_limits.SATURATES * grids.output_scale / grids.input_scale
+        return StoredKernel(
+            np.where(self._along_channels(constant), np.int8(0), scaled.codes),
+            _shared(np.minimum(scale, saturates).astype(np.float32)),
+            bias.astype(np.int32),
+            np.where(constant, 0.0, bias * step - self.bias),
+        )
+
+    def constant(self, grids: Grids) -> np.ndarray:
+        """Whether each channel has one and the same output code for all inputs, `[channels]`.
+
+        That is where the code at the lowest sum of products is the code at the highest. A sum in
+        which padding or a transposed convolution's gaps leave products out lies between the two.
+        """
+        positive = np.maximum(self.codes, 0).sum(self._others, dtype=np.int64)
+        negative = np.minimum(self.codes, 0).sum(self._others, dtype=np.int64)
+        low, high = grids.input_range
+        step = grids.input_scale * self.scale
+        first = grids.code(self.bias + (positive * low + negative * high) * step)
+        last = grids.code(self.bias + (positive * high + negative * low) * step)
+        return np.clip(first, *grids.output_range) == np.clip(last, *grids.output_range)
+
+    def scaled(self, powers: np.ndarray) -> "Kernel":
+        """The same weights with codes `2^power` times as large and scales `2^-power` as large.
+
+        At low widths sums of products thereby have steps as fine, beside those of their output, as
+        at 8 bits. The bias, a multiple of that step, is `2^power` times as exact. And kernels that
+        round twice lose their bias: they first round to a multiple of `2^-n` output steps, where n
+        is what the requantization shifts by, and at n = 1 take every fraction from a quarter up to
+        the next code (`kernels/rounding.py`).
+
+        A negative power rounds the codes to fewer bits.
+
+        Args:
+          powers: Integers, `[channels]`.
+        """
+        factor = 2.0**powers
+        codes = np.rint(self.codes * self._along_channels(factor)).astype(np.int8)
+        return dataclasses.replace(self, codes=codes, scale=self.scale / factor)
+
+    def _powers(self, grids: Grids, limit: int, constant: np.ndarray) -> np.ndarray:
+        """The largest powers that keep codes within `limit`, sums within int32, and steps within
+        float32; one for all channels where all have one scale and none must be narrower.
+        """
+        widest = int(np.abs(self.codes.astype(np.int16)).max(initial=1))
+        step = grids.input_scale * self.scale
+        sums = np.abs(self.bias) / step
+        sums += 255.0 * np.abs(self.codes.astype(np.int64)).sum(self._others)
+        # Rounding a code may add half a step to each product.
+        end = INT32_END - 256.0 * (self.codes.size / len(step) + 1)
+        room = np.minimum(end / np.maximum(sums, 1.0), np.minimum(step, self.scale) / SMALLEST_STEP)
+        room = np.minimum(np.where(constant, np.inf, room), limit / widest)
+        powers = np.floor(np.log2(room))
+        alike = np.all(self.scale == self.scale[0]) and powers.min() >= 0
+        return np.full_like(powers, powers.min()) if alike else powers
+
+    def _check_loss(
+        self, scaled: "Kernel", powers: np.ndarray, grids: Grids, constant: np.ndarray
+    ) -> None:
+        rest = np.abs(self.codes - scaled.codes * self._along_channels(2.0**-powers))
+        step = grids.input_scale * self.scale
+        largest = max(abs(end) for end in grids.input_range)
+        lost = np.where(constant, 0, rest.sum(self._others) * largest * step / grids.output_scale)
+        if lost.max() > LARGEST_LOSS:
+            channel = int(lost.argmax())
+            raise ValueError(
+                f"The bias of channel {channel} of {self.name!r} does not fit int32 on its grid:"
+                f" value {self.bias[channel]:.3g} in steps of {step[channel]:.3g}, and weights"
+                f" rounded to steps that fit could move the output by {lost[channel]:.2g} of its"
+                " steps. Its weights are next to nothing beside the bias: train with a larger batch"
+                " norm epsilon, or prune the channel."
+            )
+
+    @property
+    def _others(self) -> tuple[int, ...]:
+        """All axes but the channels'."""
+        return tuple(axis for axis in range(self.codes.ndim) if axis != self.axis)
+
+    def _along_channels(self, values: np.ndarray) -> np.ndarray:
+        """`[channels]` in a shape that broadcasts with the codes."""
+        shape = [1] * self.codes.ndim
+        shape[self.axis] = -1
+        return values.reshape(shape)
+
+
+def _shared(scale: np.ndarray) -> np.ndarray:
+    """One scale for the tensor where all channels have the same."""
+    return scale[0] if np.all(scale == scale[0]) else scale
