@@ -56,19 +56,32 @@ class Tensor:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
     """One operator: `kind` is TFLite's builtin operator name, e.g. "CONV_2D"; see `kernels/` for
-    each kind's options. Among the inputs "" stands for an optional one that is absent.
+    each kind's options. Among the inputs "" stands for an optional one that is absent. `version` is
+    the one a file was written with; 0 in a model that is not from a file.
     """
 
     kind: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    version: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeployedModel:
-    """Tensors by name, operators in execution order, and the names of the graph's inputs and
-    outputs.
+    """A network: its tensors, its operators and its borders.
+
+    Attributes:
+      tensors: Tensors by name.
+      operators: Operators in execution order.
+      inputs: Tensor names of the graph's inputs.
+      outputs: Tensor names of its outputs.
+      name: Name of the network.
+      input_keys: Names of the inputs in the signature, in their order; empty for those of the
+        tensors.
+      output_keys: Names of the outputs in the signature, likewise.
+      fixed_batch: Whether the file promises the batch size 1; else its signature says -1, so that
+        an interpreter can be resized.
     """
 
     tensors: Mapping[str, Tensor]
@@ -76,3 +89,11 @@ class DeployedModel:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     name: str = "main"
+    input_keys: tuple[str, ...] = ()
+    output_keys: tuple[str, ...] = ()
+    fixed_batch: bool = False
+
+    @property
+    def signature(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of inputs and outputs as a signature shows them."""
+        return self.input_keys or tuple(self.inputs), self.output_keys or tuple(self.outputs)

@@ -1,12 +1,13 @@
 """Writes a trained student as a .tflite file.
 
   python -m tflite_export.export STUDENT.keras OUTPUT.tflite [--weights=int4] [--input_type=float32]
-  [--json]
-      [--labels=labels.txt] [--mean=127.5 --std=127.5]
+      [--target=tflite_2_14] [--labels=labels.txt] [--mean=127.5 --std=127.5] [--json]
 
 STUDENT is what `tf_fpq.quantize_model` made and training left, saved with
 `student.save("x.keras")`. Its integers become the file's integers; batch norms are folded. Prove it
 afterwards with `python -m tflite_export.verify`.
+
+With --target the file is made for it, or refused with what to change, one line each.
 
 Exit code: 0 written, 2 the student cannot be loaded or exported, or the path cannot be written
 (nothing is left behind).
@@ -16,7 +17,7 @@ This is a program; the function is `tflite_export.export`.
 
 from absl import app, flags
 
-from tflite_export import command_line
+from tflite_export import command_line, targets
 
 if __name__ not in ("__main__", "__mp_main__"):
     # Imported, it would hide the function `tflite_export.export`.
@@ -25,11 +26,17 @@ if __name__ not in ("__main__", "__mp_main__"):
         " module to import."
     )
 
+_TARGET = flags.DEFINE_enum(
+    "target", None, list(targets.TARGETS), "Where the file shall run; see docs/targets.md."
+)
 _INPUT_TYPE = flags.DEFINE_enum(
-    "input_type", "int8", ["int8", "uint8", "float32"], "Type of the file's input."
+    "input_type",
+    None,
+    ["int8", "uint8", "float32"],
+    "Type of the file's input; without it the target's, or int8.",
 )
 _OUTPUT_TYPE = flags.DEFINE_enum(
-    "output_type", "int8", ["int8", "uint8", "float32"], "Type of the file's output."
+    "output_type", None, ["int8", "uint8", "float32"], "Type of the file's output, likewise."
 )
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
@@ -52,7 +59,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
 
 def main(arguments: list[str]) -> int:
     """Exports."""
-    source, target = command_line.positional(arguments, ["student.keras", "output.tflite"])
+    source, path = command_line.positional(arguments, ["student.keras", "output.tflite"])
     labels = None if _LABELS.value is None else command_line.load_labels(_LABELS.value)
     normalization = _normalization()
     student = command_line.load_keras(source)
@@ -60,7 +67,8 @@ def main(arguments: list[str]) -> int:
 
     exported = exported_model.export(
         student,
-        target,
+        path,
+        target=_TARGET.value,
         input_type=_INPUT_TYPE.value,
         output_type=_OUTPUT_TYPE.value,
         weights=_WEIGHTS.value,

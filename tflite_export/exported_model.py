@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
+from tflite_export import targets
 from tflite_export.flatbuffer import metadata as metadata_lib
 from tflite_export.flatbuffer import reader, writer
 from tflite_export.lowering import io_types
@@ -67,8 +68,9 @@ def export(
     student: Any,
     path: str | os.PathLike[str],
     *,
-    input_type: IoType = "int8",
-    output_type: IoType = "int8",
+    target: str | None = None,
+    input_type: IoType | None = None,
+    output_type: IoType | None = None,
     weights: deployed_lib.WeightType = "int8",
     round_biases: bool = True,
     labels: Sequence[str] | None = None,
@@ -84,9 +86,13 @@ def export(
     Args:
       student: A model from `tf_fpq.quantize_model` (of a `QatModel`, its `student`).
       path: File to write, whole or not at all.
-      input_type: Type of the file's input. "int8" takes codes, `clip(round(x / scale) +
-        zero_point)`; "uint8" the same codes 128 higher; "float32" the preprocessed images
-        themselves.
+      target: Where the file shall run, a name of `tflite_export.targets.TARGETS` such as
+        "tflite_2_14", "mediapipe", "tflm", "esp_nn" or "vela". It sets border types and the batch
+        size where the target wants them, and refuses, with the way out, what does not run there.
+        None is LiteRT, which takes all that is written here.
+      input_type: Type of the file's input; None for the target's, or "int8". "int8" takes codes,
+        `clip(round(x / scale) + zero_point)`; "uint8" the same codes 128 higher; "float32" the
+        preprocessed images themselves.
       output_type: Type of the file's output, likewise.
       weights: "int8" containers at every bit width: equal on every phone. "int4" packs the weights
         of convolutions and Dense layers whose codes fit 4 bits: half the bytes, but convolutions
@@ -106,17 +112,23 @@ def export(
 
     Raises:
       TypeError: If `student` is no Keras 2 model.
-      ValueError: If it is no quantized student, or an argument is unknown.
+      ValueError: If it is no quantized student, an argument is unknown, or the file would not run
+        on the target.
       OSError: If the path cannot be written.
     """
     from tflite_export.lowering import builder
 
+    profile = targets.find("litert" if target is None else target)
+    input_type = input_type or profile.input_types[0]
+    output_type = output_type or profile.output_types[0]
     _check_arguments(input_type, output_type, weights)
     deployed = deployed_model(student, weights)
+    deployed = dataclasses.replace(deployed, fixed_batch=profile.fixed_batch)
     metadata = metadata_lib.make(deployed, labels, normalization)
+    file_model = io_types.with_io(deployed, input_type, output_type)
+    _check_target(file_model, profile, metadata)
     if metadata.mean is not None and input_type == "uint8":
         _warn_unless_pixels(deployed.tensors[deployed.inputs[0]], metadata)
-    file_model = io_types.with_io(deployed, input_type, output_type)
     data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
     size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
@@ -131,7 +143,7 @@ def deployed_model(
 ) -> deployed_lib.DeployedModel:
     """The deployed model of a student, with packed weights where asked; see `export`."""
     from tf_fpq.keras_compat import keras
-    from tflite_export.lowering import builder
+    from tflite_export.lowering import builder, signature
 
     if not isinstance(student, keras.Model):
         raise TypeError(
@@ -153,7 +165,8 @@ def deployed_model(
             f"No weight of {deployed.name!r} fits INT4: it needs a convolution or Dense layer with"
             " weight_bits of 4 or less. Received: weights='int4'."
         )
-    return deployed
+    input_keys, output_keys = signature.keys(student)
+    return dataclasses.replace(deployed, input_keys=input_keys, output_keys=output_keys)
 
 
 def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
@@ -179,6 +192,7 @@ def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
     weights = "int4" if any(tensor.dtype == "int4" for tensor in found.tensors.values()) else "int8"
     size = pathlib.Path(path).stat().st_size
     deployed, metadata = deployed_model(student, weights), metadata_lib.read_metadata(path)
+    deployed = dataclasses.replace(deployed, fixed_batch=found.fixed_batch)
     return ExportedModel(
         os.fspath(path), deployed, input_type, output_type, weights, size, metadata
     )
@@ -203,6 +217,22 @@ def quant_params(path: str | os.PathLike[str]) -> dict[str, deployed_lib.Tensor]
       OSError: If it cannot be read.
     """
     return dict(reader.read(path).tensors)
+
+
+def _check_target(
+    model: deployed_lib.DeployedModel, target: targets.Target, metadata: metadata_lib.Metadata
+) -> None:
+    """Refuses what does not run on the target; warns of metadata that its readers would refuse."""
+    if found := targets.violations(model, target, metadata):
+        lines = "".join(f"\n  {violation}" for violation in found)
+        raise ValueError(
+            f"The file would not do on {target.title}. Received: target={target.name!r}.{lines}"
+        )
+    for violation in targets.of_metadata(model, metadata) if metadata else ():
+        warnings.warn(
+            f"MediaPipe Tasks and the Task Library would refuse this file. {violation}",
+            stacklevel=3,
+        )
 
 
 def _warn_unless_pixels(tensor: deployed_lib.Tensor, metadata: metadata_lib.Metadata) -> None:

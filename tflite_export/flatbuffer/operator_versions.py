@@ -84,14 +84,23 @@ def version(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.
     return default
 
 
+def runtime_of(kind: str, number: int) -> str:
+    """Oldest TensorFlow Lite release that has a version of an operator."""
+    return _RUNTIMES.get((kind, number), OLDEST_RUNTIME)
+
+
+def as_numbers(release: str) -> tuple[int, ...]:
+    """A release such as "2.17.0" as numbers that compare."""
+    return tuple(int(part) for part in release.split("."))
+
+
 def minimum_runtime(deployed: deployed_lib.DeployedModel) -> str:
     """Oldest TensorFlow Lite release that has all operator versions of the model."""
-    needed = [OLDEST_RUNTIME]
-    for operator in deployed.operators:
-        needed.append(
-            _RUNTIMES.get((operator.kind, version(operator, deployed.tensors)), OLDEST_RUNTIME)
-        )
-    return max(needed, key=lambda text: tuple(int(part) for part in text.split(".")))
+    needed = [
+        runtime_of(operator.kind, version(operator, deployed.tensors))
+        for operator in deployed.operators
+    ]
+    return max([OLDEST_RUNTIME, *needed], key=as_numbers)
 
 
 def metadata(deployed: deployed_lib.DeployedModel) -> bytes:

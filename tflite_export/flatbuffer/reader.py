@@ -23,6 +23,8 @@ FILE_IDENTIFIER = b"TFL3"
 _LAST_RESERVED_OFFSET = 1
 # The index of an optional tensor that is absent.
 _ABSENT = -1
+# A size that is left open in a tensor's shape signature.
+_OPEN = -1
 _NUMPY_TYPES = {
     "float16": np.float16,
     "float32": np.float32,
@@ -71,12 +73,12 @@ def from_bytes(data: bytes, source: str = "<bytes>") -> deployed_lib.DeployedMod
 def differences(a: deployed_lib.DeployedModel, b: deployed_lib.DeployedModel) -> list[str]:
     """What differs between two models, one line each; empty if they are the same network.
 
-    Compared are inputs, outputs, operators with all options, and of every tensor shape, type,
-    scale, zero point, axis and contents, bit for bit.
+    Compared are inputs, outputs, their names in the signature, operators with all options, and of
+    every tensor shape, type, scale, zero point, axis and contents, bit for bit.
     """
     found = [
         f"{field}: {getattr(a, field)} != {getattr(b, field)}"
-        for field in ("name", "inputs", "outputs")
+        for field in ("name", "inputs", "outputs", "signature")
         if getattr(a, field) != getattr(b, field)
     ]
     for name in sorted(set(a.tensors) ^ set(b.tensors)):
@@ -196,6 +198,7 @@ def _model(model: schema.ModelT, file: bytes) -> deployed_lib.DeployedModel:
         raise ValueError("it has no subgraph.")
     graph = model.subgraphs[0]
     names = unique_names(_text(tensor.name) for tensor in graph.tensors or [])
+    signature = next((s for s in model.signatureDefs or [] if s.subgraphIndex == 0), None)
     buffers = [buffer_contents(buffer, file) for buffer in model.buffers or []]
     tensors = {
         name: _tensor(name, tensor, buffers)
@@ -215,7 +218,17 @@ def _model(model: schema.ModelT, file: bytes) -> deployed_lib.DeployedModel:
         inputs=_present(named(graph.inputs)),
         outputs=_present(named(graph.outputs)),
         name=_text(graph.name) or "main",
+        input_keys=_keys(graph.inputs, signature and signature.inputs),
+        output_keys=_keys(graph.outputs, signature and signature.outputs),
+        fixed_batch=not any(_OPEN in _list(t.shapeSignature) for t in graph.tensors or []),
     )
+
+
+def _keys(tensors: Any, maps: list[schema.TensorMapT] | None) -> tuple[str, ...]:
+    """The signature's names of some tensors; none where it leaves one out."""
+    names = {int(entry.tensorIndex): _text(entry.name) for entry in maps or []}
+    keys = tuple(names.get(int(index), "") for index in _list(tensors) if index != _ABSENT)
+    return keys if all(keys) else ()
 
 
 def _tensor(
@@ -283,7 +296,7 @@ def _operator(
     if kind == "CUSTOM":
         options = {"custom_code": _text(code.customCode)}
     outputs = _present(named(operator.outputs))
-    return deployed_lib.Operator(kind, named(operator.inputs), outputs, options)
+    return deployed_lib.Operator(kind, named(operator.inputs), outputs, options, int(code.version))
 
 
 def _present(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,9 +35,9 @@ def to_bytes(
 ) -> bytes:
     """The model as the bytes of a `.tflite` file.
 
-    Activations are written with the batch dimension 1 and the signature -1, so that an interpreter
-    can be resized to any batch. The signature "serving_default" names inputs and outputs after
-    their tensors.
+    Activations are written with the batch dimension 1 and, unless the model has a fixed batch, the
+    signature -1, so that an interpreter can be resized to any batch. The signature
+    "serving_default" has the names `deployed.signature`.
 
     Args:
       deployed: The network.
@@ -54,7 +54,9 @@ def to_bytes(
     codes, code_of = _operator_codes(deployed)
     subgraph = schema.SubGraphT(
         name=deployed.name,
-        tensors=[_tensor(tensor, buffers) for tensor in deployed.tensors.values()],
+        tensors=[
+            _tensor(tensor, buffers, deployed.fixed_batch) for tensor in deployed.tensors.values()
+        ],
         inputs=_int32([indices[name] for name in deployed.inputs]),
         outputs=_int32([indices[name] for name in deployed.outputs]),
         operators=[
@@ -222,7 +224,7 @@ def pack_int4(codes: np.ndarray) -> np.ndarray:
     return (padded[0::2] & 15) | (padded[1::2] << 4)
 
 
-def _tensor(tensor: deployed_lib.Tensor, buffers: _Buffers) -> schema.TensorT:
+def _tensor(tensor: deployed_lib.Tensor, buffers: _Buffers, fixed_batch: bool) -> schema.TensorT:
     written = schema.TensorT(
         name=tensor.name,
         shape=_int32(tensor.shape),
@@ -231,7 +233,7 @@ def _tensor(tensor: deployed_lib.Tensor, buffers: _Buffers) -> schema.TensorT:
         hasRank=True,
     )
     if tensor.data is None:
-        if tensor.shape:
+        if tensor.shape and not fixed_batch:
             written.shapeSignature = _int32((-1, *tensor.shape[1:]))
         return written
     data = np.ascontiguousarray(tensor.data)
@@ -288,12 +290,16 @@ def _operator(
 def _signature(
     deployed: deployed_lib.DeployedModel, indices: Mapping[str, int]
 ) -> schema.SignatureDefT:
-    def maps(names: tuple[str, ...]) -> list[schema.TensorMapT]:
-        return [schema.TensorMapT(name=name, tensorIndex=indices[name]) for name in names]
+    def maps(keys: tuple[str, ...], names: tuple[str, ...]) -> list[schema.TensorMapT]:
+        return [
+            schema.TensorMapT(name=key, tensorIndex=indices[name])
+            for key, name in zip(keys, names, strict=True)
+        ]
 
+    input_keys, output_keys = deployed.signature
     return schema.SignatureDefT(
-        inputs=maps(deployed.inputs),
-        outputs=maps(deployed.outputs),
+        inputs=maps(input_keys, deployed.inputs),
+        outputs=maps(output_keys, deployed.outputs),
         signatureKey=SIGNATURE_KEY,
         subgraphIndex=0,
     )
