@@ -5,13 +5,15 @@ r"""Runs a grid of experiments over seeds and prints mean and standard deviation
         --results=experiments/results/quantizers.jsonl
 
 Every run is a line of JSON in --results, written when the run ends; runs that are in it already are
-not repeated, so a sweep that was stopped goes on where it was. The float teacher of a seed is
-trained once. Two sweeps with other seeds may share one file. --table prints the table of what is
-there and runs nothing.
+not repeated, so a sweep that was stopped goes on where it was. Several sweeps may run at once on
+one file, one for each core, also on the same grid: each run is taken by one of them. A float teacher is
+trained once for all runs that agree in everything it depends on. --table prints the table of what
+is there and runs nothing.
 """
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -26,6 +28,7 @@ import tqdm
 
 from experiments import pipeline, records
 from experiments.config import PRECISIONS, Config
+from experiments.results_file import ResultsFile
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement.quantize_configs import QUANTIZE_CONFIGS
 import tflite_export
@@ -43,6 +46,22 @@ _SHARED = (
     "learning_rate",
     "jit_compile",
     "precision",
+)
+
+# What a float teacher depends on.
+_OF_TEACHER = (
+    "dataset",
+    "train_examples",
+    "model",
+    "width",
+    "float_epochs",
+    "float_learning_rate",
+    "batch_size",
+    "weight_decay",
+    "augment",
+    "jit_compile",
+    "precision",
+    "seed",
 )
 
 # What makes two runs the same run.
@@ -74,7 +93,7 @@ def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
         match = re.fullmatch(r"W(\d)A(\d)", scheme)
         if match is None:
             raise app.UsageError(f"--schemes must be like W4A4. Received: {scheme!r}.")
-        yield Config(
+        config = Config(
             **shared,
             weight_bits=int(match[1]),
             activation_bits=int(match[2]),
@@ -83,10 +102,9 @@ def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
             seed=int(seed),
             kernels=("xnnpack",),
             min_top1_agreement=0.0,
-            workdir=str(
-                workdir / f"seed{seed}{_scale_of(shared)}" / f"{scheme}_{quantizer}_{methods}"
-            ),
+            workdir=str(workdir),
         )
+        yield dataclasses.replace(config, workdir=str(workdir / folder_name(config)))
 
 
 def _scale_of(config: dict[str, Any]) -> str:
@@ -101,28 +119,49 @@ def key(config: dict[str, Any]) -> str:
     return json.dumps([config.get(name, getattr(Config, name, None)) for name in _KEY])
 
 
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The runs in a results file."""
-    return (
-        [json.loads(line) for line in path.read_text().splitlines() if line]
-        if path.exists()
-        else []
-    )
+def results_file(path: str) -> ResultsFile:
+    """The rows of sweeps, by the key of their configuration."""
+    return ResultsFile(path, lambda row: key(row["config"]))
 
 
-def teacher(config: Config) -> str:
-    """Path of the float teacher of the configuration's seed, trained if it is not there."""
-    path = pathlib.Path(config.workdir).parent / "float.keras"
-    if not path.exists():
-        records.prepare_workdir(str(path.parent))
-        keras.utils.set_random_seed(config.seed)
-        keras.mixed_precision.set_global_policy(config.precision)
-        model, _ = pipeline.float_teacher(config, pipeline.load(config))
-        records.write_whole(path, model.save)
+def folder_name(config: Config) -> str:
+    """Folder of a run: readable, and another one for every other configuration."""
+    scheme = f"W{config.weight_bits}A{config.activation_bits}"
+    parts = (config.dataset, config.model, f"seed{config.seed}", scheme, config.quantizer)
+    return "_".join([*parts, "+".join(config.methods), _digest(key(_plain(config)))])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The configuration as a line of results holds it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def teacher(config: Config, results: ResultsFile) -> str:
+    """Path of the configuration's float teacher, trained if it is not there.
+
+    Its folder is named by everything that the teacher depends on, and holds that as a file, too.
+    While one process trains it, others that need it wait.
+    """
+    identity = json.dumps({name: _plain(config)[name] for name in _OF_TEACHER}, indent=1)
+    name = f"{config.dataset}_{config.model}_seed{config.seed}_{_digest(identity)}"
+    folder = pathlib.Path(config.workdir).parent / "teachers" / name
+    path = folder / "float.keras"
+    with results.claim(f"teacher {name}", wait=True):
+        if not path.exists():
+            records.prepare_workdir(str(folder))
+            keras.utils.set_random_seed(config.seed)
+            keras.mixed_precision.set_global_policy(config.precision)
+            model, _ = pipeline.float_teacher(config, pipeline.load(config))
+            records.write_text(folder / "depends_on.json", identity + "\n")
+            records.write_whole(path, model.save)
     return str(path)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, results: ResultsFile) -> dict[str, Any]:
     """One run's line."""
     started = time.time()
     line: dict[str, Any] = {
@@ -131,9 +170,9 @@ def run(config: Config) -> dict[str, Any]:
         "status": "verified",
     }
     try:
-        line["metrics"] = pipeline.run(dataclasses.replace(config, teacher=teacher(config)))[
-            "metrics"
-        ]
+        line["metrics"] = pipeline.run(
+            dataclasses.replace(config, teacher=teacher(config, results))
+        )["metrics"]
     except (tflite_export.VerificationError, ValueError) as error:
         line |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     keras.backend.clear_session()
@@ -196,24 +235,24 @@ def main(argv: Sequence[str]) -> None:
     """Runs what is missing and prints the table."""
     if len(argv) > 1:
         raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
-    path = pathlib.Path(flags.FLAGS.results)
     shared = {name: flags.FLAGS[name].value for name in _SHARED}
     try:
         grid = list(configs(shared, pathlib.Path(flags.FLAGS.sweep_workdir)))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    done = {key(line["config"]) for line in read(path)}
-    missing = (
-        []
-        if flags.FLAGS.table
-        else [c for c in grid if key(json.loads(json.dumps(dataclasses.asdict(c)))) not in done]
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for config in tqdm.tqdm(missing, unit="run", file=sys.stderr):
-        line = run(config)
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    print(table(read(path)))
+    results = results_file(flags.FLAGS.results)
+    if not flags.FLAGS.table:
+        run_missing(grid, results)
+    print(table(results.rows()))
+
+
+def run_missing(grid: Sequence[Config], results: ResultsFile) -> None:
+    """Runs what is in no row yet and what no other process is at."""
+    for config in tqdm.tqdm(grid, unit="run", file=sys.stderr):
+        name = key(_plain(config))
+        with results.claim(name) as mine:
+            if mine and name not in results.keys():
+                results.add(run(config, results))
 
 
 def _define_flags() -> None:
