@@ -51,6 +51,12 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
 
 
+def replica_id() -> Any:
+    """Number of the replica that computes, from 0; 0 outside of replicas."""
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group
+
+
 def num_replicas() -> int:
     """Number of replicas in sync of the strategy in scope; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -5,7 +5,7 @@ same act: run the model's layers in order, on new symbolic tensors, and do somet
 them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import itertools
 import sys
@@ -39,6 +39,10 @@ class Call:
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
     node: Any
+
+
+# Makes a call in a graph that is replayed: `(call, args, kwargs)` to the call's outputs.
+MakeCall = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def is_functional(model: object) -> bool:
@@ -137,11 +141,12 @@ def readers(model: keras.Model) -> dict[int, list[Call]]:
     return found
 
 
-def replay(
-    model: keras.Model,
-    inputs: list[Any],
-    call: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any],
-) -> Any:
+def make_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Makes a call as it is: the `MakeCall` that changes nothing."""
+    return call.layer(*args, **kwargs)
+
+
+def replay(model: keras.Model, inputs: list[Any], call: MakeCall) -> Any:
     """Runs the layers of `model` on `inputs` and returns its outputs, in the structure of
     `model.output`.
 
@@ -150,7 +155,7 @@ def replay(
       inputs: One (symbolic) tensor per element of `model.inputs`.
       call: `call(call, args, kwargs)` makes the call and returns its outputs; `args` and `kwargs`
         are those of the original call with the original symbolic tensors replaced by what earlier
-        calls returned. `call.layer(*args, **kwargs)` is the identity.
+        calls returned. `make_call` changes nothing.
     """
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
     for record in calls(model):
@@ -167,14 +172,33 @@ def replay(
     return tf.nest.pack_sequence_as(model._nested_outputs, flat)
 
 
-def call_name(call: Call) -> str:
-    """The layer's name; later calls of a shared layer are numbered. Unique in the model."""
-    return call.name
-
-
 def producer(tensor: Any) -> keras.layers.Layer:
     """The layer that a symbolic tensor comes out of."""
     return tensor.node.layer
+
+
+def sources(tensor: Any) -> tuple[Any, ...]:
+    """The symbolic tensors that the layer call read which `tensor` comes out of."""
+    return tuple(tensor.node.keras_inputs)
+
+
+def make_again(tensor: Any, replaced: Mapping[int, Any]) -> Any:
+    """The symbolic tensor that the call `tensor` comes out of returns on other inputs.
+
+    Args:
+      tensor: A symbolic tensor, the output of a layer.
+      replaced: By `id` of the tensors in `sources(tensor)`, what is to be read instead; others are
+        read again.
+    """
+    node = tensor.node
+    fed = {
+        str(id(source)): [replaced.get(id(source), source)] * len(node.keras_inputs)
+        for source in node.keras_inputs
+    }
+    args, kwargs = node.map_arguments(fed)
+    outputs = tf.nest.flatten(node.layer(*args, **kwargs))
+    place = [output is tensor for output in tf.nest.flatten(node.outputs)].index(True)
+    return outputs[place]
 
 
 def new_inputs(model: keras.Model) -> Any:

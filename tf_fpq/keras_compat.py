@@ -5,6 +5,8 @@ depends on who touched it first. The library therefore never says `tf.keras`; ev
 `keras` from here.
 """
 
+from collections.abc import Iterable, Iterator
+import contextlib
 from typing import Any
 
 import tf_keras as keras
@@ -53,4 +55,48 @@ def deserialize_class(name: str) -> type:
     return found
 
 
-__all__ = ["deserialize", "deserialize_class", "keras", "register", "registered_name", "serialize"]
+def untracked(thing: Any, **attributes: Any) -> None:
+    """Sets attributes of a layer or model past Keras' tracking.
+
+    Keras takes every layer, model and variable that is assigned to an attribute for a part: it is
+    then trained, regularised and saved with the whole. What belongs to somebody else is set by this
+    function. It is read like any other attribute.
+
+    Args:
+      thing: The layer or model.
+      **attributes: Values by attribute name.
+    """
+    vars(thing).update(attributes)
+
+
+@contextlib.contextmanager
+def switched(things: Iterable[Any], **attributes: Any) -> Iterator[None]:
+    """Within the context the attributes have these values; after it, those from before.
+
+    The one way to put layers and quantizers into a mode (observing, watching) for a while. It goes
+    past Keras' tracking, which would take tensors for new weights.
+
+    Args:
+      things: Objects that have the attributes already.
+      **attributes: Values by attribute name.
+    """
+    saved = [(thing, {name: vars(thing)[name] for name in attributes}) for thing in things]
+    try:
+        for thing, _ in saved:
+            vars(thing).update(attributes)
+        yield
+    finally:
+        for thing, values in saved:
+            vars(thing).update(values)
+
+
+__all__ = [
+    "deserialize",
+    "deserialize_class",
+    "keras",
+    "register",
+    "registered_name",
+    "serialize",
+    "switched",
+    "untracked",
+]

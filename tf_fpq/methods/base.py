@@ -3,21 +3,26 @@
 A step of `QatModel` asks its methods, in this order:
 
     attach(student, teacher)      once: checks, and what the method keeps
+    rewrite(student, make)        once: what the method changes in the graph that trains
     targets(batch)                outside the gradient tape: what the student is to be compared with
-    add_step_losses(step)         under the tape: `add_loss`
+    gradients(variables, compute) around the forward and backward pass: where gradients are taken
+    add_step_losses(step)         in every pass, under the tape: `add_loss`
     after_update()                when the optimizer has changed the weights
 
-`FeaturePerturbation` changes the student's graph and `SharpnessAwareMinimization` where the
-gradient is taken; a method that does neither is one class with the four calls above, of which it
-needs to define only those that it uses.
+A method is one class that defines those of the calls that it uses. `FeaturePerturbation` uses
+`rewrite`, `SharpnessAwareMinimization` uses `gradients`.
+
+`rewrite` and `gradients` nest, so that methods compose: each method of a `QatModel` wraps what the
+methods before it in the list have made. The last method in the list is the outermost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras
 
 
@@ -57,6 +62,18 @@ class Step:
     teacher_predictions: Any
     teacher_features: Mapping[str, tf.Tensor]
     targets: Mapping[str, Any]
+
+
+class Gradients(NamedTuple):
+    """What one forward and backward pass returns.
+
+    Attributes:
+      predictions: The student's outputs for the labeled images, for the metrics.
+      values: The gradient of the whole loss by each trainable variable; None where there is none.
+    """
+
+    predictions: Any
+    values: Sequence[tf.Tensor | None]
 
 
 class Method(keras.layers.Layer):
@@ -129,6 +146,41 @@ class Method(keras.layers.Layer):
         """
         if not self.built:
             self.build()
+
+    def rewrite(self, student: keras.Model, make: MakeCall) -> MakeCall:
+        """What the method changes in the graph that the student trains as. Called once, when a
+        `QatModel` is made. Inference and export read the student itself, which stays as it is.
+
+        The graph is made call by call. `make(call, args, kwargs)` makes one: it returns the outputs
+        of `call.layer`, a layer of the student, on symbolic tensors. A method returns a function
+        with the same arguments that may change what goes in and what comes out:
+
+            def rewrite(self, student, make):
+                def perturbed(call, args, kwargs):
+                    if tf_fpq.roles.is_convolution(call.layer):
+                        args = (keras.layers.GaussianNoise(0.1)(args[0]), *args[1:])
+                    return make(call, args, kwargs)
+
+                return perturbed
+
+        Args:
+          student: The student.
+          make: Makes a call, with the changes of the methods before this one.
+        """
+        return make
+
+    def gradients(
+        self, variables: Sequence[tf.Variable], compute: Callable[[], Gradients]
+    ) -> Gradients:
+        """Where gradients are taken, and how often. Called in every step; the optimizer gets what
+        it returns.
+
+        Args:
+          variables: The variables that train, in the order of `Gradients.values`.
+          compute: One forward and backward pass at the variables' present values. Losses that are
+            logged are means over all passes of a step.
+        """
+        return compute()
 
     def targets(self, batch: Batch) -> Any:
         """What the method compares the student with, besides the teacher's outputs. Called outside

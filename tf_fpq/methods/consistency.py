@@ -13,10 +13,10 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import distributed, graph, roles
-from tf_fpq.keras_compat import keras, register
+from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Batch, Method, Step
-from tf_fpq.methods.distillation import check_not_negative
+from tf_fpq.methods.checks import check_not_negative
 from tf_fpq.placement.quantized_layers import observing
 from tf_fpq.placement.training_graph import training_graph
 
@@ -145,21 +145,19 @@ class ConsistencyRegularization(Method):
         )  # in the student's order, which `trainable = False` changes
         ema_teacher.trainable = False
         self.student_features = (self._latent_name(student),) if self.latent_weight else ()
-        # Past Keras' tracking: no regularization loss and no part of the student; its weights are
-        # tracked, for checkpoints.
-        vars(self)["ema_teacher"] = ema_teacher
         shown = self.student_features
-        vars(self)["_ema_graph"] = training_graph(
-            ema_teacher, shown=shown, merge_relus=self.quantized_teacher
-        )
+        # No regularization loss and no part of the student; its weights are tracked, for
+        # checkpoints.
+        ema_graph = training_graph(ema_teacher, shown=shown, merge_relus=self.quantized_teacher)
+        untracked(self, ema_teacher=ema_teacher, _ema_graph=ema_graph)
         self.trainable = False
         self._ema_weights = weights
-        vars(self)["_student"] = student
-        vars(self)["_pairs"] = list(zip(weights, student.weights, strict=True))
+        pairs = list(zip(weights, student.weights, strict=True))
+        untracked(self, _student=student, _pairs=pairs)
 
     def _latent_name(self, student: keras.Model) -> str:
         calls = list(graph.calls(student))
-        names = [graph.call_name(call) for call in calls]
+        names = [call.name for call in calls]
         if self.latent_layer is not None:
             if self.latent_layer not in names:
                 raise ValueError(
@@ -170,7 +168,7 @@ class ConsistencyRegularization(Method):
         last = [call for call in calls if roles.role(roles.inner(call.layer)) is roles.Role.KERNEL][
             -1
         ]
-        return next(graph.call_name(call) for call in calls if call.outputs[0] is last.inputs[0])
+        return next(call.name for call in calls if call.outputs[0] is last.inputs[0])
 
     def set_total_steps(self, steps: int | None) -> None:
         """Sets the ramp's length for a training of `steps` steps; called by `QatModel.fit`."""

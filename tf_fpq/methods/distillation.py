@@ -14,6 +14,7 @@ from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Method, Step
+from tf_fpq.methods.checks import check_not_negative
 
 # Weights of CSD beside a cross entropy: as the paper's total is printed (eq. 22), and what trained
 # low-bit students best here.
@@ -220,12 +221,6 @@ class KnowledgeDistillation(Method):
         return {**super().get_config(), **own}
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Raises ValueError if `value`, the argument `name`, is negative."""
-    if value < 0:
-        raise ValueError(f"{name} must not be negative. Received: {name}={value}.")
-
-
 def check_pairs(student: keras.Model, teacher: keras.Model) -> tuple[str, ...]:
     """Names of the convolutions of both models, in the student's order.
 
@@ -256,4 +251,4 @@ def check_pairs(student: keras.Model, teacher: keras.Model) -> tuple[str, ...]:
 
 def _convolution_shapes(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
     convolutions = [call for call in graph.calls(model) if roles.is_convolution(call.layer)]
-    return {graph.call_name(call): tuple(call.outputs[0].shape) for call in convolutions}
+    return {call.name: tuple(call.outputs[0].shape) for call in convolutions}

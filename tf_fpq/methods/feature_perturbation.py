@@ -5,17 +5,18 @@ Matrix*, arXiv 2503.11159 (2025), eq. 9 and 14. Noise of zero mean penalises the
 Hessian (eq. 7-8); in several layers at once it is biased (Prop. 1), hence a draw per layer.
 """
 
-from collections.abc import Mapping
+import random
 from typing import Any
 import zlib
 
 import tensorflow as tf
 
-from tf_fpq import graph, roles
-from tf_fpq.keras_compat import keras, register
-from tf_fpq.methods.base import Method
+from tf_fpq import distributed
+from tf_fpq.graph import MakeCall
+from tf_fpq.keras_compat import keras, register, untracked
+from tf_fpq.methods.base import Method, Step
+from tf_fpq.placement.convolution_inputs import ConvolutionInputs, Join, Source
 from tf_fpq.placement.quantized_layers import QuantizeActivation
-from tf_fpq.roles import Role
 
 POSITIONS = ("pre", "post")
 
@@ -28,12 +29,18 @@ class FeaturePerturbation(Method):
         x <- x + d,    d ~ U[-s/2, +s/2] elementwise
 
     with `s` the step size of that input's grid. Nothing happens at inference, and a residual branch
-    that reads the same tensor sees it clean.
+    that reads the same tensor sees it clean. So do the other readers of a concatenation: each
+    convolution behind it perturbs a view of its own, on the grid that the joined tensors share.
+
+    A draw depends on the seed, the convolution's name, the number of forward passes so far and the
+    replica, and on nothing else. The seed and the number of passes are variables of the method, so
+    a training that goes on from a checkpoint repeats the draws of one that was never interrupted.
 
     Note: The paper leaves open where the noise enters. `position="pre"` adds it before the
     activation's quantizer, where it acts as stochastic rounding inside the clipping range; "post"
     adds it to the quantized tensor. There is no gradient to `s` through the noise, and one draw
-    decides for the whole batch of a layer (under `tf.distribute`, of a replica).
+    decides for the whole batch of a layer (under `tf.distribute`, of a replica). Zeros that a
+    `ZeroPadding2D` puts around the tensor get no noise, as those of a convolution's own padding.
     """
 
     coefficients = ("probability",)
@@ -50,14 +57,15 @@ class FeaturePerturbation(Method):
 
         Args:
           probability: Chance `p` that a convolution's input is perturbed in a step, 0 to 1. The
-            paper's best is 0.1.
+            paper's best is 0.1. `callbacks.Schedule` may change it, also from 0.
           position: "pre" or "post": before or after the quantizer of that input.
-          seed: Seed of the draws; None follows `keras.utils.set_random_seed`.
+          seed: Seed of the draws, 0 to 2^31 - 1; None draws one, which follows
+            `keras.utils.set_random_seed`.
           name: Name of the method.
           **kwargs: Arguments of `keras.layers.Layer`.
 
         Raises:
-          ValueError: If `probability` or `position` is out of range.
+          ValueError: If `probability`, `position` or `seed` is out of range.
         """
         super().__init__(name=name, **kwargs)
         if not 0.0 <= probability <= 1.0:
@@ -68,58 +76,75 @@ class FeaturePerturbation(Method):
             raise ValueError(
                 f"position must be one of {', '.join(POSITIONS)}. Received: position={position!r}."
             )
+        if seed is not None and not 0 <= seed < 2**31:
+            raise ValueError(f"seed must be from 0 to 2^31 - 1, or None. Received: seed={seed}.")
         self.probability = probability
         self.position = position
         self.seed = seed
 
-    def perturb(self, tensor: tf.Tensor, quantize: QuantizeActivation, name: str) -> tf.Tensor:
-        """`tensor` plus noise, or `tensor` itself where the draw says no; the gradient is the
-        identity.
+    def build(self, input_shape: Any = None) -> None:
+        """Makes the coefficient's variable, and that of seed and forward passes."""
+        super().build(input_shape)
+        seed = random.randrange(2**31) if self.seed is None else self.seed
+        # The first half is the seed, with room for the hash of a name (see `_uniform`).
+        self._key = self.add_weight(
+            name="key",
+            shape=(2,),
+            dtype="int64",
+            trainable=False,
+            experimental_autocast=False,
+            initializer=keras.initializers.Constant([seed << 32, 0]),
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def rewrite(self, student: keras.Model, make: MakeCall) -> MakeCall:
+        """Puts a `PerturbedInput` before every convolution. A convolution whose input is on no grid
+        is named in a warning.
+        """
+        return ConvolutionInputs(student, make, self._perturbed, self.name)
+
+    def _perturbed(self, source: Source) -> Any:
+        # A quantizer that observes must see the clean tensor, once in a step.
+        alone = source.alone and not source.quantize.quantizer.observes
+        view = PerturbedInput(
+            self,
+            source.quantize,
+            source.convolution,
+            None if alone else source.join,
+            name=f"{source.name}_{self.name}",
+        )
+        if self.position == "post":
+            return view(source.tensor)
+        return view(source.raw[0] if alone else [*source.raw, source.tensor])
+
+    def add_step_losses(self, step: Step) -> None:
+        """Adds no loss, but counts the forward pass that is over: the next draws other noise."""
+        self._key.assign_add(tf.constant([0, 1], tf.int64))
+
+    def key(self) -> tf.Tensor:
+        """What the draws of this forward pass follow from, two int64: the seed, and the number of
+        the pass with that of the replica above it.
+        """
+        if not self.built:
+            self.build()
+        replica = tf.cast(distributed.replica_id(), tf.int64) * 2**48
+        return tf.convert_to_tensor(self._key) + tf.stack([tf.constant(0, tf.int64), replica])
+
+    def draw(self, key: tf.Tensor, convolution: str) -> tf.Tensor:
+        """Whether the convolution of that name is perturbed in this forward pass, a boolean."""
+        return _uniform([], key, f"{convolution}/gate", 0.0, 1.0) < self.coefficient("probability")
+
+    def noise(self, like: tf.Tensor, key: tf.Tensor, step_size: tf.Tensor, name: str) -> tf.Tensor:
+        """`d ~ U[-s/2, s/2]` in the shape of `like`.
 
         Args:
-          tensor: What the noise is added to.
-          quantize: The quantizing layer, for the step size.
-          name: Name of the place, which makes its draws independent of those elsewhere.
+          like: The tensor to perturb.
+          key: The pass' `key()`.
+          step_size: `s`; it gets no gradient.
+          name: Name of the place, which makes its noise independent of that elsewhere.
         """
-        step_size = quantize.quantizer.grid(quantize.variables_of_quantizer)[0]
-        probability = self.coefficient("probability")
-
-        @tf.custom_gradient
-        def add_noise(x: tf.Tensor):
-            drawn = tf.random.uniform([], seed=self._seed_of(name, 0)) < probability
-            return (
-                tf.cond(drawn, lambda: x + self._noise(x, step_size, name), lambda: x),
-                lambda upstream: upstream,
-            )
-
-        return add_noise(tensor)
-
-    def choose(
-        self, raw: tf.Tensor, quantized: tf.Tensor, quantize: QuantizeActivation, name: str
-    ) -> tf.Tensor:
-        """`raw` plus noise, quantized, or `quantized` where the draw says no; arguments as
-        `perturb`.
-        """
-        variables = quantize.variables_of_quantizer
-        step_size = quantize.quantizer.grid(variables)[0]
-        drawn = tf.random.uniform([], seed=self._seed_of(name, 0)) < self.coefficient("probability")
-        return tf.cond(
-            drawn,
-            lambda: quantize.quantizer(raw + self._noise(raw, step_size, name), True, variables),
-            lambda: quantized,
-        )
-
-    def _noise(self, x: tf.Tensor, step_size: tf.Tensor, name: str) -> tf.Tensor:
-        noise = tf.random.uniform(tf.shape(x), -0.5, 0.5, seed=self._seed_of(name, 1))
-        return tf.cast(noise * tf.stop_gradient(step_size), x.dtype)
-
-    def _seed_of(self, name: str, use: int) -> int | None:
-        """Operations that are given the same seed would draw the same numbers."""
-        return (
-            None
-            if self.seed is None
-            else (zlib.crc32(f"{name}/{use}".encode()) + self.seed) % 2**31
-        )
+        noise = _uniform(tf.shape(like), key, f"{name}/noise", -0.5, 0.5)
+        return tf.cast(noise * tf.stop_gradient(step_size), like.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""
@@ -131,74 +156,96 @@ class FeaturePerturbation(Method):
         }
 
 
-class PerturbedInput(keras.layers.Layer):
-    """A convolution's own view of a quantized tensor: perturbed in training, the quantized tensor
-    at inference.
+def _uniform(shape: Any, key: tf.Tensor, name: str, low: float, high: float) -> tf.Tensor:
+    """Numbers that follow from the key and the name. Under XLA they are others, always the same."""
+    seed = key + tf.constant([zlib.crc32(name.encode()), 0], tf.int64)
+    return tf.random.stateless_uniform(shape, seed, low, high)
 
-    A step whose draw says no does no work for it. Where the convolution is the only reader, noise
-    is gated before ("pre") or behind ("post") the tensor's only quantizer. Where others read the
-    clean tensor, "pre" takes both tensors and quantizes once more, but only when it is drawn.
+
+class PerturbedInput(keras.layers.Layer):
+    """A convolution's own view of what it reads: perturbed in training, the quantized tensor at
+    inference.
+
+    A step whose draw says no does no work for it. Where the convolution is the only reader of a
+    quantizer, noise is gated before ("pre") or behind ("post") that quantizer. Elsewhere "pre"
+    takes the tensors before their quantizers too, joins and quantizes them once more, but only when
+    it is drawn.
+
+    Attributes:
+      absorbs_relu: A ReLU before this layer is superfluous: the quantizer clips at zero, and noise
+        is added to what a ReLU would return.
     """
 
     def __init__(
-        self, perturbation: FeaturePerturbation, quantize: QuantizeActivation, **kwargs: Any
+        self,
+        perturbation: FeaturePerturbation,
+        quantize: QuantizeActivation,
+        convolution: str,
+        join: Join | None,
+        **kwargs: Any,
     ):
-        """Creates the layer; see `FeaturePerturbation.perturb`."""
+        """Creates the layer.
+
+        Args:
+          perturbation: What draws.
+          quantize: The layer with the grid.
+          convolution: Name of the convolution; all layers of one name are drawn together.
+          join: See `Source.join`; None if the layer takes one tensor.
+          **kwargs: Arguments of `keras.layers.Layer`.
+        """
         super().__init__(**{"dtype": "float32", **kwargs})
-        # Past Keras' tracking: both belong to other models.
-        vars(self)["perturbation"] = perturbation
-        vars(self)["quantize"] = quantize
+        self.convolution = convolution
+        self.absorbs_relu = perturbation.position == "pre" and quantize.absorbs_relu
+        # Both belong to other models.
+        untracked(self, perturbation=perturbation, quantize=quantize, join=join)
 
     def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
-        """The perturbed tensor of `raw` or `[raw, quantized]` ("pre"), or of the quantized one
+        """The perturbed tensor of `raw` or `[*raw, quantized]` ("pre"), or of the quantized one
         ("post").
         """
         if self.perturbation.position == "post":
-            return (
-                self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
-            )
-        if isinstance(inputs, list | tuple):
-            raw, quantized = inputs
-            return (
-                self.perturbation.choose(raw, quantized, self.quantize, self.name)
-                if training
-                else quantized
-            )
-        raw = self.perturbation.perturb(inputs, self.quantize, self.name) if training else inputs
-        return self.quantize.quantizer(raw, training, self.quantize.variables_of_quantizer)
+            return self._gated(inputs) if training else inputs
+        if self.join is not None:
+            *raw, quantized = inputs
+            return self._chosen(raw, quantized) if training else quantized
+        value = self._gated(inputs) if training else inputs
+        return self.quantize.quantizer(value, training, self.quantize.variables_of_quantizer)
 
-
-class NoiseInserter:
-    """Finds the quantizer behind a convolution's input and puts noise there, while a student is
-    replayed.
-
-    Between quantizer and convolution there may be layers that keep the grid (padding, max pooling):
-    they are called once more, on the perturbed tensor.
-    """
-
-    def __init__(self, perturbation: FeaturePerturbation, readers: Mapping[int, list[graph.Call]]):
-        self._perturbation = perturbation
-        self._readers = readers
-        self._sources: dict[int, tuple[graph.Call, Any, Any]] = {}
-
-    def record(self, call: graph.Call, source: Any, value: Any) -> None:
-        """Remembers that `value` came out of `call` on `source`."""
-        if isinstance(call.layer, QuantizeActivation) or roles.role(call.layer) is Role.SAME_GRID:
-            self._sources[id(value)] = (call, source, value)
-
-    def perturbed(self, value: Any, name: str) -> Any:
-        """`value` with noise for the convolution `name`, or as it is if it does not come from a
-        quantizer.
+    def _gated(self, tensor: tf.Tensor) -> tf.Tensor:
+        """`tensor` plus noise, or `tensor` itself where the draw says no; the gradient is the
+        identity, or that of an absorbed ReLU.
         """
-        if id(value) not in self._sources:
-            return value
-        call, source, _ = self._sources[id(value)]
-        if not isinstance(call.layer, QuantizeActivation):
-            return call.layer(self.perturbed(source, name))
-        view = PerturbedInput(
-            self._perturbation, call.layer, name=f"{name}_{self._perturbation.name}"
-        )
-        if self._perturbation.position == "post":
-            return view(value)
-        alone = len(self._readers.get(id(call.outputs[0]), ())) == 1
-        return view(source if alone else [source, value])
+        key, step_size = self.perturbation.key(), self._step_size()
+        drawn = self.perturbation.draw(key, self.convolution)
+
+        @tf.custom_gradient
+        def gate(x: tf.Tensor):
+            def gradient(upstream: tf.Tensor) -> tf.Tensor:
+                if not self.absorbs_relu:
+                    return upstream
+                positive = lambda: upstream * tf.cast(x > 0, upstream.dtype)  # noqa: E731
+                return tf.cond(drawn, positive, lambda: upstream)
+
+            return tf.cond(drawn, lambda: self._noisy(x, key, step_size), lambda: x), gradient
+
+        return gate(tensor)
+
+    def _chosen(self, raw: list[tf.Tensor], quantized: tf.Tensor) -> tf.Tensor:
+        """`raw` joined plus noise, quantized, or `quantized` where the draw says no."""
+        key, step_size = self.perturbation.key(), self._step_size()
+        quantizer, variables = self.quantize.quantizer, self.quantize.variables_of_quantizer
+
+        def noisy() -> tf.Tensor:
+            value = self._noisy(self.join(raw), key, step_size)
+            # A quantizer that observes has seen the clean tensor in this step.
+            return quantizer(value, not quantizer.observes, variables)
+
+        drawn = self.perturbation.draw(key, self.convolution)
+        return tf.cond(drawn, noisy, lambda: quantized)
+
+    def _noisy(self, x: tf.Tensor, key: tf.Tensor, step_size: tf.Tensor) -> tf.Tensor:
+        x = tf.nn.relu(x) if self.absorbs_relu else x
+        return x + self.perturbation.noise(x, key, step_size, self.name)
+
+    def _step_size(self) -> tf.Tensor:
+        return self.quantize.quantizer.grid(self.quantize.variables_of_quantizer)[0]

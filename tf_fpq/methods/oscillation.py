@@ -10,9 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import distributed
-from tf_fpq.keras_compat import keras, register
+from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Method, Step
-from tf_fpq.methods.distillation import check_not_negative
+from tf_fpq.methods.checks import check_not_negative
 from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 
@@ -69,9 +69,11 @@ class OscillationState(tf.Module):
         self.direction = _variable(tf.zeros_like(codes), "direction")
         self.frequency = _variable(tf.zeros_like(codes), "frequency")
 
-    def update(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Looks at the weight after an update; returns its integers and the new frequencies."""
-        codes = self._weight.codes()
+    def update(self, codes: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Looks at the weight's integers after an update, or at `codes` in their place; returns
+        them and the new frequencies.
+        """
+        codes = self._weight.codes() if codes is None else codes
         move = tf.sign(codes - self.codes)
         oscillated = tf.cast(move * self.direction < 0.0, tf.float32)
         frequency = self._momentum * oscillated + (1.0 - self._momentum) * self.frequency
@@ -88,11 +90,12 @@ def _variable(value: tf.Tensor, name: str) -> tf.Variable:
 
 @register
 class OscillationDampening(Method):
-    """Adds a loss that pulls latent weights to the middle of their bins (section 4.2):
+    """Adds a loss that pulls weights to the middle of their bins (section 4.2):
 
         L_dampen = weight * sum over layers of || w_hat - clip(w, s * n, s * p) ||^2
 
-    without a gradient to `w_hat` and `s`; clipped weights have none.
+    without a gradient to `w_hat` and `s`; clipped weights have none. `w` is what the quantizer
+    rounds: the latent weight itself, or what DoReFa's tanh makes of it.
 
     Note: the paper raises the weight over training along a cosine; see `callbacks.Schedule` and
     `callbacks.cosine`.
@@ -119,7 +122,7 @@ class OscillationDampening(Method):
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
         """Finds the student's quantized weights."""
         super().attach(student, teacher)
-        vars(self)["_weights"] = _weights_of(student, self.name)
+        untracked(self, _weights=_weights_of(student, self.name))
 
     def call(self, inputs: list[QuantizedWeight]) -> tf.Tensor:
         """Adds the loss of quantized weights and returns it."""
@@ -141,10 +144,10 @@ class OscillationDampening(Method):
 def _distance_to_bins(weight: QuantizedWeight) -> tf.Tensor:
     step_size, zero_point = weight.quantizer.grid(weight.variables)
     step_size, spec = tf.stop_gradient(step_size), weight.quantizer.spec
-    latent = tf.convert_to_tensor(weight.variable)
+    values = weight.quantizer.unrounded(tf.convert_to_tensor(weight.variable), weight.variables)
     low, high = (spec.qmin - zero_point) * step_size, (spec.qmax - zero_point) * step_size
     target = tf.stop_gradient((weight.codes() - zero_point) * step_size)
-    return tf.reduce_sum(tf.math.squared_difference(target, tf.clip_by_value(latent, low, high)))
+    return tf.reduce_sum(tf.math.squared_difference(target, tf.clip_by_value(values, low, high)))
 
 
 @register
@@ -155,6 +158,10 @@ class OscillationFreezing(Method):
         f > threshold:    w <- s * round(EMA of integers)    from then on, whatever the gradient
 
     The integer is frozen, the step size still learns.
+
+    Note: DoReFa and min-max divide by the largest weight of a channel, so `w` is then the latent
+    weight whose integer this is beside the present largest one; and the largest one, which is
+    always at the end of the range, is not frozen.
 
     Attributes:
       states: Oscillation of each quantized weight, once the method is part of a `QatModel`.
@@ -186,7 +193,7 @@ class OscillationFreezing(Method):
         """Makes the state of the student's quantized weights."""
         super().attach(student, teacher)
         weights = _weights_of(student, self.name)
-        vars(self)["_weights"] = weights
+        untracked(self, _weights=weights)
         self.states = [OscillationState(weight, self.momentum) for weight in weights]
         self.means = [_variable(weight.codes(), "mean_codes") for weight in weights]
         self.frozen = [
@@ -198,12 +205,15 @@ class OscillationFreezing(Method):
         for weight, state, mean, frozen in zip(
             self._weights, self.states, self.means, self.frozen, strict=True
         ):
-            codes, frequency = state.update()
+            quantizer, variables = weight.quantizer, weight.variables
+            latent = tf.convert_to_tensor(weight.variable)
+            latent = quantizer.held(latent, tf.round(mean), tf.convert_to_tensor(frozen), variables)
+            codes, frequency = state.update(quantizer.codes(latent, variables))
             new_mean = tf.where(frozen, mean, self.momentum * codes + (1.0 - self.momentum) * mean)
-            now_frozen = tf.logical_or(frozen, frequency > self.coefficient("threshold"))
-            step_size, zero_point = weight.quantizer.grid(weight.variables)
-            held = (tf.round(new_mean) - zero_point) * step_size
-            latent = tf.where(now_frozen, held, weight.variable)
+            oscillating = frequency > self.coefficient("threshold")
+            free = tf.logical_not(quantizer.sets_scale(latent))
+            now_frozen = tf.logical_or(frozen, tf.logical_and(oscillating, free))
+            latent = quantizer.held(latent, tf.round(new_mean), now_frozen, variables)
             distributed.assign([mean, frozen, weight.variable], [new_mean, now_frozen, latent])
 
     def get_config(self) -> dict[str, Any]:

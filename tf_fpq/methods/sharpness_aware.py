@@ -4,16 +4,16 @@ P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur, *Sharpness-Aware Minimization for
 Improving Generalization*, ICLR 2021, arXiv 2010.01412, eq. 2-3 and algorithm 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 from typing import Any
 
 import tensorflow as tf
 
 from tf_fpq import distributed
-from tf_fpq.keras_compat import keras, register
-from tf_fpq.methods.base import Method
-from tf_fpq.methods.distillation import check_not_negative
+from tf_fpq.keras_compat import keras, register, untracked
+from tf_fpq.methods.base import Gradients, Method
+from tf_fpq.methods.checks import check_not_negative
 from tf_fpq.placement.quantized_layers import quantizer_variables
 
 
@@ -51,8 +51,19 @@ class SharpnessAwareMinimization(Method):
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
         """Chooses the weights that are perturbed."""
         super().attach(student, teacher)
-        vars(self)["_fixed"] = {id(variable) for variable in quantizer_variables(student)}
-        vars(self)["_statistics"] = student.non_trainable_weights
+        untracked(
+            self,
+            _fixed={id(variable) for variable in quantizer_variables(student)},
+            _statistics=student.non_trainable_weights,
+        )
+
+    def gradients(
+        self, variables: Sequence[tf.Variable], compute: Callable[[], Gradients]
+    ) -> Gradients:
+        """Two passes: predictions of the first, at the weights, and gradients of the second."""
+        first = compute()
+        with self.perturbed(variables, first.values):
+            return Gradients(first.predictions, compute().values)
 
     @contextlib.contextmanager
     def perturbed(
@@ -76,8 +87,10 @@ class SharpnessAwareMinimization(Method):
         distributed.assign(
             moved, [variable + scale * gradient for variable, gradient in zip(moved, summed)]
         )
-        yield
-        distributed.assign(kept, saved)
+        try:
+            yield
+        finally:
+            distributed.assign(kept, saved)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""

@@ -8,15 +8,16 @@ so that noise can enter between a tensor and one of its readers, and both layers
 variables, so that every format saves and loads them.
 """
 
-from collections.abc import Iterator
 import contextlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq.keras_compat import deserialize, keras, register, serialize
+from tf_fpq.keras_compat import deserialize, keras, register, serialize, switched
 from tf_fpq.quantizers.base import GridQuantizer, Variables
+from tf_fpq.quantizers.lsq import LsqQuantizer
 
 
 class _BuiltInScope:
@@ -77,6 +78,17 @@ class QuantizeActivation(_BuiltInScope, keras.layers.Layer):
         if self.observing:
             return inputs
         return self.quantizer(inputs, training, self.variables_of_quantizer)
+
+    @property
+    def absorbs_relu(self) -> bool:
+        """Whether a ReLU before this layer is superfluous: no code is below 0, at zero point 0.
+
+        The zero point of LSQ is frozen, and it stays 0 when such a tensor is calibrated again: it
+        has no negative values.
+        """
+        if type(self.quantizer) is not LsqQuantizer or self.quantizer.spec.qmin != 0:
+            return False
+        return not np.any(self.variables_of_quantizer["zero_point"].numpy())
 
     def codes(self, values: tf.Tensor) -> tf.Tensor:
         """Integer codes of `values` in `[qmin, qmax]`."""
@@ -148,7 +160,7 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
             )
             for name, weight, quantizer, variables in self.quantized_weights()
         }
-        with _attributes_replaced(self.layer, quantized):
+        with switched([self.layer], **quantized):
             return self._call_inner(inputs, training, kwargs)
 
     def _call_inner(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
@@ -184,35 +196,14 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
     updates = keras.layers.Layer.updates
 
 
-@contextlib.contextmanager
-def _attributes_replaced(layer: keras.layers.Layer, values: dict[str, tf.Tensor]) -> Iterator[None]:
-    """Within the context `layer`'s attributes are `values`. Past Keras' tracking, which would take
-    tensors for new weights.
-    """
-    attributes = vars(layer)
-    saved = {name: attributes[name] for name in values}
-    attributes.update(values)
-    try:
-        yield
-    finally:
-        attributes.update(saved)
-
-
-@contextlib.contextmanager
-def observing(model: keras.Model) -> Iterator[None]:
+def observing(model: keras.Model) -> contextlib.AbstractContextManager[None]:
     """Within the context `model`'s quantizers pass values through, so it computes what the float
     model computes.
     """
     layers = [
         layer for layer in model.layers if isinstance(layer, QuantizeActivation | QuantizedLayer)
     ]
-    for layer in layers:
-        layer.observing = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.observing = False
+    return switched(layers, observing=True)
 
 
 def quantizer_variables(model: keras.Model) -> list[tf.Variable]:

@@ -1,82 +1,89 @@
-"""The student as it runs in training: with noise put in, features in view, and work left out that
-changes nothing.
+"""The student as it runs in training: changed by its methods, with features in view, and without
+work that changes nothing.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 import math
 from typing import Any
 
-import numpy as np
-
 from tf_fpq import graph, roles
+from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras
-from tf_fpq.methods.feature_perturbation import FeaturePerturbation, NoiseInserter
-from tf_fpq.placement.quantized_layers import QuantizeActivation
-from tf_fpq.quantizers import LsqQuantizer
+
+Rewrite = Callable[[keras.Model, MakeCall], MakeCall]
 
 
 def training_graph(
     student: keras.Model,
-    perturbation: FeaturePerturbation | None = None,
+    rewrites: Sequence[Rewrite] = (),
     shown: Collection[str] = (),
     *,
     merge_relus: bool = True,
 ) -> keras.Model:
-    """The student with noise at its convolutions' inputs and features in view; it shares the
-    student's layers.
+    """The student as its methods change it, with features in view. It shares the student's layers.
 
     Args:
       student: The student.
-      perturbation: The noise, or None.
+      rewrites: `rewrite(student, make)` of each method, see `methods.base.Method.rewrite`. Each
+        wraps what those before it have made.
       shown: Names of the calls (see `graph.Call`) whose outputs are features.
-      merge_relus: Leave out each ReLU whose only reader is a quantizer that clips at zero itself:
+      merge_relus: Leave out each ReLU that is read only by layers that clip at zero themselves:
         outputs and gradients are the same, bit for bit, and two passes over memory are saved.
 
     Returns:
       A model with outputs `{"predictions": ..., "features": {name: output}}`.
     """
-    readers = graph.readers(student)
-    noisy = perturbation is not None and perturbation.probability > 0
-    inserter = NoiseInserter(perturbation, readers) if noisy else None
+    make = graph.make_call
+    for rewrite in rewrites:
+        make = rewrite(student, make)
     features: dict[str, Any] = {}
 
-    def make_call(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = graph.call_name(call)
-        if merge_relus and name not in shown and _is_merged_relu(call, readers):
-            return args[0]
-        if inserter and roles.is_convolution(call.layer):
-            args = (inserter.perturbed(args[0], name), *args[1:])
-        value = call.layer(*args, **kwargs)
-        if name in shown:
-            features[name] = value
-        if inserter:
-            inserter.record(call, args[0], value)
+    def make_shown(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = make(call, args, kwargs)
+        if call.name in shown:
+            features[call.name] = value
         return value
 
-    inputs = [
+    inputs = _new_inputs(student)
+    predictions = graph.replay(student, inputs, make_shown)
+    model = _model(inputs, {"predictions": predictions, "features": features})
+    return _without_merged_relus(model) if merge_relus else model
+
+
+def _without_merged_relus(model: keras.Model) -> keras.Model:
+    """`model`, whose calls are all made, without the ReLUs that their readers absorb."""
+    readers = graph.readers(model)
+    outputs = {id(tensor) for tensor in model.outputs}
+    merged = {
+        call.name
+        for call in graph.calls(model)
+        if id(call.outputs[0]) not in outputs
+        and _is_relu(call.layer)
+        and all(
+            getattr(reader.layer, "absorbs_relu", False) for reader in readers[id(call.outputs[0])]
+        )
+    }
+    if not merged:
+        return model
+
+    def make(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args[0] if call.name in merged else graph.make_call(call, args, kwargs)
+
+    inputs = _new_inputs(model)
+    return _model(inputs, graph.replay(model, inputs, make))
+
+
+def _is_relu(layer: keras.layers.Layer) -> bool:
+    relu = isinstance(layer, keras.layers.ReLU | keras.layers.Activation)
+    return relu and roles.clamp(layer) == (0.0, math.inf)
+
+
+def _new_inputs(model: keras.Model) -> list[Any]:
+    return [
         keras.Input(t.shape[1:], dtype=t.dtype, name=n)
-        for t, n in zip(student.inputs, student.input_names)
+        for t, n in zip(model.inputs, model.input_names)
     ]
-    predictions = graph.replay(student, inputs, make_call)
-    return keras.Model(
-        inputs if len(inputs) > 1 else inputs[0], {"predictions": predictions, "features": features}
-    )
 
 
-def _is_merged_relu(call: graph.Call, readers: dict[int, list[graph.Call]]) -> bool:
-    """Whether `call` is a ReLU that the LSQ quantizer behind it makes superfluous: no code below 0,
-    zero point 0.
-
-    The zero point is frozen, and it stays 0 when such a tensor is calibrated again: it has no
-    negative values.
-    """
-    following = readers.get(id(call.outputs[0]), [])
-    relu = isinstance(call.layer, keras.layers.ReLU | keras.layers.Activation)
-    if not relu or roles.clamp(call.layer) != (0.0, math.inf) or len(following) != 1:
-        return False
-    reader = following[0].layer
-    if not isinstance(reader, QuantizeActivation) or type(reader.quantizer) is not LsqQuantizer:
-        return False
-    return reader.quantizer.spec.qmin == 0 and not np.any(
-        reader.variables_of_quantizer["zero_point"].numpy()
-    )
+def _model(inputs: list[Any], outputs: Any) -> keras.Model:
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)

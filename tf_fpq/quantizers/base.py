@@ -27,7 +27,11 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
     Attributes:
       spec: The `QuantSpec` of the grid.
+      observes: Whether a call with `training=True` looks at the tensor and moves the grid. Each
+        tensor is then shown to its quantizer once in a step.
     """
+
+    observes = False
 
     def __init__(
         self,
@@ -168,6 +172,35 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     def unrounded(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
         """What the quantizer rounds, on the scale of its output: `inputs` themselves."""
         return inputs
+
+    def held(
+        self, inputs: tf.Tensor, codes: tf.Tensor, mask: tf.Tensor, variables: Variables
+    ) -> tf.Tensor:
+        """Weights that are `inputs`, but where `mask` is true such that their codes are `codes`.
+
+        Args:
+          inputs: Latent weights.
+          codes: Integers as float32, in the shape of `inputs`.
+          mask: Booleans. No element that `sets_scale` may be among them.
+          variables: The quantizer's variables.
+        """
+        step_size, zero_point = self.grid(variables)
+        return tf.where(mask, numerics.dequantize(codes, step_size, zero_point), inputs)
+
+    def sets_scale(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Booleans: which latent weights the codes of others depend on, so that these move when it
+        is held. None does where the step size is a variable of its own.
+        """
+        return tf.zeros_like(inputs, tf.bool)
+
+    def is_largest(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Booleans: which weights have the largest magnitude of those that share a step size, up to
+        float rounding.
+        """
+        magnitudes = tf.abs(inputs)
+        axes = self.spec.shared_axes(inputs.shape.rank)
+        largest = tf.reduce_max(magnitudes, axis=axes, keepdims=True)
+        return magnitudes >= largest * (1.0 - 1e-6)
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
         """Sets the variables so that `grid` returns this step size and zero point: the end of a

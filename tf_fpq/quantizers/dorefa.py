@@ -17,6 +17,8 @@ from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
 
 # tanh is as good as 1 beyond; latent weights that start further out would not train.
 MAX_LATENT = 3.0
+# The float32 below 1, whose atanh is finite (8.7).
+MAX_SQUASHED = 1.0 - 2.0**-24
 
 
 @register
@@ -111,6 +113,27 @@ class DoReFaQuantizer(GridQuantizer):
         if not self.spec.symmetric:
             return inputs
         return self._squashed(inputs) * self.grid(variables)[0] * float(self.spec.qmax)
+
+    def held(
+        self, inputs: tf.Tensor, codes: tf.Tensor, mask: tf.Tensor, variables: Variables
+    ) -> tf.Tensor:
+        """For a symmetric grid `atanh(m * codes / qmax)` where `mask` is true, with `m` the largest
+        `|tanh(w)|` of the weights that share a step size and are not held: it divides them all.
+        """
+        if not self.spec.symmetric:
+            return super().held(inputs, codes, mask, variables)
+        squashed = tf.abs(tf.tanh(tf.cast(inputs, tf.float32)))
+        axes = self.spec.shared_axes(squashed.shape.rank)
+        largest = tf.reduce_max(tf.where(mask, 0.0, squashed), axis=axes, keepdims=True)
+        held = largest * codes / float(self.spec.qmax)
+        held = tf.atanh(tf.clip_by_value(held, -MAX_SQUASHED, MAX_SQUASHED))
+        return tf.where(mask, tf.cast(held, inputs.dtype), inputs)
+
+    def sets_scale(self, inputs: tf.Tensor) -> tf.Tensor:
+        """For a symmetric grid the largest weights, by which `tanh(w)` is divided."""
+        if not self.spec.symmetric:
+            return super().sets_scale(inputs)
+        return self.is_largest(tf.tanh(tf.cast(inputs, tf.float32)))
 
     def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
         """For a symmetric grid "mse" is the step whose highest code is the largest sample: rounding

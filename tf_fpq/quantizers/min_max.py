@@ -34,6 +34,8 @@ class MinMaxQuantizer(GridQuantizer):
     is free, and a tiny one would push its bias out of the deployed int32.
     """
 
+    observes = True
+
     def __init__(self, num_bits: int, *, momentum: float = 0.99, **kwargs: Any):
         """Creates the quantizer.
 
@@ -108,6 +110,10 @@ class MinMaxQuantizer(GridQuantizer):
             return step_size, tf.zeros_like(step_size)
         zero_point = tf.round(float(self.spec.qmax) - high / step_size)
         return step_size, tf.clip_by_value(zero_point, float(self.spec.qmin), float(self.spec.qmax))
+
+    def sets_scale(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The largest weights, which are the range that the next step observes."""
+        return self.is_largest(inputs)
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
         """Sets the range to the ends of this grid."""

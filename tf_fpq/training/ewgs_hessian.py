@@ -9,13 +9,12 @@ tensor's `N` quantized values in units of its range (`x_q` from 0 to 1). A negat
 """
 
 from collections.abc import Callable, Iterator
-import contextlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import keras, switched
 from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantizers.base import Variables
 from tf_fpq.quantizers.ewgs import EwgsQuantizer
@@ -111,7 +110,7 @@ def _probe(
                 )
                 return outputs + offset * tf.cast(span, outputs.dtype)
 
-            with _watching(quantizers, watch):
+            with switched(quantizers, watch=watch):
                 value = tf.reduce_mean(loss(labels, student(images, training=False)))
         gradients = inner.gradient(value, offsets, unconnected_gradients="zero")
         vectors = [
@@ -140,17 +139,6 @@ def _ewgs_quantizers(student: keras.Model) -> Iterator[EwgsQuantizer]:
         else:
             candidates = []
         yield from (candidate for candidate in candidates if isinstance(candidate, EwgsQuantizer))
-
-
-@contextlib.contextmanager
-def _watching(quantizers: list[EwgsQuantizer], watch: Any) -> Iterator[None]:
-    for quantizer in quantizers:
-        quantizer.watch = watch
-    try:
-        yield
-    finally:
-        for quantizer in quantizers:
-            quantizer.watch = None
 
 
 class EwgsDeltaUpdate(keras.callbacks.Callback):

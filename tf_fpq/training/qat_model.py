@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 import warnings
 
@@ -10,10 +11,8 @@ import tensorflow as tf
 from tf_fpq import distributed, graph
 from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
-from tf_fpq.keras_compat import keras
-from tf_fpq.methods.base import Batch, Method, Step
-from tf_fpq.methods.feature_perturbation import FeaturePerturbation
-from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.keras_compat import keras, untracked
+from tf_fpq.methods.base import Batch, Gradients, Method, Step
 from tf_fpq.placement import calibration
 from tf_fpq.placement.quantized_layers import quantizer_variables
 from tf_fpq.placement.training_graph import training_graph
@@ -105,11 +104,14 @@ class QatModel(keras.Model):
             )  # the layers that the student was made of, under the same names
         for method in methods:
             method.attach(student, teacher)
-        # Past Keras' tracking: the teacher is not part of what trains, is saved or is regularised.
-        vars(self)["teacher"] = teacher
         shown = {name for method in methods for name in method.student_features}
-        vars(self)["_graph"] = training_graph(student, _first(methods, FeaturePerturbation), shown)
-        vars(self)["_teacher_graph"] = self._make_teacher_graph(teacher_dtype)
+        # Not tracked: the teacher is not part of what trains, is saved or is regularised.
+        untracked(
+            self,
+            teacher=teacher,
+            _graph=training_graph(student, [method.rewrite for method in methods], shown),
+            _teacher_graph=_teacher_graph(teacher, methods, teacher_dtype),
+        )
         self._loss_metrics = {
             m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss
         }
@@ -147,15 +149,17 @@ class QatModel(keras.Model):
         return super().fit(x, y, batch_size, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step: teachers forward, student forward and backward (twice for SAM), update."""
+        """One step: teachers forward, student forward and backward (as often as the methods want
+        it), update.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, teacher = self._unpack(x)
         targets = {method.name: method.targets(batch) for method in self.methods}
         step = Step(None, {}, teacher.get("predictions"), teacher.get("features", {}), targets)
-        predictions, gradients = self._gradients(batch, y, sample_weight, step)
-        if sam := _first(self.methods, SharpnessAwareMinimization):
-            with sam.perturbed(self.trainable_variables, gradients):
-                gradients = self._gradients(batch, y, sample_weight, step)[1]
+        compute = functools.partial(self._gradients, batch, y, sample_weight, step)
+        for method in self.methods:
+            compute = functools.partial(method.gradients, self.trainable_variables, compute)
+        predictions, gradients = compute()
         self._update(gradients)
         for method in self.methods:
             method.after_update()
@@ -187,9 +191,7 @@ class QatModel(keras.Model):
             {} if self._teacher_graph is None else self._teacher_graph(batch.images, training=False)
         )
 
-    def _gradients(
-        self, batch: Batch, y: Any, sample_weight: Any, step: Step
-    ) -> tuple[Any, list[tf.Tensor | None]]:
+    def _gradients(self, batch: Batch, y: Any, sample_weight: Any, step: Step) -> Gradients:
         """Predictions for the labeled images, and gradients of the trainable variables; logs the
         losses.
         """
@@ -206,7 +208,7 @@ class QatModel(keras.Model):
             loss = self.compute_loss(batch.images, y, predictions, sample_weight)
         self._log_losses(loss)
         pairs = self.optimizer.compute_gradients(loss, self.trainable_variables, tape)
-        return predictions, [gradient for gradient, _ in pairs]
+        return Gradients(predictions, [gradient for gradient, _ in pairs])
 
     def _update(self, gradients: Sequence[tf.Tensor | None]) -> None:
         """Minimises; the quantizers' variables then go only `step_size_learning_rate_factor` of
@@ -229,12 +231,6 @@ class QatModel(keras.Model):
             distributed.num_replicas()
         )  # Keras divides a replica's loss, so that gradients add up
         self._task_loss.update_state(loss - sum(self.losses) if self.losses else loss)
-
-    def _make_teacher_graph(self, dtype: str | None) -> keras.Model | None:
-        if not any(method.needs_teacher for method in self.methods):
-            return None
-        shown = {name: None for method in self.methods for name in method.teacher_features}
-        return teachers.teacher_graph(self.teacher, shown, dtype)
 
 
 class _TotalSteps(keras.callbacks.Callback):
@@ -259,8 +255,13 @@ def _with_total_steps(callbacks: Any, methods: Sequence[Method]) -> Any:
     return [own, *tf.nest.flatten(callbacks or [])]
 
 
-def _first(methods: Sequence[Method], kind: type) -> Any:
-    return next((method for method in methods if isinstance(method, kind)), None)
+def _teacher_graph(
+    teacher: keras.Model | None, methods: Sequence[Method], dtype: str | None
+) -> keras.Model | None:
+    if not any(method.needs_teacher for method in methods):
+        return None
+    shown = {name: None for method in methods for name in method.teacher_features}
+    return teachers.teacher_graph(teacher, shown, dtype)
 
 
 def _check_methods(methods: Sequence[Any]) -> None:

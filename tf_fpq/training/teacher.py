@@ -46,7 +46,7 @@ def teacher_graph(
         )
     if dtype is not None:
         teacher = _with_dtype(teacher, dtype)
-    features = {graph.call_name(call): call.outputs[0] for call in graph.calls(teacher)}
+    features = {call.name: call.outputs[0] for call in graph.calls(teacher)}
     outputs = {"predictions": teacher.output, "features": {name: features[name] for name in shown}}
     return keras.Model(teacher.inputs, outputs)
 

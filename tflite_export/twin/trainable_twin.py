@@ -1,6 +1,6 @@
 """Training what is deployed: the last epoch of a student."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_fpq
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import keras, switched, untracked
 from tf_fpq.methods.base import Method
 from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tflite_export.lowering import builder
@@ -58,10 +58,12 @@ class TrainableTwin(tf_fpq.QatModel):
         """
         super().__init__(student, teacher, methods, **{"name": "trainable_twin", **kwargs})
         graph = self._graph
-        # Past Keras' tracking: these belong to no saved state.
-        vars(self)["_graph"] = lambda images, training: self._deployed(graph, images)
         biases = [(variable, _values(variable)) for variable, _ in builder.bias_moves(student)]
-        vars(self)["_latent_biases"] = biases
+        untracked(  # these belong to no saved state
+            self,
+            _graph=lambda images, training: self._deployed(graph, images),
+            _latent_biases=biases,
+        )
         self._round()
 
     def call(self, inputs: Any, training: Any = None) -> Any:
@@ -113,8 +115,7 @@ class TrainableTwin(tf_fpq.QatModel):
             variable.assign(latent + move)
 
 
-@contextlib.contextmanager
-def _unrounded_probabilities(student: keras.Model) -> Iterator[None]:
+def _unrounded_probabilities(student: keras.Model) -> contextlib.AbstractContextManager[None]:
     """Within the context quantizers that are not for training pass values through."""
     layers = [
         layer
@@ -122,13 +123,7 @@ def _unrounded_probabilities(student: keras.Model) -> Iterator[None]:
         if isinstance(layer, QuantizeActivation)
         and not getattr(layer.quantizer, "in_training", True)
     ]
-    for layer in layers:
-        layer.observing = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.observing = False
+    return switched(layers, observing=True)
 
 
 def _values(variable: tf.Variable) -> np.ndarray:

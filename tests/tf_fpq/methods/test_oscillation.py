@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, pair
+import tf_fpq
+from tf_fpq.keras_compat import keras
 from tf_fpq.methods.oscillation import (
     OscillationDampening,
     OscillationFreezing,
@@ -151,3 +153,94 @@ def test_configs_make_equal_methods():
     assert OscillationDampening.from_config(OscillationDampening(0.3).get_config()).weight == 0.3
     again = OscillationFreezing.from_config(OscillationFreezing(0.3, 0.2).get_config())
     assert (again.threshold, again.momentum) == (0.3, 0.2)
+
+
+def dense_student(quantizer, bits=4):
+    """Eight inputs, four channels, with large weights: 1.7 to 5, where a tanh saturates."""
+    image = keras.Input((8,), name="image")
+    model = keras.Model(image, keras.layers.Dense(4, name="logits")(image))
+    generator = np.random.default_rng(0)
+    kernel = generator.uniform(1.7, 5.0, (8, 4)) * generator.choice([-1, 1], (8, 4))
+    model.set_weights([kernel, np.zeros(4)])
+    rule = tf_fpq.QuantRule(".*", weight_bits=bits, activation_bits=8)
+    student = tf_fpq.quantize_model(model, [rule], quantizer=quantizer)
+    tf_fpq.calibrate(student, generator.normal(size=(32, 8)).astype("float32"), verbose=0)
+    return student, kernel
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("quantizer", ["lsq", "dorefa", "pact"])
+def test_frozen_integers_never_change_whatever_the_quantizer(quantizer, bits):
+    student, kernel = dense_student(quantizer, bits)
+    method = OscillationFreezing(threshold=0.05, momentum=0.1)
+    QatModel(student, methods=[method])
+    weight = method._weights[0]
+    if quantizer in ("dorefa", "pact"):
+        weight.variable.assign(kernel)
+    generator = np.random.default_rng(1)
+    held = {}
+    for step in range(40):
+        # An optimizer that throws all weights about, frozen ones too; later all smaller.
+        noise = generator.normal(size=kernel.shape) * (0.5 if step < 20 else 0.1)
+        weight.variable.assign_add(noise - (0.02 * weight.variable.numpy() if step > 20 else 0))
+        method.after_update()
+        codes = weight.codes().numpy()
+        for index, code in held.items():
+            assert codes[index] == code, (step, index)
+        for index in zip(*np.nonzero(method.frozen[0].numpy()), strict=True):
+            held.setdefault(index, codes[index])
+    assert len(held) > 4 and len(set(held.values())) > 1
+    assert len(held) > 8 or bits == 2
+    assert np.isfinite(weight.variable.numpy()).all()
+    if quantizer != "lsq":
+        assert not method.frozen[0].numpy().all(axis=0).any()  # each channel's largest is free
+
+
+def test_frozen_integers_stay_where_the_range_is_observed():
+    student, kernel = dense_student("min_max")
+    method = OscillationFreezing(threshold=0.0, momentum=0.5)
+    QatModel(student, methods=[method])
+    weight = method._weights[0]
+    generator = np.random.default_rng(1)
+    # Weights between two integers, so that small steps make them oscillate; one of each channel is
+    # larger than all and stays.
+    step = np.abs(kernel).max(axis=0) / 7
+    start = np.where(np.abs(kernel) < np.abs(kernel).max(axis=0), 2.5 * step, kernel)
+    held = {}
+    for _ in range(30):
+        noise = 0.05 * step * generator.normal(size=kernel.shape)
+        weight.variable.assign(np.where(method.frozen[0], weight.variable, start) + noise)
+        method.after_update()
+        held.update({i: 0.0 for i in zip(*np.nonzero(method.frozen[0].numpy())) if i not in held})
+        # The forward pass of the next step observes the range.
+        weight.quantizer(tf.convert_to_tensor(weight.variable), True, weight.variables)
+        codes = weight.codes().numpy()
+        held = {index: code or codes[index] for index, code in held.items()}
+        assert all(codes[index] == code for index, code in held.items())
+    assert len(held) == 28 and not method.frozen[0].numpy().all(axis=0).any()
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "dorefa", "pact"])
+def test_dampening_pulls_what_is_rounded_to_the_middle_of_its_bin(quantizer):
+    student, kernel = dense_student(quantizer)
+    weight = quantized_weights(student)[0]
+    if quantizer != "lsq":
+        weight.variable.assign(kernel)
+    method = OscillationDampening(1.0)
+    codes = weight.codes().numpy()
+    step = weight.quantizer.grid(weight.variables)[0].numpy()
+
+    def distances():
+        values = weight.quantizer.unrounded(tf.convert_to_tensor(weight.variable), weight.variables)
+        return np.abs(np.clip(values / step, -7, 7) - codes)
+
+    before = distances()
+    for _ in range(50):
+        with tf.GradientTape() as tape:
+            loss = method([weight])
+        if _ == 0:
+            np.testing.assert_allclose(loss, np.sum((before * step) ** 2), rtol=1e-4)
+        gradient = tape.gradient(loss, weight.variable)
+        weight.variable.assign_sub(0.2 * gradient)
+    assert distances().mean() < before.mean()
+    np.testing.assert_array_equal(weight.codes().numpy(), codes)

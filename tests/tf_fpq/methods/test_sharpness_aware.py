@@ -72,3 +72,16 @@ def test_config_makes_an_equal_method():
         SharpnessAwareMinimization.from_config(SharpnessAwareMinimization(0.2).get_config()).rho
         == 0.2
     )
+
+
+def test_weights_come_back_if_the_second_pass_fails():
+    _, student = pair()
+    method = SharpnessAwareMinimization(0.5)
+    QatModel(student, methods=[method])
+    before = bytes_of(student)
+    gradients = [tf.ones_like(weight) for weight in student.trainable_weights]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        with method.perturbed(student.trainable_weights, gradients):
+            assert bytes_of(student) != before
+            raise RuntimeError("out of memory")
+    assert bytes_of(student) == before

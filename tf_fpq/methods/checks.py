@@ -1,0 +1,7 @@
+"""Checks of arguments that several methods have."""
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raises ValueError if `value`, the argument `name`, is negative."""
+    if value < 0:
+        raise ValueError(f"{name} must not be negative. Received: {name}={value}.")
