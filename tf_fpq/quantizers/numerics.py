@@ -1,12 +1,16 @@
-"""Rounding, quantizing and their gradients: pure functions of tensors, without Keras. The only
-place that rounds.
+"""Rounding, quantizing and their gradients: pure functions of tensors, without Keras. Here and in
+`grid_kernels` is the only place that rounds.
 
 A quantized value is `step_size * (code - zero_point)` with integer codes in `[qmin, qmax]`. Ties
 round to even, as XNNPACK does. `step_size` and `zero_point` broadcast against the tensor: shape
 `[]` for one grid per tensor, or the tensor's rank with 1 in every axis that shares a step.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+from tf_fpq.quantizers import grid_kernels
 
 # Smallest step size that is ever divided by. Far below any trained step; it only keeps an untrained
 # zero from becoming a NaN.
@@ -43,21 +47,21 @@ def scale_gradient(x: tf.Tensor, scale: tf.Tensor | float) -> tf.Tensor:
 def quantize(
     x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
 ) -> tf.Tensor:
-    """Codes `clip(round(x / step_size) + zero_point, qmin, qmax)` as a float tensor (FPQ eq. 4)."""
-    return tf.clip_by_value(tf.round(x / step_size) + zero_point, float(qmin), float(qmax))
+    """Codes `clip(round(x * (1 / step_size)) + zero_point, qmin, qmax)` as a float tensor (FPQ
+    eq. 4).
+
+    Note: the product with the reciprocal, and not the quotient, is the definition. XNNPACK's own
+    quantization computes it, and so do the student, the integer twin and the interpreter's inputs.
+    The two differ where the quotient lies within a rounding error of a tie, in no code of millions
+    of random values.
+    """
+    levels = tf.round(x * (1.0 / step_size))
+    return tf.clip_by_value(levels + zero_point, float(qmin), float(qmax))
 
 
 def dequantize(codes: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor) -> tf.Tensor:
     """Values `(codes - zero_point) * step_size` (FPQ eq. 5)."""
     return (codes - zero_point) * step_size
-
-
-def reduce_to(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Sums `x` over the axes in which `like` (rank 0, or the rank of `x`) has one element."""
-    if like.shape.rank == 0:
-        return tf.reduce_sum(x)
-    axes = [axis for axis, size in enumerate(like.shape) if size == 1]
-    return tf.reduce_sum(x, axis=axes, keepdims=True)
 
 
 def fake_quant(
@@ -74,11 +78,15 @@ def fake_quant(
     """Quantizes and dequantizes with the gradients of LSQ (arXiv 1902.08153, eq. 1-3 and 5; FPQ eq.
     4-5).
 
-    With `v = x / step_size`, `n = qmin - zero_point`, `p = qmax - zero_point`:
+    With `v = x / step_size`, `n = qmin - zero_point <= 0`, `p = qmax - zero_point >= 0`:
 
         y         = step_size * clip(round(v), n, p)
         dy/dx     = 1 if n < v < p else 0
         dy/dstep  = (round(v) - v if n < v < p else clip(v, n, p)) * gradient_scale
+
+    It is computed without `v`: inside, `dy/dstep` is `(y - x) / step_size`, and outside
+    `y / step_size`, so that only `x` and `y` are kept for the gradient. `n < v < p` is computed as
+    `n * step_size < x < p * step_size`. `grid_kernels` has the operations, as formula and fused.
 
     The gradients are linear in the upstream gradient with constant coefficients, as those of the
     same expression written with `x + stop_gradient(round(x) - x)`, so Hessian-vector products of
@@ -93,7 +101,7 @@ def fake_quant(
     Args:
       x: Float tensor. Half precision is computed in float32 and cast back.
       step_size: Positive, shape `[]` or broadcastable with the rank of `x`.
-      zero_point: Integer-valued, broadcastable against `x`; has no gradient.
+      zero_point: Integer-valued, from `qmin` to `qmax`, broadcastable against `x`; has no gradient.
       qmin: Lowest code.
       qmax: Highest code.
       gradient_scale: LSQ's `g = 1 / sqrt(N * qmax)`, multiplied into the gradient of `step_size`.
@@ -103,49 +111,91 @@ def fake_quant(
     Returns:
       Tensor with the shape and dtype of `x`, on the grid.
     """
+    kernels = grid_kernels.kernels_for(step_size)
 
     @tf.custom_gradient
     def quantized(x32: tf.Tensor, step: tf.Tensor):
-        low, high = float(qmin) - zero_point, float(qmax) - zero_point
-        v = tf.clip_by_value(x32 / step, low, high)  # finite, so that its product with a mask is
-        levels = tf.round(v)
+        # Forward mode differentiates every operation that it sees, also in here.
+        x32, step = tf.stop_gradient(x32), tf.stop_gradient(step)
+        low, high = (float(qmin) - zero_point) * step, (float(qmax) - zero_point) * step
+        y = kernels.on_grid(x32, step, low, high)
+
+        def slope() -> tf.Tensor:
+            """`step * dy/dstep`: `y` less what moves along with it inside."""
+            return y - kernels.inside(x32 if slope_inside else y, x32, low, high)
 
         def gradient(upstream: tf.Tensor):
-            # Masks are multiplied: a third faster than tf.where on a CPU.
-            inside = tf.stop_gradient(tf.cast(tf.logical_and(v > low, v < high), tf.float32))
-            slope = levels - v * inside if slope_inside else levels * (1.0 - inside)
-            dx, dstep = upstream * inside, upstream * tf.stop_gradient(slope)
+            dx, dstep = _linear_gradient(kernels, x32, step, low, high, slope)(upstream)
             if delta is not None:
-                extra = delta * tf.abs(dx) * tf.stop_gradient((v - levels) / float(qmax - qmin))
-                dx, dstep = dx + extra, dstep - extra * tf.stop_gradient(v)
-            return dx, reduce_to(dstep, step) * gradient_scale
+                extra = tf.abs(dx) * tf.stop_gradient(slope() * (-delta / step / (qmax - qmin)))
+                moved = tf.stop_gradient(kernels.inside(x32, x32, low, high))
+                dx, dstep = dx + extra, dstep - kernels.product_sum(extra, moved, step) / step
+            return dx, dstep * gradient_scale
 
-        return levels * step, gradient
+        return y, gradient
 
-    dtype = x.dtype
-    return tf.cast(quantized(tf.cast(x, tf.float32), step_size), dtype)
+    return tf.cast(quantized(_float32(x), tf.convert_to_tensor(step_size)), x.dtype)
+
+
+def _float32(x: tf.Tensor) -> tf.Tensor:
+    """`x` as a float32 tensor; of a variable its value, which a gradient may keep."""
+    return tf.cast(tf.convert_to_tensor(x), tf.float32)
+
+
+def _linear_gradient(
+    kernels: grid_kernels.GridKernels,
+    x: tf.Tensor,
+    step: tf.Tensor,
+    low: tf.Tensor,
+    high: tf.Tensor,
+    slope: Callable[[], tf.Tensor],
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """The map of an upstream gradient to those of `x` and `step`, with gradients of every order.
+
+    The fused kernels have no gradient of their own, but the map is linear: its gradient is its
+    transpose, and that of the transpose is the map.
+    """
+
+    @tf.custom_gradient
+    def passed(upstream: tf.Tensor):
+        upstream = tf.stop_gradient(upstream)
+        dx = kernels.inside(upstream, x, low, high)
+        return (dx, kernels.product_sum(upstream, slope(), step) / step), transposed
+
+    @tf.custom_gradient
+    def transposed(to_x: tf.Tensor, to_step: tf.Tensor):
+        to_x, to_step = tf.stop_gradient(to_x), tf.stop_gradient(to_step)
+        return kernels.inside(to_x, x, low, high) + slope() * (to_step / step), passed
+
+    return passed
 
 
 def fake_quant_fixed(
     x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
 ) -> tf.Tensor:
-    """Quantizes and dequantizes on a grid that has no gradient: `dy/dx` is 1 where rounding does
-    not saturate, else 0.
+    """Quantizes and dequantizes on a grid that has no gradient: `dy/dx` is 1 where `x` is less than
+    half a step outside of the range, so that rounding does not saturate, else 0.
 
     Unlike `fake_quant`, a value that rounds to the first or last code passes its gradient: the
     largest weight of a grid made for it would never train otherwise. Arguments as `fake_quant`.
     """
+    kernels = grid_kernels.kernels_for(step_size)
+    low, high = (float(qmin) - zero_point) * step_size, (float(qmax) - zero_point) * step_size
 
     @tf.custom_gradient
     def quantized(x32: tf.Tensor):
-        rounded = tf.round(x32 / step_size) + zero_point
-        codes = tf.clip_by_value(rounded, float(qmin), float(qmax))
-        inside = tf.cast(tf.equal(codes, rounded), tf.float32)
-        return (
-            codes - zero_point
-        ) * step_size, lambda upstream: upstream * tf.stop_gradient(inside)
+        x32 = tf.stop_gradient(x32)
 
-    return tf.cast(quantized(tf.cast(x, tf.float32)), x.dtype)
+        @tf.custom_gradient
+        def passed(upstream: tf.Tensor):
+            margin = 0.5 * step_size
+            return kernels.inside(
+                tf.stop_gradient(upstream), x32, low - margin, high + margin
+            ), passed
+
+        return kernels.on_grid(x32, step_size, low, high), passed
+
+    return tf.cast(quantized(_float32(x)), x.dtype)
 
 
 def divide_no_zero(x: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:

@@ -154,7 +154,7 @@ class Interpreter:
         self._litert.invoke()
 
     def to_input(self, batch: Any) -> Any:
-        """`batch` in the inputs' dtypes: `clip(rint(x / scale) + zero_point)` for floats into an
+        """`batch` in the inputs' dtypes: `clip(rint(x * (1 / scale)) + zero_point)` for floats into an
         integer input.
 
         Returns:
@@ -229,8 +229,8 @@ def _to_input(batch: np.ndarray, details: Mapping[str, Any], title: str) -> np.n
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: Any = np.int8) -> np.ndarray:
-    """Codes `clip(rint(values / scale) + zero_point)`, ties to even, in float32 as the student
-    computes them.
+    """Codes `clip(rint(values * (1 / scale)) + zero_point)`, ties to even, in float32 as the
+    student computes them.
 
     Raises:
       ValueError: If the tensor has no scale.
@@ -238,7 +238,8 @@ def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: Any = np.
     if not scale:
         raise ValueError(f"The tensor has no grid to quantize on. Received: scale={scale}.")
     limits = np.iinfo(dtype)
-    levels = np.rint(np.asarray(values, np.float32) / np.float32(scale)) + np.float32(zero_point)
+    reciprocal = np.float32(1) / np.float32(scale)
+    levels = np.rint(np.asarray(values, np.float32) * reciprocal) + np.float32(zero_point)
     return np.clip(levels, limits.min, limits.max).astype(dtype)
 
 

@@ -18,9 +18,10 @@ Images = tf.Tensor | np.ndarray | list | tuple | Mapping[str, tf.Tensor]
 class IntegerTwin(keras.Model):
     """Executes a `DeployedModel` on integer codes.
 
-    `twin(images)` quantizes float images to the input grid, `clip(round(x / s) + z)` with ties to
-    even, runs the operators on codes and returns the outputs as float32, so `twin.evaluate` is what
-    the phone will score. A model with float32 borders takes and returns the floats themselves.
+    `twin(images)` quantizes float images to the input grid, `clip(round(x * (1 / s)) + z)` with
+    ties to even as the student does, runs the operators on codes and returns the outputs as
+    float32, so `twin.evaluate` is what the phone will score. A model with float32 borders takes and
+    returns the floats themselves.
     Several inputs are given as a list in the order of `deployed.inputs` or as a dictionary by name;
     several outputs come back as a list.
 
@@ -50,10 +51,8 @@ class IntegerTwin(keras.Model):
         # Weights become eager constants once, which every traced function captures instead of
         # copying.
         with tf.init_scope():
-            # A divisor that is a constant of the graph would be turned into a multiplication, which
-            # rounds differently.
-            self._divisors = {
-                name: tf.constant(np.reshape(deployed.tensors[name].scale, ()), tf.float32)
+            self._reciprocals = {
+                name: tf.constant(np.float32(1) / np.reshape(deployed.tensors[name].scale, ()))
                 for name in deployed.inputs
                 if deployed.tensors[name].scale is not None
             }
@@ -99,7 +98,7 @@ class IntegerTwin(keras.Model):
         if tensor.dtype == "float32":
             return x
         low, high = rounding_lib.RANGES[tensor.dtype]
-        levels = tf.round(x / self._divisors[name]) + float(tensor.zero_point)
+        levels = tf.round(x * self._reciprocals[name]) + float(tensor.zero_point)
         return tf.cast(tf.clip_by_value(levels, float(low), float(high)), tf.int32)
 
     def _by_name(self, inputs: Images) -> dict[str, tf.Tensor]:

@@ -156,10 +156,11 @@ def test_one_element_channels(row):
     assert np.isfinite(y).all()
 
 
-def test_infinity_saturates_and_leaves_gradients_finite(row):
+def test_infinity_saturates_and_has_no_gradient(row):
     built = Built.of(row, "activation", shape=(2, 2)).set(0.5, 3)
     y, gradients = built.gradients(
         np.array([[np.inf, -np.inf], [1, 2]], np.float32), np.ones((2, 2), np.float32)
     )
     np.testing.assert_array_equal(y, [[6, -1.5], [1, 2]])
-    assert all(np.isfinite(value).all() for value in gradients.values())
+    if row.name != "ewgs":
+        np.testing.assert_array_equal(gradients["x"], [[0, 0], [1, 1]])

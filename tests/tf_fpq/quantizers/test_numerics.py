@@ -46,12 +46,14 @@ def test_quantize_and_dequantize_are_inverse_on_the_grid():
     )
 
 
-@pytest.mark.parametrize("shape", [(), (1, 3), (4, 1), (4, 3)])
-def test_reduce_to_sums_what_shares_an_element(shape):
-    x = np.arange(12, dtype=np.float32).reshape(4, 3)
-    axes = tuple(i for i in range(2) if not shape or shape[i] == 1)
-    expected = x.sum(axis=axes, keepdims=bool(shape)) if axes else x
-    np.testing.assert_array_equal(numerics.reduce_to(tf.constant(x), tf.zeros(shape)), expected)
+def test_codes_round_the_product_with_the_reciprocal_as_xnnpack_does():
+    # In float32 the quotient is the tie, which goes to 12; the product lies beyond it.
+    x, step = np.float32(3.7500002), np.float32(0.3)
+    assert x / step == np.float32(12.5) < x * (np.float32(1) / step)
+    codes = numerics.quantize(tf.constant(x), tf.constant(step), tf.constant(0.0), 0, 255)
+    assert float(codes) == 13
+    y = numerics.fake_quant(tf.constant(x), tf.constant(step), tf.constant(0.0), 0, 255)
+    assert float(y) == np.float32(13) * step
 
 
 def _ste_form(x, step, zero_point, qmin, qmax, scale):

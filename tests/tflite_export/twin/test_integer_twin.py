@@ -10,7 +10,9 @@ import tensorflow as tf
 from tests.tflite_export import small_network
 from tests.tflite_export.kernels import kernel_cases as cases
 from tf_fpq.keras_compat import keras
+from tf_fpq.quantizers import numerics
 from tflite_export.lowering import io_types
+from tflite_export.runtimes import litert
 from tflite_export.twin import integer_twin as twin_lib
 
 MODEL = small_network.residual_network()
@@ -60,16 +62,20 @@ def test_input_rounds_half_to_even_and_clips():
 
 @pytest.mark.parametrize("rounding", ["single", "double"])
 def test_graphs_quantize_as_eager_code_does(rounding):
-    """TensorFlow turns a division by a graph's constant into a multiplication, which moves a few
-    codes by one."""
+    """Both multiply by the reciprocal, as the student does; a quotient would be another code at
+    some ties."""
     x, y = (cases.activation(name, (1, 64), 0.0123, -7) for name in "xy")
     model = cases.one_operator("RELU", [x], y)
     halves = np.random.default_rng(2).integers(-120, 120, (500, 64)) + 0.5
     values = halves.astype(np.float32) * x.scale
-    expected = np.clip(np.rint(values / x.scale) - 7, -128, 127)
-    assert np.any(expected != np.clip(np.rint(values * (np.float32(1) / x.scale)) - 7, -128, 127))
-    quantize = tf.function(twin_lib.IntegerTwin(model, rounding).quantize)
-    np.testing.assert_array_equal(quantize(values)["x"].numpy(), expected)
+    expected = np.clip(np.rint(values * (np.float32(1) / x.scale)) - 7, -128, 127)
+    assert np.any(expected != np.clip(np.rint(values / x.scale) - 7, -128, 127))
+    twin = twin_lib.IntegerTwin(model, rounding)
+    np.testing.assert_array_equal(tf.function(twin.quantize)(values)["x"].numpy(), expected)
+    np.testing.assert_array_equal(twin.quantize(values)["x"].numpy(), expected)
+    student = numerics.quantize(values, x.scale, tf.constant(-7.0), -128, 127)
+    np.testing.assert_array_equal(student, expected)
+    np.testing.assert_array_equal(litert.quantize(values, x.scale, -7), expected)
     border = twin_lib.IntegerTwin(io_types.with_io(model, "float32"), rounding)
     traced = tf.function(lambda floats: border.codes(floats)["x"])
     np.testing.assert_array_equal(traced(values).numpy(), border.codes(values)["x"].numpy())

@@ -1,0 +1,161 @@
+"""The fused kernels against the plain formula: values bit for bit, sums to a stated tolerance."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_fpq.quantizers import grid_kernels, numerics
+from tf_fpq.quantizers.grid_kernels import FUSED, PLAIN
+
+WIDTHS = range(2, 9)
+
+
+def grids(num_bits: int):
+    """(step, zero point, qmin, qmax): symmetric, unsigned, and with every kind of zero point."""
+    random = np.random.default_rng(num_bits)
+    top, half = 2**num_bits - 1, 2 ** (num_bits - 1) - 1
+    for step in np.exp(random.uniform(-12, 4, 4)).astype(np.float32):
+        yield step, 0, -half, half
+        for zero_point in {0, 1, top // 2, top}:
+            yield step, zero_point, 0, top
+
+
+def hard_values(step: np.float32, low: float, high: float) -> np.ndarray:
+    """Every code, every tie, the floats beside both, the ends, far outside and random values."""
+    codes = np.arange(low - 2, high + 3, 0.5) * step
+    codes = codes.astype(np.float32)
+    up, down = np.float32(np.inf), np.float32(-np.inf)
+    random = np.random.default_rng(0).uniform(low - 3, high + 3, 1001) * step
+    extreme = [0.0, -0.0, 1e30, -1e30, np.inf, -np.inf, 1e-30, -1e-30]
+    parts = [codes, np.nextafter(codes, up), np.nextafter(codes, down), random, extreme]
+    values = np.concatenate(parts).astype(np.float32)
+    return values[(values == 0) | (np.abs(values) >= np.finfo(np.float32).tiny)]  # smaller are zero
+
+
+@pytest.mark.parametrize("num_bits", WIDTHS)
+def test_values_and_masks_are_the_formula_bit_for_bit(num_bits):
+    for step, zero_point, qmin, qmax in grids(num_bits):
+        ends = np.float32([qmin - zero_point, qmax - zero_point]) * step
+        x = hard_values(step, qmin - zero_point, qmax - zero_point)
+        g = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+        codes = np.clip(np.rint(x * (np.float32(1) / step)) + zero_point, qmin, qmax)
+        for kernels in (PLAIN, FUSED):
+            values = kernels.on_grid(tf.constant(x), tf.constant(step), *ends)
+            np.testing.assert_array_equal(values, step * (codes - zero_point).astype(np.float32))
+            passed = kernels.inside(tf.constant(g), tf.constant(x), *ends)
+            np.testing.assert_array_equal(passed, np.where((x > ends[0]) & (x < ends[1]), g, 0))
+
+
+def test_an_end_of_the_range_is_outside():
+    # Zeros out of a ReLU, and the largest value; the floats next to the ends are inside.
+    x = np.float32([0.0, 1.2e-38, np.nextafter(np.float32(1.5), np.float32(0)), 1.5])
+    for kernels in (PLAIN, FUSED):
+        passed = kernels.inside(tf.ones(4), tf.constant(x), np.float32(0), np.float32(1.5))
+        np.testing.assert_array_equal(passed, [0, 1, 1, 0])
+
+
+def test_a_step_that_is_no_number_makes_no_number():
+    for kernels in (PLAIN, FUSED):
+        assert np.isnan(kernels.on_grid(tf.ones(3), tf.constant(np.nan), np.nan, np.nan)).all()
+        assert np.isnan(kernels.on_grid(tf.constant([np.nan]), tf.constant(0.1), 0.0, 1.0)).all()
+
+
+def test_sums_of_products_differ_by_a_rounding_error_of_their_magnitudes():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 300_000)).astype(np.float32)
+    exact, magnitudes = (
+        np.dot(a.astype(np.float64), b),
+        np.dot(np.abs(a).astype(np.float64), np.abs(b)),
+    )
+    for kernels in (PLAIN, FUSED):
+        found = kernels.product_sum(tf.constant(a), tf.constant(b), tf.constant(1.0))
+        assert abs(float(found) - exact) < 1e-6 * magnitudes
+
+
+@pytest.mark.parametrize("shape", [(), (1, 3), (4, 1), (4, 3)])
+def test_reduce_to_sums_what_shares_an_element(shape):
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    axes = tuple(i for i in range(2) if not shape or shape[i] == 1)
+    expected = x.sum(axis=axes, keepdims=bool(shape)) if axes else x
+    np.testing.assert_array_equal(grid_kernels.reduce_to(tf.constant(x), tf.zeros(shape)), expected)
+
+
+def _all_of(x, g, **arguments):
+    """Value, gradients and a Hessian-vector product of a quantizer, at one step per tensor."""
+    step = tf.constant(0.23)
+    with tf.GradientTape() as outer:
+        outer.watch([x, step])
+        with tf.GradientTape() as inner:
+            inner.watch([x, step])
+            y = numerics.fake_quant(x, step, tf.constant(3.0), 0, 15, 0.3, **arguments)
+            loss = tf.reduce_sum(tf.cast(g, y.dtype) * tf.sin(y))
+        gradients = inner.gradient(loss, [x, step])
+        product = tf.reduce_sum(gradients[0] * tf.cast(g, y.dtype)) + tf.cast(gradients[1], y.dtype)
+    return [y, *gradients, *outer.gradient(product, [x, step])]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"slope_inside": False}, {"delta": tf.constant(0.2)}], ids=str
+)
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16])
+def test_quantizers_have_the_formulas_gradients_of_both_orders(arguments, dtype):
+    random = np.random.default_rng(0)
+    x, g = (tf.cast(random.normal(size=(40, 7)), dtype) for _ in range(2))
+    fused = _all_of(x, g, **arguments)
+    with grid_kernels.plain_formula():
+        plain = _all_of(x, g, **arguments)
+    for place, (one, other) in enumerate(zip(fused, plain, strict=True)):
+        exact = place < 2 and "delta" not in arguments
+        tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 2e-5, "atol": 2e-5}
+        np.testing.assert_allclose(one, other, **tolerance)
+
+
+def _operations(function) -> set[str]:
+    graph = function.get_concrete_function(tf.TensorSpec([8])).graph
+    return {operation.type for operation in graph.get_operations()}
+
+
+def test_one_kernel_each_where_there_are_kernels():
+    def gradient(x):
+        step = tf.constant(0.1)
+        with tf.GradientTape() as tape:
+            tape.watch([x, step])
+            y = numerics.fake_quant(x, step, tf.constant(0.0), 0, 15)
+        return tape.gradient(y, [x, step])
+
+    fused = {"QuantizeAndDequantizeV4", "QuantizeAndDequantizeV4Grad"}
+    assert fused < _operations(tf.function(gradient))
+    # XLA has no kernel for the gradient, also where the compiled function is inside of another.
+    compiled = tf.function(gradient, jit_compile=True)
+    assert not fused & _operations(compiled)
+    x = tf.constant(np.linspace(-1, 2, 8), tf.float32)
+    for one, other in zip(compiled(x), gradient(x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert tf.function(lambda x: compiled(x)[0])(x).shape == (8,)
+    with grid_kernels.plain_formula():
+        assert not fused & _operations(tf.function(gradient))
+    assert grid_kernels.kernels_for(tf.ones([1, 3])) is PLAIN
+
+
+def test_the_gradient_keeps_input_and_output_only():
+    x = tf.constant(np.linspace(-1, 2, 64), tf.float32)
+    for kernels in ("fused", "plain"):
+        graph = tf.Graph()
+        with graph.as_default():
+            symbol = tf.compat.v1.placeholder(tf.float32, [64], "x")
+            step = tf.compat.v1.placeholder(tf.float32, [], "step")
+            with contextlib.nullcontext() if kernels == "fused" else grid_kernels.plain_formula():
+                y = numerics.fake_quant(symbol, step, tf.constant(0.0), 0, 15)
+            forward = set(graph.get_operations())
+            tf.gradients(y, [symbol, step])
+            backward = set(graph.get_operations()) - forward
+        kept = {
+            tensor.name
+            for operation in backward
+            if operation.type != "ZerosLike"  # of what has no gradient, and left out when it runs
+            for tensor in operation.inputs
+            if tensor.op in forward and tensor.shape == x.shape
+        }
+        assert len(kept) <= 2, kept
