@@ -201,6 +201,22 @@ def make_again(tensor: Any, replaced: Mapping[int, Any]) -> Any:
     return outputs[place]
 
 
+def first_inputs(layer: keras.layers.Layer) -> tuple[Any, ...]:
+    """The symbolic tensors of the layer's first call; none before it was called on such.
+
+    A layer is first called by the model that it was made for, be that built or loaded; models that
+    share it come later.
+    """
+    nodes = layer.inbound_nodes
+    return tuple(nodes[0].keras_inputs) if nodes else ()
+
+
+def first_reader(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The first layer that was called on what `layer` returned, or None."""
+    nodes = layer.outbound_nodes
+    return nodes[0].layer if nodes else None
+
+
 def new_inputs(model: keras.Model) -> Any:
     """Inputs like `model`'s, under the same names and in the same structure, for float tensors.
 

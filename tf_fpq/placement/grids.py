@@ -2,8 +2,8 @@
 
 A convolution, its batch norm and its ReLU are one integer operator, so only the ReLU's output is a
 tensor of the deployed graph. `plan` decides which tensors get a grid and which share one; `place`
-rebuilds the model with a `QuantizeActivation` behind each such tensor and its kernels in
-`QuantizedLayer`s.
+rebuilds the model with a `QuantizeActivation` behind each such tensor, a `DeployedRounding` before
+it where the operator's kernel rounds by a rule of its own, and its kernels in `QuantizedLayer`s.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,8 @@ import tensorflow as tf
 from tf_fpq import graph, roles
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
+from tf_fpq.placement import deployed_rounding
+from tf_fpq.placement.deployed_rounding import DeployedRounding
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig
 from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantizers.fixed import FixedQuantizer
@@ -220,20 +222,25 @@ class _Placer:
         value = self._clone(call.layer)(*args, **kwargs)
         again = kind is Role.AVERAGE and id(output) not in self._plan.needs_grid
         if again or id(output) in self._plan.needs_grid:
-            return self._quantize(value, output, call.name)
+            return self._quantize(value, output, call.name, read=args[0])
         return value
 
     def _onto(self, output: Any, value: Any, tensor: Any) -> Any:
         """`value` on the grid of `output`: quantized again if its own grid is a fixed one."""
         same = self._plan.find(id(tensor)) == self._plan.find(id(output))
-        return (
-            value if same else self._quantize(value, output, f"{graph.producer(tensor).name}_again")
-        )
+        if same:
+            return value
+        name = f"{graph.producer(tensor).name}_again"
+        return self._quantize(value, output, name, read=value)
 
-    def _quantize(self, value: Any, tensor: Any, name: str) -> Any:
+    def _quantize(self, value: Any, tensor: Any, name: str, read: Any = None) -> Any:
+        """`value`, made of `read`, on the grid of `tensor`, rounded as deployed."""
         group = self._plan.find(id(tensor))
         if self._widths.get(group, self._default_bits) == FLOAT:
             return value
+        if read is not None and deployed_rounding.arithmetic_of(value, read) is not None:
+            rounding = graph.unique_name(f"{name}_rounding", self._names)
+            value = DeployedRounding(name=rounding)([value, read])
         if group not in self._grids:
             name = graph.unique_name(f"{name}_quantize", self._names)
             self._grids[group] = QuantizeActivation(self._quantizer(group), name=name)

@@ -7,6 +7,7 @@ round to even, as XNNPACK does. `step_size` and `zero_point` broadcast against t
 """
 
 from collections.abc import Callable
+import math
 
 import tensorflow as tf
 
@@ -15,6 +16,10 @@ from tf_fpq.quantizers import grid_kernels
 # Smallest step size that is ever divided by. Far below any trained step; it only keeps an untrained
 # zero from becoming a NaN.
 MIN_STEP_SIZE = 1e-12
+
+# How far inside its cell `into_cell` puts a value, in steps: four times the error of a division in
+# float32 at 255 steps, and far below what a gradient sees.
+CELL_MARGIN = 2.0**-13
 
 
 def round_ste(x: tf.Tensor) -> tf.Tensor:
@@ -196,6 +201,40 @@ def fake_quant_fixed(
         return kernels.on_grid(x32, step_size, low, high), passed
 
     return tf.cast(quantized(_float32(x)), x.dtype)
+
+
+def straight_through(x: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """`value`, with the gradient of `x`."""
+
+    @tf.custom_gradient
+    def replaced(original: tf.Tensor):
+        del original
+        return tf.identity(value), lambda upstream: upstream
+
+    return replaced(x)
+
+
+def into_cell(
+    x: tf.Tensor, step_size: tf.Tensor, levels: tf.Tensor, lowest: tf.Tensor, highest: tf.Tensor
+) -> tf.Tensor:
+    """`x`, moved where it must be so that `x / step_size` rounds to `levels`, whoever rounds it.
+
+    A value outside the cell of its level goes `CELL_MARGIN` steps inside the nearer end. Values
+    beyond the range stay there: the cells of `lowest` and `highest` are open outwards. A worked
+    number: 2.5 steps round to 2, half to even; at level 3 they become `2.5 + 2^-13` steps. No
+    gradient is meant to pass: see `straight_through`.
+
+    Args:
+      x: Float32 tensor.
+      step_size: Positive.
+      levels: Integer-valued, `code - zero_point`.
+      lowest: Level of the grid's first code.
+      highest: Level of the grid's last code.
+    """
+    reach = 0.5 - CELL_MARGIN
+    low = tf.where(levels > lowest, (levels - reach) * step_size, -math.inf)
+    high = tf.where(levels < highest, (levels + reach) * step_size, math.inf)
+    return tf.clip_by_value(x, low, high)
 
 
 def divide_no_zero(x: tf.Tensor, divisor: tf.Tensor) -> tf.Tensor:

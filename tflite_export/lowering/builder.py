@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
+from tf_fpq.placement.deployed_rounding import DeployedRounding
 from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tflite_export.deployed import (
     INT4_KINDS,
@@ -136,6 +137,8 @@ class Builder:
             raise ValueError(
                 f"Layer {name!r} reads a float input; make the student with tf_fpq.quantize_model."
             )
+        if isinstance(call.layer, DeployedRounding):
+            return sources[0]
         if isinstance(sources[0], Pending):
             return operators.join(call.layer, sources[0])
         return operators.start(self, call.layer, name, tuple(sources), output)

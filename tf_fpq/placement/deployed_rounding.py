@@ -1,0 +1,81 @@
+"""The student rounds as the phone does: the layer that brings what an operator computes in float32
+into the cell that its integer kernel rounds to.
+
+A quantizer rounds `y / s` half to even. An integer kernel has its own rule: a pooling rounds the
+mean of raw codes away from zero, a LeakyReLU multiplies by 8 bits. So between an operator and its
+quantizer stands a `DeployedRounding`, which moves `y` where both disagree, and nothing elsewhere.
+The quantizer, and noise before it, need not know.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tf_fpq import graph, roles
+from tf_fpq.keras_compat import keras, register
+from tf_fpq.placement import operator_arithmetic
+from tf_fpq.placement.operator_arithmetic import Grid, Operands
+from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.quantizers import numerics
+from tf_fpq.roles import Role
+
+_MOVE_CODES = (Role.SAME_GRID, Role.JOINT_GRID)
+
+
+def source_of(tensor: Any) -> QuantizeActivation | None:
+    """The layer on whose grid a symbolic tensor lies, also behind layers that only move codes."""
+    layer = graph.producer(tensor)
+    if isinstance(layer, QuantizeActivation):
+        return layer
+    if roles.role(layer) in _MOVE_CODES:
+        return source_of(graph.sources(tensor)[0])
+    return None
+
+
+def arithmetic_of(computed: Any, read: Any) -> operator_arithmetic.Arithmetic | None:
+    """How the kernel rounds that makes the symbolic tensor `computed` of `read`; None if it has no
+    rule of its own or reads no grid.
+
+    A tensor that is made of itself moves to another grid.
+    """
+    if computed is read:
+        found = operator_arithmetic.requantize
+    else:
+        found = operator_arithmetic.of(graph.producer(computed))
+    return found if found is not None and source_of(read) is not None else None
+
+
+@register
+class DeployedRounding(keras.layers.Layer):
+    """`rounding([y, x])` is `y`, an operator's output for `x`, moved into the cell of the deployed
+    code.
+
+    The gradient is that of `y`. While the quantizer behind it observes, `y` passes as it is.
+
+    The operator and both grids are those around the layer in the model that it was made for, built
+    or loaded: the graph says which, no config repeats it.
+    """
+
+    def __init__(self, **kwargs: Any):
+        """Creates the layer, in float32 whatever the global policy."""
+        super().__init__(**{"dtype": "float32", **kwargs})
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Returns the first of two tensors, rounded as deployed."""
+        y, x = inputs
+        output = graph.first_reader(self)
+        if not isinstance(output, QuantizeActivation) or output.observing:
+            return y
+        computed, read = graph.first_inputs(self)
+        arithmetic, source = arithmetic_of(computed, read), source_of(read)
+        if arithmetic is None or source is None:
+            return y
+        x = tf.stop_gradient(x)
+        value = x if computed is read else tf.stop_gradient(y)
+        operator, grids = graph.producer(computed), (Grid.of(source), Grid.of(output))
+        moved = arithmetic(Operands(operator, x, value, *grids))
+        return numerics.straight_through(y, moved)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of `y`."""
+        return input_shape[0]
