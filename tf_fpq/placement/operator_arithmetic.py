@@ -1,5 +1,5 @@
-"""What the integer kernels of the phone compute, for operators without trained kernels, on step
-sizes that train.
+"""What the integer kernels of the phone compute, for operators that sum no products, on step sizes
+that train.
 
 Each function computes the int8 codes that XNNPACK, or the builtin kernel where XNNPACK does not
 take the operator, writes for inputs on their grid: the "single" rounding of
@@ -17,9 +17,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import roles
-from tf_fpq.conversion.normalization import ChannelMean
+from tf_fpq.conversion.normalization import ChannelMean, ReciprocalRoot
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import fixed_point
+from tf_fpq.placement import fixed_point, reciprocal_root
 from tf_fpq.placement.fixed_point import INT8_MAX, INT8_MIN
 from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.quantizers import numerics
@@ -101,6 +101,8 @@ Arithmetic = Callable[[Operands], tf.Tensor]
 def of(layer: keras.layers.Layer) -> Arithmetic | None:
     """The arithmetic of a layer that reads a quantized tensor, or None if it needs none."""
     inner = roles.inner(layer)
+    if type(inner) is layers.PReLU and inner is layer:
+        return None  # its slopes are float
     if roles.role(inner) is roles.Role.CLAMP:
         return _relu
     if type(inner) is layers.Activation:
@@ -283,6 +285,29 @@ def _leaky_relu(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
     return tf.where(levels >= 0, positive, negative)
 
 
+@_by_codes
+def _prelu(operands: Operands) -> tf.Tensor:
+    """PRELU, which rounds twice: codes of x times codes of alpha on the negative side."""
+    source, output = operands.source, operands.output
+    ((_, weight, quantizer, variables),) = operands.layer.quantized_weights()
+    alpha = tf.cast(quantizer.codes(weight, variables), tf.int64)
+    step = tf.stop_gradient(tf.reshape(quantizer.grid(variables)[0], ()))
+    levels = tf.cast(source.levels(operands.x), tf.int64)
+    positive = fixed_point.multiply(levels, source.step_size / output.step_size)
+    slope = source.step_size * step / output.step_size
+    negative = fixed_point.multiply(levels * alpha, slope)
+    chosen = tf.where(levels >= 0, positive, negative)
+    return _clip(chosen + tf.cast(output.zero_point, tf.int64))
+
+
+@_table
+def _reciprocal_root(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
+    """RSQRT, behind an ADD of epsilon where that can be seen."""
+    source = operands.source
+    epsilon, step_out = roles.inner(operands.layer).epsilon, operands.output.step_size
+    return reciprocal_root.levels(levels, epsilon, source.step_size, source.zero_point, step_out)
+
+
 def _rounded_function(function: Callable[[tf.Tensor], tf.Tensor], away: bool) -> Arithmetic:
     """A table filled in float32 from `steps = f(s_in * level) * float32(1 / s_out)`.
 
@@ -325,5 +350,7 @@ _ARITHMETIC: dict[type, Arithmetic] = {
     layers.Resizing: _bilinear,
     layers.UpSampling2D: _bilinear,
     layers.LeakyReLU: _leaky_relu,
+    layers.PReLU: _prelu,
     ChannelMean: _channel_mean,
+    ReciprocalRoot: _reciprocal_root,
 }

@@ -7,15 +7,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tf_fpq.placement import reciprocal_root
 from tflite_export import deployed
-from tflite_export.kernels import base, fixed_point, lookup
+from tflite_export.kernels import base, lookup
 from tflite_export.kernels import rounding as rounding_lib
-
-# Bits that RSQRT keeps below the binary point before the final multiplier.
-RSQRT_SHIFT = 20
-_HALF_SQRT_2 = 1518500250  # Q_0
-_ONE_AND_A_HALF = (1 << 28) + (1 << 27)  # Q_3
-_NEWTON_STEPS = 5
 
 
 def rsqrt(
@@ -39,10 +34,11 @@ def rsqrt(
     def table(codes: tf.Tensor) -> tf.Tensor:
         offsets = np.asarray(codes, np.int64) - x.zero_point
         scaled = rounding_lib.multiply_by_quantized_multiplier(
-            tf.ones_like(offsets), *_inverse_root(np.maximum(offsets, 1), RSQRT_SHIFT)
+            tf.ones_like(offsets),
+            *reciprocal_root.inverse_root(np.maximum(offsets, 1), reciprocal_root.SHIFT),
         )
         levels = rounding_lib.multiply_by_quantized_multiplier(
-            scaled, multiplier, shift - RSQRT_SHIFT
+            scaled, multiplier, shift - reciprocal_root.SHIFT
         )
         return tf.where(offsets > 0, tf.clip_by_value(levels + output.zero_point, low, high), high)
 
@@ -82,27 +78,3 @@ def _erf_gelu(x: np.ndarray) -> np.ndarray:
 def _tanh_gelu(x: np.ndarray) -> np.ndarray:
     inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
     return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
-
-
-def _inverse_root(values: np.ndarray, extra: int) -> tuple[np.ndarray, np.ndarray]:
-    """TFLite's `GetInvSqrtQuantizedMultiplierExp`: `(m, shift)` with `m * 2^(shift - 31) ~ 2^extra
-    / sqrt(value)`, values 1 .. 2^29 - 1.
-    """
-    bits = np.frexp(values.astype(np.float64))[1]
-    pairs = (31 - bits) // 2 - 1
-    raw = values << (2 * pairs)  # in [2^27, 2^29)
-    half = fixed_point.divide_by_power(raw >> 1, 1)
-    root = np.full_like(values, 1 << 28)  # 1 as Q_3
-    multiply = fixed_point.high_multiply
-    for _ in range(_NEWTON_STEPS):
-        cube = _saturated_shift(multiply(multiply(root, root), root), 6)
-        root = _saturated_shift(multiply(root, _ONE_AND_A_HALF) - multiply(half, cube), 3)
-    root = multiply(root, _HALF_SQRT_2)
-    right = 11 - pairs
-    root = root << np.maximum(-right, 0)
-    one = values <= 1  # handled apart by the kernel
-    return np.where(one, 2**31 - 1, root), np.where(one, 0, -np.maximum(right, 0)) + extra
-
-
-def _saturated_shift(raw: np.ndarray, bits: int) -> np.ndarray:
-    return np.clip(raw << bits, -(2**31), 2**31 - 1)

@@ -128,3 +128,22 @@ def test_divide_no_zero():
         y = numerics.divide_no_zero(x, divisor)
     np.testing.assert_array_equal(y, [[0, 0], [0.5, 2]])
     assert all(np.isfinite(g).all() for g in tape.gradient(y, [x, divisor]))
+
+
+def test_into_cell_moves_what_rounds_otherwise_and_nothing_else():
+    x = tf.constant([2.5, 2.5, 2.2, 3.4, 9.0, -3.0])
+    levels = tf.constant([3.0, 2.0, 2.0, 3.0, 7.0, 0.0])
+    found = numerics.into_cell(
+        x * 0.5, tf.constant(0.5), levels, tf.constant(0.0), tf.constant(7.0)
+    )
+    margin = numerics.CELL_MARGIN
+    expected = [2.5 + margin, 2.5 - margin, 2.2, 3.4, 9.0, -3.0]
+    assert found.numpy().tolist() == (np.array(expected, np.float32) * np.float32(0.5)).tolist()
+
+
+def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
+    x = tf.Variable([1.0, 2.0])
+    with tf.GradientTape() as tape:
+        y = numerics.straight_through(x * 3.0, tf.constant([7.0, 8.0]))
+    assert y.numpy().tolist() == [7.0, 8.0]
+    assert tape.gradient(y, x).numpy().tolist() == [3.0, 3.0]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from tests.tflite_export.kernels import kernel_cases as cases
-from tflite_export.kernels import elementary
 
 KERNELS = (("single", cases.XNNPACK), ("double", cases.REFERENCE), ("single", cases.BUILTIN))
 
@@ -40,9 +39,3 @@ def test_gelu_is_exact_on_every_code(approximate):
         assert_exact_everywhere(
             "GELU", (scale, scale * rng.uniform(0.4, 2)), zeros, codes, approximate=approximate
         )
-
-
-def test_the_fixed_point_root_is_within_two_millionths():
-    values = np.arange(2, 2**16, 37)
-    multiplier, shift = elementary._inverse_root(values, 0)
-    np.testing.assert_allclose(multiplier * 2.0 ** (shift - 31), 1 / np.sqrt(values), rtol=2e-6)

@@ -1,0 +1,178 @@
+"""The student rounds as the phone does: on inputs that lie on their grids its codes are the integer
+twin's, for every operator, at every width, on random grids."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+import warnings
+
+import numpy as np
+import pytest
+
+import tf_fpq
+from tf_fpq.conversion import normalization
+from tf_fpq.keras_compat import keras
+from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tflite_export.lowering import builder
+from tflite_export.twin import integer_twin
+from tflite_export.verification import student_bounds
+
+layers = keras.layers
+
+
+def _layer(kind: type, **config: Any) -> Callable[[Any], Any]:
+    return lambda x, name: kind(name=name, **config)(x)
+
+
+def _joined(kind: type) -> Callable[[Any], Any]:
+    """A layer that reads the input and what a ReLU makes of it."""
+    return lambda x, name: kind(name=name)([x, layers.ReLU(name=f"{name}_positive")(x)])
+
+
+def _positive(kind: type, **config: Any) -> Callable[[Any], Any]:
+    return lambda x, name: kind(name=name, **config)(layers.ReLU(name=f"{name}_positive")(x))
+
+
+def _mixed(x: Any, name: str) -> Any:
+    """A probability on the grid of its neighbour: a QUANTIZE."""
+    other = layers.Activation("sigmoid", name=f"{name}_gate")(x)
+    return layers.Concatenate(name=name)([x, other])
+
+
+SLOPES = keras.initializers.RandomUniform(-0.5, 0.5, seed=1)
+# The operator that each layer is; all read the image, so that all are given codes on their grid.
+OPERATORS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
+    "pool_2": ("AVERAGE_POOL_2D", _layer(layers.AveragePooling2D)),
+    "pool_3_same": (
+        "AVERAGE_POOL_2D",
+        _layer(layers.AveragePooling2D, pool_size=3, strides=2, padding="same"),
+    ),
+    "pool_2_3_same": (
+        "AVERAGE_POOL_2D",
+        _layer(layers.AveragePooling2D, pool_size=(2, 3), strides=1, padding="same"),
+    ),
+    "pool_large": ("AVERAGE_POOL_2D", _layer(layers.AveragePooling2D, pool_size=(12, 11))),
+    "mean": ("MEAN", _layer(layers.GlobalAveragePooling2D)),
+    "resizing": ("RESIZE_BILINEAR", _layer(layers.Resizing, height=7, width=17)),
+    "upsampling": ("RESIZE_BILINEAR", _layer(layers.UpSampling2D, interpolation="bilinear")),
+    "nearest": (
+        "RESIZE_NEAREST_NEIGHBOR",
+        _layer(layers.Resizing, height=7, width=17, interpolation="nearest"),
+    ),
+    "max_pool": ("MAX_POOL_2D", _layer(layers.MaxPooling2D)),
+    "relu": ("RELU", _layer(layers.ReLU)),
+    "relu_6": ("RELU6", _layer(layers.ReLU, max_value=6.0)),
+    "relu_1": ("RELU", _layer(layers.ReLU, max_value=1.25)),
+    "leaky": ("LEAKY_RELU", _layer(layers.LeakyReLU, alpha=0.2)),
+    "leaky_little": ("LEAKY_RELU", _layer(layers.LeakyReLU, alpha=0.001)),
+    "prelu": ("PRELU", _layer(layers.PReLU, shared_axes=[1, 2], alpha_initializer=SLOPES)),
+    "sigmoid": ("LOGISTIC", _layer(layers.Activation, activation="sigmoid")),
+    "tanh": ("TANH", _layer(layers.Activation, activation="tanh")),
+    "gelu": ("GELU", _layer(layers.Activation, activation="gelu")),
+    "softmax": ("SOFTMAX", _layer(layers.Activation, activation="softmax")),
+    "mixed": ("QUANTIZE", _mixed),
+    "channel_mean": ("FULLY_CONNECTED", _layer(normalization.ChannelMean)),
+    "root": ("RSQRT", _positive(normalization.ReciprocalRoot)),
+    "halved": ("DEPTHWISE_CONV_2D", _layer(layers.Rescaling, scale=0.3)),
+    "add": ("ADD", _joined(layers.Add)),
+    "sub": ("SUB", _joined(layers.Subtract)),
+    "mul": ("MUL", _joined(layers.Multiply)),
+    "maximum": ("MAXIMUM", _joined(layers.Maximum)),
+    "minimum": ("MINIMUM", _joined(layers.Minimum)),
+}
+# On equal codes these equal the twin on every code.
+EXACT = (
+    "AVERAGE_POOL_2D",
+    "GELU",
+    "LEAKY_RELU",
+    "LOGISTIC",
+    "MAXIMUM",
+    "MAX_POOL_2D",
+    "MEAN",
+    "MINIMUM",
+    "PRELU",
+    "QUANTIZE",
+    "RELU",
+    "RELU6",
+    "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "RSQRT",
+    "TANH",
+)
+
+
+@functools.cache
+def differing(bits: int) -> dict[str, tuple[int, int, float]]:
+    """By name of the layer: codes of student and twin that differ, codes, and the largest
+    difference."""
+    rng = np.random.default_rng(bits)
+    student, images = _student(bits, rng)
+    deployed = builder.deploy(student)
+    twin = integer_twin.IntegerTwin(deployed)
+    expected = twin(images)
+    found = {}
+    for name, values, codes, output in zip(
+        OPERATORS, student(images), expected, deployed.outputs, strict=False
+    ):
+        gap = np.abs(np.rint((values - codes).numpy() / deployed.tensors[output].scale))
+        found[name] = (int(np.count_nonzero(gap)), gap.size, float(gap.max()))
+    return found
+
+
+def _student(bits: int, rng: np.random.Generator) -> tuple[keras.Model, np.ndarray]:
+    """All operators beside each other on an image of this width, on random grids."""
+    keras.utils.set_random_seed(bits)
+    image = keras.Input((12, 11, 5), name="image")
+    outputs = [make(image, name) for name, (_, make) in OPERATORS.items()]
+    outputs.append(layers.Conv2D(2, 1, name="conv")(image))
+    student = tf_fpq.quantize_model(
+        keras.Model(image, outputs), [tf_fpq.QuantRule("conv", activation_bits=bits)]
+    )
+    images = rng.normal(rng.normal(), 2.0 ** rng.uniform(-1, 2), (24, 12, 11, 5))
+    images = images.astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tf_fpq.calibrate(student, images, verbose=0)
+    for layer in student.layers:
+        if isinstance(layer, QuantizeActivation):
+            step, zero_point = layer.quantizer.grid(layer.variables_of_quantizer)
+            factor = np.float32(2.0 ** rng.uniform(-1, 1))
+            layer.quantizer.set_grid(
+                layer.variables_of_quantizer, step.numpy() * factor, zero_point.numpy()
+            )
+    return student, images
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_student_and_twin_agree_operator_by_operator(bits):
+    wrong = {}
+    for name, (differ, codes, lsb) in differing(bits).items():
+        kind = OPERATORS[name][0]
+        bound = student_bounds.STUDENT_BOUNDS[kind]
+        if (differ and kind in EXACT) or not bound.allows(codes, differ, lsb):
+            wrong[name] = (differ, codes, lsb)
+    assert not wrong
+
+
+def test_equal_grids_add_exactly():
+    image = keras.Input((4, 4, 3), name="image")
+    total = layers.Add(name="total")([image, layers.MaxPooling2D(2, 1, "same")(image)])
+    student = tf_fpq.quantize_model(
+        keras.Model(image, [total, layers.Conv2D(2, 1, name="conv")(image)]), [tf_fpq.QuantRule()]
+    )
+    for name in ("image_quantize", "total_quantize"):
+        layer = student.get_layer(name)
+        layer.quantizer.set_grid(layer.variables_of_quantizer, np.float32(0.03), np.float32(100))
+    images = np.random.default_rng(0).normal(0, 2, (64, 4, 4, 3)).astype(np.float32)
+    expected = integer_twin.IntegerTwin(builder.deploy(student)).codes(images)
+    found = builder.student_codes(student)(images)
+    assert np.array_equal(found["total_quantize"], expected["total_quantize"])
+    assert len(np.unique(expected["total_quantize"])) > 200
+
+
+def test_every_row_of_the_table_has_an_operator_here():
+    elsewhere = {"CONV_2D", "TRANSPOSE_CONV"}  # as FULLY_CONNECTED and DEPTHWISE_CONV_2D
+    moved = {"CONCATENATION", "PAD", "REDUCE_MAX", "RESHAPE", "SLICE", "TRANSPOSE"}
+    here = {kind for kind, _ in OPERATORS.values()}
+    assert set(student_bounds.STUDENT_BOUNDS) - here - elsewhere == moved
+    assert all(student_bounds.STUDENT_BOUNDS[kind] == student_bounds.EXACT for kind in moved)
