@@ -52,6 +52,9 @@ class DeployedRounding(keras.layers.Layer):
 
     The gradient is that of `y`. While the quantizer behind it observes, `y` passes as it is.
 
+    Note: A quantizer that moves its range in training (`MinMaxQuantizer`) moves it when it is called,
+    after the layer; there a training step may meet a tie that the deployed grid does not have.
+
     The operator and both grids are those around the layer in the model that it was made for, built
     or loaded: the graph says which, no config repeats it.
     """
