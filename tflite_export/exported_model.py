@@ -17,6 +17,7 @@ from tflite_export.flatbuffer import reader, writer
 from tflite_export.lowering import io_types
 
 if TYPE_CHECKING:
+    from tflite_export.lowering.builder import Lowered
     from tflite_export.twin.integer_twin import IntegerTwin
 
 IoType = Literal["int8", "uint8", "float32"]
@@ -81,7 +82,7 @@ def export(
     The deployed model holds biases as int32 multiples of `input scale * weight scale`. With
     `round_biases` the student's own biases move onto that grid too, by at most half a step, so that
     from then on the student computes what the file does: at low widths nearly every code is equal
-    (see `builder.round_biases`). The file is the same either way.
+    (see `lowering.builder.Lowered.round_biases`). The file is the same either way.
 
     Args:
       student: A model from `tf_fpq.quantize_model` (of a `QatModel`, its `student`).
@@ -116,14 +117,12 @@ def export(
         on the target.
       OSError: If the path cannot be written.
     """
-    from tflite_export.lowering import builder
-
     profile = targets.find("litert" if target is None else target)
     input_type = input_type or profile.input_types[0]
     output_type = output_type or profile.output_types[0]
     _check_arguments(input_type, output_type, weights)
-    deployed = deployed_model(student, weights)
-    deployed = dataclasses.replace(deployed, fixed_batch=profile.fixed_batch)
+    lowered = _lowered(student, weights)
+    deployed = dataclasses.replace(lowered.deployed, fixed_batch=profile.fixed_batch)
     metadata = metadata_lib.make(deployed, labels, normalization)
     file_model = io_types.with_io(deployed, input_type, output_type)
     _check_target(file_model, profile, metadata)
@@ -132,7 +131,7 @@ def export(
     data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
     size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
-        builder.round_biases(student, weights)
+        lowered.round_biases()
     return ExportedModel(
         os.fspath(path), deployed, input_type, output_type, weights, size, metadata
     )
@@ -142,6 +141,10 @@ def deployed_model(
     student: Any, weights: deployed_lib.WeightType = "int8"
 ) -> deployed_lib.DeployedModel:
     """The deployed model of a student, with packed weights where asked; see `export`."""
+    return _lowered(student, weights).deployed
+
+
+def _lowered(student: Any, weights: deployed_lib.WeightType) -> "Lowered":
     from tf_fpq.keras_compat import keras
     from tflite_export.lowering import builder, signature
 
@@ -157,16 +160,17 @@ def deployed_model(
             "student must be a functional model from tf_fpq.quantize_model. "
             f"Received: a subclassed or unbuilt {type(student).__name__} {student.name!r}."
         )
-    deployed = builder.deploy(student, weights)
+    lowered = builder.lower(student, weights)
     if weights == "int4" and not any(
-        tensor.dtype == "int4" for tensor in deployed.tensors.values()
+        tensor.dtype == "int4" for tensor in lowered.deployed.tensors.values()
     ):
         raise ValueError(
-            f"No weight of {deployed.name!r} fits INT4: it needs a convolution or Dense layer with"
+            f"No weight of {student.name!r} fits INT4: it needs a convolution or Dense layer with"
             " weight_bits of 4 or less. Received: weights='int4'."
         )
     input_keys, output_keys = signature.keys(student)
-    return dataclasses.replace(deployed, input_keys=input_keys, output_keys=output_keys)
+    named = dataclasses.replace(lowered.deployed, input_keys=input_keys, output_keys=output_keys)
+    return dataclasses.replace(lowered, deployed=named)
 
 
 def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:

@@ -4,7 +4,6 @@
 operator before it.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -17,73 +16,10 @@ from tf_fpq.keras_compat import keras
 from tflite_export.deployed import Tensor
 from tflite_export.lowering import folding
 from tflite_export.lowering.kernel import Kernel
+from tflite_export.lowering.network import Network, Start
+from tflite_export.lowering.records import UNBOUNDED, Codes, Pending
 
 layers = keras.layers
-
-UNBOUNDED = (-math.inf, math.inf)
-_FUSED = {UNBOUNDED: "NONE", (0.0, math.inf): "RELU", (0.0, 6.0): "RELU6"}
-_FUSING = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "ADD", "SUB", "MUL")
-
-
-@dataclasses.dataclass(frozen=True)
-class Codes:
-    """A tensor of the deployed graph.
-
-    Attributes:
-      name: Its name.
-      nonnegative: Whether none of its values is below zero.
-      low: Lowest code it can hold; a grid of few bits, or a ReLU, leaves lower ones out.
-    """
-
-    name: str
-    nonnegative: bool = False
-    low: int = -128
-
-
-@dataclasses.dataclass(frozen=True)
-class Pending:
-    """An operator whose output grid is not known yet: the next `QuantizeActivation` brings it.
-
-    Attributes:
-      kind: TFLite's operator name.
-      sources: Its input tensors.
-      options: Its options.
-      clamp: Lowest and highest value of the output.
-      kernel: Weights of a convolution or Dense, or None.
-      constants: Constant inputs after the sources, such as the axes of a mean.
-      leading: Constant inputs before the sources.
-      monotone: 0 stays 0 and order is kept, so that no output is negative if no input is.
-    """
-
-    kind: str
-    sources: tuple[Codes, ...]
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    clamp: tuple[float, float] = UNBOUNDED
-    kernel: Kernel | None = None
-    constants: tuple[Any, ...] = ()
-    leading: tuple[Any, ...] = ()
-    monotone: bool = False
-
-    @property
-    def fuses(self) -> bool:
-        """Whether the operator takes a fused activation."""
-        return self.kind in _FUSING
-
-    @property
-    def fused(self) -> str:
-        """The fused activation: a clamp at another bound than 6 is a RELU with a MINIMUM after
-        it.
-        """
-        if not self.fuses:
-            return "NONE"
-        return _FUSED.get(self.clamp, "RELU")
-
-    @property
-    def nonnegative(self) -> bool:
-        """Whether no value of the output is below zero."""
-        return self.clamp[0] == 0.0 or (
-            self.monotone and all(source.nonnegative for source in self.sources)
-        )
 
 
 def join(layer: keras.layers.Layer, pending: Pending) -> Pending:
@@ -103,12 +39,12 @@ def join(layer: keras.layers.Layer, pending: Pending) -> Pending:
 
 
 def start(
-    builder: Any, layer: keras.layers.Layer, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: keras.layers.Layer, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Codes | Pending:
     """The operator that `layer` begins, or the tensor it moves codes to.
 
     Args:
-      builder: The `lowering.builder.Builder`.
+      builder: What the operator and its tensors are added to.
       layer: The layer, wrapped or not.
       name: Name of the call.
       sources: What it reads.
@@ -128,14 +64,13 @@ def start(
     return function(builder, layer, name, sources, output)
 
 
-def register(layer_class: type, function: Callable[..., Codes | Pending]) -> None:
+def register(layer_class: type, function: Start) -> None:
     """Gives a layer class of your own its operator; its role is `tf_fpq.roles.register`'s.
 
     Args:
       layer_class: The class.
-      function: `function(builder, layer, name, sources, output)`, arguments as of `start`, returns
-        a `Pending`, or where codes only move `builder.add_moved(...)`. The operator needs a kernel
-        in `tflite_export.kernels.KERNELS` and a row in `operator_options.OPTIONS`.
+      function: Makes the operator. It needs a kernel in `tflite_export.kernels.KERNELS` and a row
+        in `operator_options.OPTIONS`.
     """
     _STARTS[layer_class] = function
 
@@ -161,7 +96,9 @@ def _clamp(layer: Any) -> tuple[float, float]:
     return roles.clamp(roles.inner(layer)) or UNBOUNDED
 
 
-def _conv(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+def _conv(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Pending:
     inner = roles.inner(layer)
     kernel = folding.quantized_kernel(layer, name, lambda codes: codes.transpose(3, 0, 1, 2), 0)
     options = {**_window(inner), "dilations": tuple(inner.dilation_rate)}
@@ -169,7 +106,7 @@ def _conv(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], outpu
 
 
 def _depthwise(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     inner = roles.inner(layer)
     kernel = folding.quantized_kernel(
@@ -184,7 +121,7 @@ def _depthwise(
 
 
 def _transpose_conv(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     options = _window(roles.inner(layer))
 
@@ -202,7 +139,9 @@ def _transpose_conv(
     )
 
 
-def _dense(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+def _dense(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Pending:
     kernel = folding.quantized_kernel(layer, name, np.transpose, 0)
     return Pending(
         "FULLY_CONNECTED", sources, {"keep_num_dims": len(output.shape) > 2}, _clamp(layer), kernel
@@ -210,7 +149,7 @@ def _dense(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], outp
 
 
 def _affine(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     """A 1x1 depthwise convolution with one exact weight per channel."""
     shape = _shape(output)
@@ -226,7 +165,7 @@ def _affine(
 
 
 def _activation(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Codes | Pending:
     kind = {"softmax": "SOFTMAX", "sigmoid": "LOGISTIC", "tanh": "TANH", "gelu": "GELU"}.get(
         roles.activation_name(layer)
@@ -239,16 +178,18 @@ def _activation(
     return Pending("RELU6" if bounds == (0.0, 6.0) else "RELU", sources, clamp=bounds)
 
 
-def _arithmetic(kind: str) -> Callable[..., Pending]:
+def _arithmetic(kind: str) -> Start:
     def function(
-        builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+        builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
     ) -> Pending:
         return Pending(kind, sources, monotone=kind != "SUB")
 
     return function
 
 
-def _mean(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+def _mean(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Pending:
     return Pending(
         "MEAN",
         sources,
@@ -259,7 +200,7 @@ def _mean(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], outpu
 
 
 def _channel_mean(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     """A Dense of one unit with equal weights: exact, and on XNNPACK, unlike a MEAN over
     channels.
@@ -273,7 +214,7 @@ def _channel_mean(
 
 
 def _reciprocal_root(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     """RSQRT has no epsilon: where half a step of the variance's grid or more, an ADD brings it in,
     on a grid of that sum.
@@ -300,12 +241,14 @@ def _reciprocal_root(
 
 
 def _leaky_relu(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     return Pending("LEAKY_RELU", sources, {"alpha": float(layer.alpha)}, monotone=True)
 
 
-def _prelu(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Pending:
+def _prelu(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Pending:
     ((_, weight, quantizer, variables),) = layer.quantized_weights()
     codes = quantizer.codes(weight, variables).numpy().astype(np.int8)
     scale = np.asarray(quantizer.grid(variables)[0].numpy(), np.float32).reshape(())
@@ -315,13 +258,13 @@ def _prelu(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], outp
 
 
 def _average_pool(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
     return Pending("AVERAGE_POOL_2D", sources, _pool_window(layer), monotone=True)
 
 
 def _resize(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Codes | Pending:
     """Keras resizes with half-pixel centers (tf.image.resize)."""
     size, options = np.array(_shape(output)[1:3]), {"half_pixel_centers": True}
@@ -333,13 +276,13 @@ def _resize(
 
 
 def _max_pool(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Codes:
     return builder.add_moved("MAX_POOL_2D", name, sources, _shape(output), _pool_window(layer))
 
 
 def _global_max(
-    builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Codes:
     options = {"keep_dims": bool(layer.keepdims)}
     return builder.add_moved(
@@ -347,33 +290,39 @@ def _global_max(
     )
 
 
-def _reshape(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
+def _reshape(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Codes:
     return builder.add_moved(
         "RESHAPE", name, sources, _shape(output), constants=(_any_batch(output),)
     )
 
 
-def _permute(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
+def _permute(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Codes:
     return builder.add_moved(
         "TRANSPOSE", name, sources, _shape(output), constants=(np.array([0, *layer.dims]),)
     )
 
 
-def _pad(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
+def _pad(builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
     paddings = np.array([(0, 0), *layer.padding, (0, 0)])
     return builder.add_moved("PAD", name, sources, _shape(output), constants=(paddings,))
 
 
-def _crop(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
+def _crop(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Codes:
     begin = np.array([0, layer.cropping[0][0], layer.cropping[1][0], 0])
     return builder.add_moved(
         "SLICE", name, sources, _shape(output), constants=(begin, _any_batch(output))
     )
 
 
-def _joint(kind: str) -> Callable[..., Codes]:
+def _joint(kind: str) -> Start:
     def function(
-        builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+        builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
     ) -> Codes:
         options = {"axis": int(layer.axis) % len(_shape(output))} if kind == "CONCATENATION" else {}
         return builder.add_moved(kind, name, sources, _shape(output), options)
@@ -381,11 +330,13 @@ def _joint(kind: str) -> Callable[..., Codes]:
     return function
 
 
-def _nothing(builder: Any, layer: Any, name: str, sources: tuple[Codes, ...], output: Any) -> Codes:
+def _nothing(
+    builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
+) -> Codes:
     return sources[0]
 
 
-_STARTS: dict[type, Callable[..., Codes | Pending]] = {
+_STARTS: dict[type, Start] = {
     layers.Conv2D: _conv,
     layers.DepthwiseConv2D: _depthwise,
     layers.Conv2DTranspose: _transpose_conv,
@@ -424,7 +375,7 @@ _STARTS: dict[type, Callable[..., Codes | Pending]] = {
     ),
 }
 
-_STARTS_BY_NAME: dict[str, Callable[..., Codes | Pending]] = {
+_STARTS_BY_NAME: dict[str, Start] = {
     "LayerScale": _affine,
     "Division": _affine,
 }

@@ -58,11 +58,11 @@ class TrainableTwin(tf_fpq.QatModel):
         """
         super().__init__(student, teacher, methods, **{"name": "trainable_twin", **kwargs})
         graph = self._graph
-        biases = [(variable, _values(variable)) for variable, _ in builder.bias_moves(student)]
+        moves = builder.lower(student).bias_moves
         untracked(  # these belong to no saved state
             self,
             _graph=lambda images, training: self._deployed(graph, images),
-            _latent_biases=biases,
+            _latent_biases=[(found.variable, _values(found.variable)) for found in moves],
         )
         self._round()
 
@@ -109,10 +109,9 @@ class TrainableTwin(tf_fpq.QatModel):
         """Sets the student's biases to their latent values on the grids of this moment."""
         for variable, latent in self._latent_biases:
             variable.assign(latent)
-        for (_, latent), (variable, move) in zip(
-            self._latent_biases, builder.bias_moves(self.student), strict=True
-        ):
-            variable.assign(latent + move)
+        moves = builder.lower(self.student).bias_moves
+        for (variable, latent), found in zip(self._latent_biases, moves, strict=True):
+            variable.assign(latent + found.move)
 
 
 def _unrounded_probabilities(student: keras.Model) -> contextlib.AbstractContextManager[None]:
