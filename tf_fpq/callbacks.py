@@ -2,18 +2,17 @@
 with `QatModel` and with a student.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-import contextlib
+from collections.abc import Callable, Iterable
 import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import graph
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.oscillation import OscillationState, check_momentum, quantized_weights
+from tf_fpq.placement import batch_norms
 from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.training import two_views
 
@@ -32,65 +31,16 @@ def reestimate_batch_norm(student: keras.Model, batches: Iterable[Any]) -> None:
     runs as at inference, for which the statistics are.
 
     Args:
-      student: A quantized model; nothing but its moving statistics changes.
+      student: A quantized model, or a float one such as a teacher; nothing but its moving
+        statistics changes.
       batches: Batches of images, or tuples that begin with images, or batches of
         `tf_fpq.two_views`, whose weak view is taken. A dozen of training batches suffices.
 
     Raises:
       ValueError: If there is no batch.
     """
-    norms = [
-        layer for layer in student.layers if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    statistics = [
-        variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)
-    ]
-    # float64, so that the mean of equal values (a frozen norm's) is that value.
-    sums = [np.zeros(variable.shape) for variable in statistics]
-    count = 0
-    with _momentum(norms, 0.0):  # so that a forward pass leaves the statistics of its batch
-        forward = tf.function(lambda x: _normalize_by_batch(student, x))
-        for batch in batches:
-            x = two_views.evaluated(batch[0] if isinstance(batch, tuple) else batch)
-            forward(tf.nest.map_structure(tf.convert_to_tensor, x))
-            sums = [total + value.numpy() for total, value in zip(sums, statistics, strict=True)]
-            count += 1
-    if not count:
-        raise ValueError(
-            "batches is empty: batch norms need at least one batch. Received: 0 batches."
-        )
-    for variable, total in zip(statistics, sums, strict=True):
-        variable.assign(total / count)
-
-
-def _normalize_by_batch(student: keras.Model, images: Any) -> None:
-    """Runs the student with its batch norms, and nothing else, in training mode."""
-    parts = [images[name] for name in student.input_names] if isinstance(images, dict) else images
-    inputs = [
-        tf.cast(part, tensor.dtype)
-        for part, tensor in zip(tf.nest.flatten(parts), student.inputs, strict=True)
-    ]
-
-    def run(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if call.layer._expects_training_arg:
-            norm = isinstance(call.layer, keras.layers.BatchNormalization)
-            kwargs = {**kwargs, "training": norm}
-        return call.layer(*args, **kwargs)
-
-    graph.replay(student, inputs, run)
-
-
-@contextlib.contextmanager
-def _momentum(norms: list[keras.layers.Layer], momentum: float) -> Iterator[None]:
-    """Within the context the norms have this momentum."""
-    before = [layer.momentum for layer in norms]
-    try:
-        for layer in norms:
-            layer.momentum = momentum
-        yield
-    finally:
-        for layer, old in zip(norms, before, strict=True):
-            layer.momentum = old
+    images = (batch[0] if isinstance(batch, tuple) else batch for batch in batches)
+    batch_norms.reestimate(student, map(two_views.evaluated, images))
 
 
 class BatchNormReestimation(keras.callbacks.Callback):

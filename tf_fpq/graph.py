@@ -235,6 +235,12 @@ def new_inputs(model: keras.Model) -> Any:
     )
 
 
+def input_keys(model: keras.Model) -> list[str]:
+    """The keys of a dict that `model` can be fed with, in the order of `model.inputs`."""
+    structure = model._nested_inputs
+    return sorted(structure) if isinstance(structure, dict) else list(model.input_names)
+
+
 def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
     """A new layer like `layer`, with some arguments changed, for `copy_weights` to fill. It
     computes in float32.

@@ -29,9 +29,11 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
       spec: The `QuantSpec` of the grid.
       observes: Whether a call with `training=True` looks at the tensor and moves the grid. Each
         tensor is then shown to its quantizer once in a step.
+      has_grid: Whether there is a grid; only a quantizer of another library may have none.
     """
 
     observes = False
+    has_grid = True
 
     def __init__(
         self,
@@ -206,8 +208,8 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         """Sets the variables so that `grid` returns this step size and zero point: the end of a
         calibration.
         """
-        variables["step_size"].assign(np.broadcast_to(step_size, variables["step_size"].shape))
-        variables["zero_point"].assign(np.broadcast_to(zero_point, variables["zero_point"].shape))
+        assign(variables["step_size"], step_size)
+        assign(variables["zero_point"], zero_point)
 
     def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
         """Step sizes and zero points for `samples`, one per grid, by the named estimator."""
@@ -222,6 +224,13 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         none.
         """
         return range_estimators.mse(samples, self.spec)
+
+
+def assign(variable: tf.Variable, value: np.ndarray | float) -> None:
+    """Sets a variable, broadcasting; in a graph of TensorFlow 1 too, where `assign` is an operator
+    for later.
+    """
+    keras.backend.set_value(variable, np.broadcast_to(value, variable.shape))
 
 
 def is_weight(tensor_shape: Any) -> bool:

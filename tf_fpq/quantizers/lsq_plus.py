@@ -12,7 +12,13 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.quantizers import numerics, range_estimators
-from tf_fpq.quantizers.base import GridQuantizer, Variables, is_weight, lsq_gradient_scale
+from tf_fpq.quantizers.base import (
+    GridQuantizer,
+    Variables,
+    assign,
+    is_weight,
+    lsq_gradient_scale,
+)
 from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 
@@ -101,11 +107,9 @@ class LsqPlusQuantizer(GridQuantizer):
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
         """Sets `step_size`, and `offset` to `-zero_point * step_size`."""
-        variables["step_size"].assign(np.broadcast_to(step_size, variables["step_size"].shape))
+        assign(variables["step_size"], step_size)
         if not self.spec.symmetric:
-            variables["offset"].assign(
-                np.broadcast_to(-zero_point * step_size, variables["offset"].shape)
-            )
+            assign(variables["offset"], -zero_point * step_size)
 
     def paper_start(self, samples: Samples) -> Grids:
         """Three sigma for symmetric grids, least squared error over step size and offset for

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.quantizers import numerics
-from tf_fpq.quantizers.base import GridQuantizer, Variables, is_weight
+from tf_fpq.quantizers.base import GridQuantizer, Variables, assign, is_weight
 
 
 @register
@@ -121,5 +121,5 @@ class MinMaxQuantizer(GridQuantizer):
             step_size * (self.spec.qmin - zero_point),
             step_size * (self.spec.qmax - zero_point),
         )
-        variables["range_min"].assign(np.broadcast_to(low, variables["range_min"].shape))
-        variables["range_max"].assign(np.broadcast_to(high, variables["range_max"].shape))
+        assign(variables["range_min"], low)
+        assign(variables["range_max"], high)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.quantizers import numerics, range_estimators
-from tf_fpq.quantizers.base import Variables
+from tf_fpq.quantizers.base import Variables, assign
 from tf_fpq.quantizers.dorefa import DoReFaQuantizer
 from tf_fpq.quantizers.range_estimators import Grids, Samples
 
@@ -105,10 +105,8 @@ class PactQuantizer(DoReFaQuantizer):
         if self.spec.symmetric:
             super().set_grid(variables, step_size, zero_point)
             return
-        variables["alpha"].assign(
-            np.broadcast_to(step_size * self.spec.qmax, variables["alpha"].shape)
-        )
-        variables["zero_point"].assign(np.broadcast_to(zero_point, variables["zero_point"].shape))
+        assign(variables["alpha"], step_size * self.spec.qmax)
+        assign(variables["zero_point"], zero_point)
 
     def paper_start(self, samples: Samples) -> Grids:
         """`alpha = 10`; the zero point is that of the whole range."""

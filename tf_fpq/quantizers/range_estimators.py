@@ -15,6 +15,9 @@ from tf_fpq.quantizers.spec import QuantSpec
 
 # Of the values on either side of 0, the part in percent that `percentile` keeps.
 KEPT_PERCENT = 99.9
+# Values that a `Reservoir` keeps: 65 of them lie beyond the percentile above, on either side. With
+# their keys they are half a megabyte, for each tensor of a network.
+MAX_SAMPLES = 2**16
 
 
 @dataclasses.dataclass
@@ -32,10 +35,34 @@ class Samples:
         """Samples whose range is that of `values`; 0 always belongs to it."""
         return cls(values, np.minimum(values.min(axis=1), 0.0), np.maximum(values.max(axis=1), 0.0))
 
-    def merge(self, other: "Samples") -> "Samples":
-        """Both together."""
-        values = np.concatenate([self.values, other.values], axis=1)
-        return Samples(values, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+class Reservoir:
+    """Samples of one grid, gathered batch by batch: the exact range and at most `MAX_SAMPLES`
+    values.
+
+    Every value has a random key, and those of the lowest keys stay. So each value that was ever
+    added is among them with the same probability, whatever the batches were.
+    """
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
+        self._values = np.empty(0, np.float32)
+        self._keys = np.empty(0, np.float32)
+        self._low = self._high = 0.0
+
+    def add(self, values: np.ndarray, low: float, high: float) -> None:
+        """Adds values whose range is `low` to `high`, or of which that is the range."""
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        keys = self._random.random(len(values), np.float32)
+        self._values = np.concatenate([self._values, values])
+        self._keys = np.concatenate([self._keys, keys])
+        if len(self._keys) > MAX_SAMPLES:
+            kept = np.sort(np.argpartition(self._keys, MAX_SAMPLES)[:MAX_SAMPLES])
+            self._values, self._keys = self._values[kept], self._keys[kept]
+
+    def samples(self) -> Samples:
+        """All that stayed; 0 always belongs to the range."""
+        return Samples(self._values[None], np.array([self._low]), np.array([self._high]))
 
 
 Grids = tuple[np.ndarray, np.ndarray]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_fpq import quantizers
 from tf_fpq.quantizers import range_estimators
-from tf_fpq.quantizers.range_estimators import Samples
+from tf_fpq.quantizers.range_estimators import Reservoir, Samples
 from tf_fpq.quantizers.spec import QuantSpec
 
 WEIGHT = QuantSpec(num_bits=4, symmetric=True, narrow_range=True)
@@ -39,8 +39,31 @@ def test_zero_is_on_every_grid(values):
 def test_the_exact_range_outlives_subsampling():
     samples = Samples(np.array([[0.0, 1.0]]), np.array([-5.0]), np.array([9.0]))
     np.testing.assert_allclose(range_estimators.min_max(samples, ACTIVATION)[0], 14 / 15)
-    merged = samples.merge(Samples.of(np.array([[-7.0, 0.5]])))
-    assert (merged.low[0], merged.high[0]) == (-7, 9) and merged.values.shape == (1, 4)
+
+
+def test_a_reservoir_keeps_the_exact_range_and_all_values_while_they_are_few():
+    reservoir = Reservoir()
+    reservoir.add(np.float32([0.0, 1.0]), -5.0, 9.0)
+    reservoir.add(np.float32([-7.0, 0.5]), -7.0, 0.5)
+    samples = reservoir.samples()
+    assert (samples.low[0], samples.high[0]) == (-7, 9)
+    np.testing.assert_array_equal(samples.values, [[0.0, 1.0, -7.0, 0.5]])
+    reservoir = Reservoir()
+    reservoir.add(np.float32([3.0, 4.0]), 3.0, 4.0)
+    assert reservoir.samples().low[0] == 0, "0 is on every grid"
+
+
+def test_a_full_reservoir_is_a_fair_sample_of_all_batches(monkeypatch):
+    monkeypatch.setattr(range_estimators, "MAX_SAMPLES", 6000)
+    reservoir = Reservoir()
+    for batch, size in enumerate((10000, 1000, 30000, 19000)):
+        reservoir.add(np.full(size, batch, np.float32), batch, batch)
+    values = reservoir.samples().values[0]
+    counts = np.bincount(values.astype(int))
+    assert counts.sum() == 6000
+    # 1 in 10 of each batch, give or take four standard deviations of the draw.
+    np.testing.assert_allclose(counts, [1000, 100, 3000, 1900], atol=4 * 3000**0.5)
+    assert 60 < counts[1] < 140
 
 
 @pytest.mark.parametrize("spec", [WEIGHT, ACTIVATION], ids=["weight", "activation"])
