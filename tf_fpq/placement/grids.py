@@ -19,6 +19,7 @@ from tf_fpq.placement import deployed_rounding
 from tf_fpq.placement.deployed_rounding import DeployedRounding
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig
 from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.quantizers import GridQuantizer
 from tf_fpq.quantizers.fixed import FixedQuantizer
 from tf_fpq.roles import Role, problem, role
 
@@ -169,6 +170,7 @@ class _Placer:
         result: Plan,
         configs: Mapping[str, GridQuantizeConfig],
         make_config: Callable[[int], GridQuantizeConfig],
+        given: Mapping[str, GridQuantizer],
     ):
         self._model, self._plan, self._configs, self._make_config = (
             model,
@@ -176,6 +178,7 @@ class _Placer:
             configs,
             make_config,
         )
+        self._given = self._by_group(given)
         bits = {name: config.activation_bits or FLOAT for name, config in configs.items()}
         self._widths = group_widths(model, result, bits)
         self._default_bits = FLOAT if bits and not any(bits.values()) else DEFAULT_BITS
@@ -184,6 +187,17 @@ class _Placer:
             call.name for call in graph.calls(model)
         }
         self._grids: dict[int, QuantizeActivation] = {}  # group -> its layer
+
+    def _by_group(self, given: Mapping[str, GridQuantizer]) -> dict[int, GridQuantizer]:
+        """The quantizers by the grid that ends the operator of their layer."""
+        found: dict[int, GridQuantizer] = {}
+        for call in graph.calls(self._model):
+            if call.layer.name in given:
+                output = call.outputs[0]
+                while id(output) not in self._plan.needs_grid and id(output) in self._plan.readers:
+                    output = self._plan.readers[id(output)][0].outputs[0]
+                found.setdefault(self._plan.find(id(output)), given[call.layer.name])
+        return found
 
     def place(self) -> keras.Model:
         model = self._model
@@ -248,6 +262,8 @@ class _Placer:
 
     def _quantizer(self, group: int) -> Any:
         function = self._plan.fixed.get(group)
+        if function is None and group in self._given:
+            return self._given[group]
         if function is None:
             return self._make_config(
                 self._widths.get(group, self._default_bits)
@@ -276,6 +292,7 @@ def place(
     configs: Mapping[str, GridQuantizeConfig],
     make_config: Callable[[int], GridQuantizeConfig],
     result: Plan | None = None,
+    given: Mapping[str, GridQuantizer] | None = None,
 ) -> keras.Model:
     """Returns a new model with quantizers in place and the weights of `model`.
 
@@ -286,5 +303,7 @@ def place(
       make_config: `make_config(bits)` gives the config whose activation quantizer holds a tensor of
         that width.
       result: `plan(model)`, if it was made before.
+      given: By layer name, a quantizer for what the layer's operator computes, in place of
+        `make_config`'s. A grid that TFLite prescribes stays.
     """
-    return _Placer(model, result or plan(model), configs, make_config).place()
+    return _Placer(model, result or plan(model), configs, make_config, given or {}).place()

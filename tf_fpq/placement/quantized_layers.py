@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
 from tf_fpq.keras_compat import deserialize, keras, register, serialize, switched
+from tf_fpq.quantizers.adopted import adopt
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 from tf_fpq.quantizers.lsq import LsqQuantizer
 
@@ -51,18 +52,18 @@ class QuantizeActivation(_BuiltInScope, keras.layers.Layer):
         """Creates the layer.
 
         Args:
-          quantizer: What quantizes; tfmot `Quantizer`s that have no integer grid are refused.
+          quantizer: What quantizes, a `GridQuantizer` or another tfmot `Quantizer`.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(
             **{"dtype": "float32", **kwargs}
         )  # whatever the global policy: grids are exact in float32 only
-        if not isinstance(quantizer, GridQuantizer):
+        if not isinstance(quantizer, tfmot.quantization.keras.quantizers.Quantizer):
             raise TypeError(
-                "quantizer must be a tf_fpq.quantizers.GridQuantizer. Received:"
-                f" quantizer={quantizer!r}."
+                "quantizer must be a tf_fpq.quantizers.GridQuantizer, or another tfmot Quantizer."
+                f" Received: quantizer={quantizer!r}."
             )
-        self.quantizer = quantizer
+        self.quantizer = adopt(quantizer)
         self.observing = False
 
     def build(self, input_shape: Any) -> None:
@@ -135,10 +136,11 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
         if not self.layer.built:
             self.layer.build(input_shape)
             self.layer.built = True
-        self._quantized: list[tuple[str, GridQuantizer, Variables]] = []
+        self._quantized: list[tuple[Any, str, GridQuantizer, Variables]] = []
         for weight, quantizer in self.quantize_config.get_weights_and_quantizers(self.layer):
-            name = next(key for key, value in vars(self.layer).items() if value is weight)
-            self._quantized.append((name, quantizer, quantizer.build(weight.shape, name, self)))
+            owner, name = owner_and_attribute(self.layer, weight)
+            variables = quantizer.build(weight.shape, name, self)
+            self._quantized.append((owner, name, quantizer, variables))
         keras.layers.Layer.build(self, input_shape)
 
     def quantized_weights(self) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
@@ -146,21 +148,21 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
         weight.
         """
         return [
-            (name, getattr(self.layer, name), quantizer, variables)
-            for name, quantizer, variables in self._quantized
+            (name, getattr(owner, name), quantizer, variables)
+            for owner, name, quantizer, variables in self._quantized
         ]
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Calls the inner layer with its weights on their grids."""
-        quantized = {
-            name: (
-                quantizer.unrounded(weight, variables)
-                if self.observing
-                else quantizer(weight, training, variables)
-            )
-            for name, weight, quantizer, variables in self.quantized_weights()
-        }
-        with switched([self.layer], **quantized):
+        with contextlib.ExitStack() as stack:
+            for owner, name, quantizer, variables in self._quantized:
+                weight = getattr(owner, name)
+                value = (
+                    quantizer.unrounded(weight, variables)
+                    if self.observing
+                    else quantizer(weight, training, variables)
+                )
+                stack.enter_context(switched([owner], **{name: value}))
             return self._call_inner(inputs, training, kwargs)
 
     def _call_inner(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
@@ -194,6 +196,22 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
     non_trainable_weights = keras.layers.Layer.non_trainable_weights
     losses = keras.layers.Layer.losses
     updates = keras.layers.Layer.updates
+
+
+def owner_and_attribute(layer: keras.layers.Layer, weight: Any) -> tuple[Any, str]:
+    """The layer that holds a weight, `layer` or one inside it, and the name it holds it by.
+
+    Raises:
+      ValueError: If it is no attribute of any.
+    """
+    for owner in (layer, *layer.submodules):
+        for name, value in vars(owner).items():
+            if value is weight and hasattr(value, "shape"):
+                return owner, name
+    raise ValueError(
+        f"{getattr(weight, 'name', weight)!r}, which is no weight that is an attribute of the layer"
+        f" {layer.name!r} or of one inside it"
+    )
 
 
 def observing(model: keras.Model) -> contextlib.AbstractContextManager[None]:

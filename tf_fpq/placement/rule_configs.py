@@ -15,8 +15,10 @@ from tf_fpq import graph, roles
 from tf_fpq.keras_compat import deserialize, keras, register, serialize
 from tf_fpq.placement import grids
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig
+from tf_fpq.placement.quantized_layers import owner_and_attribute
 from tf_fpq.placement.rules import QuantRule
 from tf_fpq.quantizers import GridQuantizer
+from tf_fpq.quantizers.adopted import adopt
 from tf_fpq.roles import Role
 
 WITHOUT_OPERATOR = (
@@ -41,8 +43,9 @@ class RuleConfig(tfmot.quantization.keras.QuantizeConfig):
     def get_weights_and_quantizers(
         self, layer: keras.layers.Layer
     ) -> list[tuple[Any, GridQuantizer]]:
-        """The config's."""
-        return self.config.get_weights_and_quantizers(layer)
+        """The config's, those of tfmot and of users around a `GridQuantizer`."""
+        listed = self.config.get_weights_and_quantizers(layer)
+        return [(weight, adopt(quantizer)) for weight, quantizer in listed]
 
     def set_quantize_weights(self, layer: keras.layers.Layer, quantize_weights: list[Any]) -> None:
         """The config's."""
@@ -62,6 +65,12 @@ class RuleConfig(tfmot.quantization.keras.QuantizeConfig):
     def get_output_quantizers(self, layer: keras.layers.Layer) -> list[GridQuantizer]:
         """None: a tensor's grid is a layer of its own."""
         return []
+
+    def placed_quantizer(self, layer: keras.layers.Layer) -> GridQuantizer | None:
+        """The quantizer that the config gives what `layer` computes, for the tensor's own layer."""
+        inside = [quantizer for _, quantizer in self.config.get_activations_and_quantizers(layer)]
+        quantizers = [*inside, *(self.config.get_output_quantizers(layer) or [])]
+        return adopt(quantizers[-1]) if quantizers else None
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal config."""
@@ -119,42 +128,68 @@ def plan(model: keras.Model, rules: Mapping[str, QuantRule]) -> grids.Plan:
       model: A prepared model.
       rules: The chosen rule by layer name.
     """
+    configs = {name: rule.config for name, rule in rules.items() if rule.config is not None}
+    return plan_with(model, configs, _problem)
+
+
+def plan_with(
+    model: keras.Model,
+    configs: Mapping[str, Any],
+    problem: Callable[[graph.Call, Any], str | None],
+) -> grids.Plan:
+    """The placement of a model's grids when layers have these configs; as `plan` otherwise.
+
+    Args:
+      model: A prepared model.
+      configs: By layer name, a config; None for a layer of no class known here that stays as it is.
+      problem: `problem(call, config)` says why a config does not fit, or returns None.
+    """
     result = grids.plan(model)
     for call in graph.calls(model):
-        name, rule = call.layer.name, rules.get(call.layer.name)
-        if rule is None or rule.config is None:
+        name, layer = call.layer.name, call.layer
+        if name not in configs:
             continue
-        if (
-            result.problems.get(name) == roles.problem(call.layer)
-            and roles.role(call.layer) is None
-        ):
+        if result.problems.get(name) == roles.problem(layer) and roles.role(layer) is None:
             result.problems.pop(name, None)
             result.needs_grid.update(id(tensor) for tensor in call.outputs)
-        if reason := _problem(call, rule.config):
+        if configs[name] is not None and (reason := problem(call, configs[name])):
             result.problems.setdefault(name, reason)
     return result
 
 
-def _problem(call: graph.Call, config: Any) -> str | None:
-    """Why a config does not fit a layer, or None if it does."""
-    layer, who = call.layer, f"{type(config).__name__} of its rule"
+def misfit(call: graph.Call, config: Any, of: str = "") -> str | None:
+    """Why a config cannot quantize a layer whatever its quantizers are, or None if it can.
+
+    Args:
+      call: A call of the layer.
+      config: The config.
+      of: What it is a config of, for the text.
+    """
+    layer, who = call.layer, f"{type(config).__name__}{of}"
     if len(call.outputs) != 1:
         return f"it has {len(call.outputs)} outputs; a layer with a config of its own must have one"
+    try:
+        for weight, _ in config.get_weights_and_quantizers(layer):
+            owner_and_attribute(layer, weight)
+    except AttributeError as error:
+        return f"{who} does not fit it: {error}"
+    except ValueError as error:
+        return f"{who} lists {error}"
+    return None
+
+
+def _problem(call: graph.Call, config: Any) -> str | None:
+    """Why the config of a rule does not fit a layer, or None if it does."""
+    layer, who = call.layer, f"{type(config).__name__} of its rule"
+    if reason := misfit(call, config, " of its rule"):
+        return reason
     if not isinstance(config, GridQuantizeConfig) and config.get_activations_and_quantizers(layer):
         return (
             f"{who} quantizes an activation inside the layer; make that a layer of its own, whose"
             " output gets a grid"
         )
-    try:
-        listed = [
-            (weight, quantizer) for weight, quantizer in config.get_weights_and_quantizers(layer)
-        ]
-    except AttributeError as error:
-        return f"{who} does not fit it: {error}"
-    for weight, quantizer in listed:
+    for weight, quantizer in config.get_weights_and_quantizers(layer):
         name = getattr(weight, "name", weight)
-        if not any(value is weight for value in vars(layer).values() if hasattr(value, "shape")):
-            return f"{who} lists {name!r}, which is no weight that is an attribute of the layer"
         if not isinstance(quantizer, GridQuantizer):
             return (
                 f"{who} quantizes {name!r} by a {type(quantizer).__name__}; use one of"
@@ -170,7 +205,8 @@ def _problem(call: graph.Call, config: Any) -> str | None:
 
 def weight_bits(layer: keras.layers.Layer, config: Any) -> int | None:
     """Widest width of the weights that `config` quantizes in `layer`, or None if there are none."""
-    widths = [quantizer.spec.num_bits for _, quantizer in config.get_weights_and_quantizers(layer)]
+    listed = config.get_weights_and_quantizers(layer)
+    widths = [adopt(quantizer).spec.num_bits for _, quantizer in listed]
     return max(widths, default=None)
 
 

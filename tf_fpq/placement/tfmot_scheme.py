@@ -1,14 +1,17 @@
 """The tfmot `QuantizeScheme`: `quantize_apply(annotated, scheme=FpqQuantizeScheme())`."""
 
+from collections.abc import Mapping
+import functools
 from typing import Any
 
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq import roles
-from tf_fpq.conversion.canonical import canonical
+from tf_fpq import graph, roles
+from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration, grids
+from tf_fpq.placement import calibration, grids, rule_configs
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig, LsqQuantizeConfig
+from tf_fpq.placement.rule_configs import RuleConfig
 
 
 class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
@@ -28,36 +31,72 @@ class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
         """Returns the model with all quantizers in place and an empty map, as nothing is left for
         tfmot to wrap.
 
+        A layer that was not annotated keeps its float weights; one of no class known here stays as
+        it is, between tensors on grids. A config of another library quantizes what it lists, with
+        its own quantizers, and its last activation or output quantizer holds what the layer's
+        operator computes.
+
         Raises:
-          ValueError: If an annotated layer has a config that is no `GridQuantizeConfig`, or a layer
-            has no integer form.
+          ValueError: If an annotated layer has no integer form and no config, or its config does
+            not fit it.
         """
-        model = canonical(model)
-        kernels = [layer.name for layer in model.layers if roles.role(layer) is roles.Role.KERNEL]
-        configs = {}
-        for name in kernels:
-            if name in layer_quantize_map:
-                configs[name] = layer_quantize_map[name].get("quantize_config")
-        given = [config for config in configs.values() if config is not None]
-        foreign = [
-            type(config).__name__ for config in given if not isinstance(config, GridQuantizeConfig)
-        ]
-        if foreign:
-            raise ValueError(
-                "FpqQuantizeScheme places tf_fpq quantize configs only. Received:"
-                f" {', '.join(foreign)}."
-            )
-        default = (
-            self.default()
-            if self.default
-            else next(iter(given), LsqQuantizeConfig()).with_bits(8, 8)
-        )
-        configs = {name: config or default for name, config in configs.items()}
-        the_plan = grids.plan(model)
+        model = prepare(model)
+        annotated = {
+            name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()
+        }
+        the_plan = _plan(model, annotated)
         raise_problems(the_plan.problems)
-        student = grids.place(model, configs, lambda bits: default.with_bits(8, bits), the_plan)
+        default = self._default(annotated)
+        configs = _configs(model, annotated, default)
+        outputs = {
+            name: quantizer
+            for name, config in configs.items()
+            if isinstance(config, RuleConfig)
+            and (quantizer := config.placed_quantizer(model.get_layer(name)))
+        }
+        make_config = functools.partial(default.with_bits, 8)
+        student = grids.place(model, configs, make_config, the_plan, outputs)
         calibration.start_weights(student)
         return student, {}
+
+    def _default(self, annotated: Mapping[str, Any]) -> GridQuantizeConfig:
+        """The config of activations, and of layers annotated without one."""
+        if self.default:
+            return self.default()
+        ours = (config for config in annotated.values() if isinstance(config, GridQuantizeConfig))
+        return next(ours, LsqQuantizeConfig()).with_bits(8, 8)
+
+
+def _plan(model: keras.Model, annotated: Mapping[str, Any]) -> grids.Plan:
+    """The placement of the grids, with the problems of annotated layers only."""
+    layers = {call.layer.name: call.layer for call in graph.calls(model)}
+    given = {name: config for name, config in annotated.items() if config is not None}
+    floats = {
+        name: None
+        for name, layer in layers.items()
+        if name not in annotated and roles.role(layer) is None
+    }
+    result = rule_configs.plan_with(model, {**floats, **given}, rule_configs.misfit)
+    dissolved = "it is written as other layers, which its config does not know"
+    result.problems.update({name: dissolved for name in given if name not in layers})
+    return result
+
+
+def _configs(
+    model: keras.Model, annotated: Mapping[str, Any], default: GridQuantizeConfig
+) -> dict[str, Any]:
+    """The config of each annotated layer that has weights to quantize, or a config of another
+    library.
+    """
+    found: dict[str, Any] = {}
+    for layer in {call.layer.name: call.layer for call in graph.calls(model)}.values():
+        config = annotated.get(layer.name)
+        if config is not None and not isinstance(config, GridQuantizeConfig):
+            bits = rule_configs.weight_bits(layer, config)
+            found[layer.name] = RuleConfig(config, bits, grids.DEFAULT_BITS)
+        elif layer.name in annotated and roles.role(layer) in (None, roles.Role.KERNEL):
+            found[layer.name] = config or default
+    return found
 
 
 def raise_problems(problems: dict[str, str]) -> None:

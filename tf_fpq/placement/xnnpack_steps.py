@@ -69,7 +69,7 @@ def _operators(student: keras.Model) -> list[_Operator]:
     for call in graph.calls(student):
         first, output = id(call.inputs[0]), id(call.outputs[0])
         kind = roles.role(roles.inner(call.layer))
-        if isinstance(call.layer, QuantizeActivation):
+        if isinstance(call.layer, QuantizeActivation) and call.layer.quantizer.has_grid:
             grids[output] = call.layer
             if first in pending:
                 found.append(_Operator(*pending[first], call.layer))

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement.quantized_layers import QuantizedLayer
+from tf_fpq.quantizers.base import GridQuantizer
 from tflite_export.lowering.kernel import Kernel
 
 layers = keras.layers
@@ -38,6 +39,7 @@ def quantized_kernel(
             " quantize again."
         )
     ((_, weight, quantizer, variables),) = layer.quantized_weights()
+    _check_grid(layer, quantizer)
     codes = transpose(quantizer.codes(weight, variables).numpy()).astype(np.int8)
     step_size = np.broadcast_to(quantizer.grid(variables)[0].numpy(), weight.shape)
     channels = codes.shape[axis]
@@ -47,6 +49,15 @@ def quantized_kernel(
     variable = layer.layer.bias if getattr(layer.layer, "use_bias", False) else None
     bias = np.zeros(channels) if variable is None else variable.numpy().astype(np.float64)
     return Kernel(f"{name}_kernel", codes, axis, scale, bias, variable)
+
+
+def _check_grid(layer: Any, quantizer: GridQuantizer) -> None:
+    """Raises ValueError for a foreign quantizer's grid that TFLite's weights do not have."""
+    if quantizer.has_grid and not (quantizer.spec.symmetric and quantizer.spec.narrow_range):
+        raise ValueError(
+            f"Layer {layer.name!r} has weights on a grid that int8 weights do not have: set"
+            f" symmetric=True, narrow_range=True. Received: {quantizer.spec}."
+        )
 
 
 def at_least_strides(kernel: np.ndarray, strides: tuple[int, int]) -> np.ndarray:

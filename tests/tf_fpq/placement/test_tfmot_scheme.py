@@ -1,13 +1,17 @@
 """By hand with tfmot: annotate, apply, with tfmot's own scheme and with ours."""
 
+import contextlib
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
 from tests.integration.exactness import assert_twin_is_interpreter
 import tf_fpq
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import deserialize, keras, serialize
 from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+import tflite_export
 
 layers = keras.layers
 quantization = tfmot.quantization.keras
@@ -101,32 +105,157 @@ def test_layers_without_annotation_keep_their_kernel():
     assert type(student.get_layer("dense")) is layers.Dense
 
 
-def test_foreign_configs_and_unsupported_layers_are_refused():
-    class Foreign(quantization.QuantizeConfig):
-        def get_weights_and_quantizers(self, layer):
-            return []
+class Foreign(quantization.QuantizeConfig):
+    """A config of a user, written against tfmot's interface."""
 
-        def get_activations_and_quantizers(self, layer):
-            return []
+    def __init__(self, weights, output=None, attribute="kernel"):
+        self.weights, self.output, self.attribute = weights, output, attribute
 
-        def set_quantize_weights(self, layer, quantize_weights):
-            pass
+    def get_weights_and_quantizers(self, layer):
+        return [(getattr(layer, self.attribute), self.weights)]
 
-        def set_quantize_activations(self, layer, quantize_activations):
-            pass
+    def get_activations_and_quantizers(self, layer):
+        return [] if self.output is None else [(layer.activation, self.output)]
 
-        def get_output_quantizers(self, layer):
-            return []
+    def set_quantize_weights(self, layer, quantize_weights):
+        layer.kernel = quantize_weights[0]
 
-        def get_config(self):
-            return {}
+    def set_quantize_activations(self, layer, quantize_activations):
+        pass
 
-    with (
-        keras.utils.custom_object_scope({"Foreign": Foreign}),
-        pytest.raises(ValueError, match="Received: Foreign"),
-    ):
-        quantization.quantize_apply(
-            _annotated(lambda *bits: Foreign()), scheme=tf_fpq.FpqQuantizeScheme()
+    def get_output_quantizers(self, layer):
+        return None
+
+    def get_config(self):
+        parts = {"weights": self.weights, "output": self.output}
+        listed = {name: part and serialize(part) for name, part in parts.items()}
+        return {**listed, "attribute": self.attribute}
+
+    @classmethod
+    def from_config(cls, config):
+        output = config["output"] and deserialize(config["output"])
+        return cls(deserialize(config["weights"]), output, config["attribute"])
+
+
+class Clip(quantization.quantizers.Quantizer):
+    """The quantizer of tfmot's guide, which rounds nothing."""
+
+    def build(self, tensor_shape, name, layer):
+        return {}
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        return keras.backend.clip(inputs, -0.25, 0.25)
+
+    def get_config(self):
+        return {}
+
+
+@keras.utils.register_keras_serializable(package="test_tfmot_scheme")
+class Halve(layers.Layer):
+    """A layer that nobody knows."""
+
+    def call(self, x):
+        return x / 2.0
+
+
+SCOPE = {"Foreign": Foreign, "Clip": Clip}
+
+
+def _last_value(**arguments):
+    arguments = {"per_axis": False, "symmetric": True, "narrow_range": True, **arguments}
+    return quantization.quantizers.LastValueQuantizer(num_bits=8, **arguments)
+
+
+def _applied(config):
+    with quantization.quantize_scope(SCOPE):
+        return quantization.quantize_apply(
+            _annotated(lambda *bits: config), scheme=tf_fpq.FpqQuantizeScheme()
         )
+
+
+def test_foreign_quantizers_on_a_grid_train_save_and_are_exported(tmp_path):
+    fixed = quantization.quantizers.FixedQuantizer(8, 0.0, 2.55, narrow_range=False)
+    student = _applied(Foreign(_last_value(per_axis=True), fixed))
+    tf_fpq.calibrate(student, IMAGES, verbose=0)
+    relu = student.get_layer("relu_quantize")
+    step, zero = relu.quantizer.grid(relu.variables_of_quantizer)
+    assert (float(step), float(zero)) == (pytest.approx(0.01), 0), "the range is the user's"
+    before = student.get_layer("conv").layer.kernel.numpy()
+    student.compile(keras.optimizers.SGD(0.1), "mse")
+    student.fit(IMAGES, np.ones((8, 3)), verbose=0)
+    assert (student.get_layer("conv").layer.kernel.numpy() != before).any()
+    assert_twin_is_interpreter(student, IMAGES)
+    student.save(tmp_path / "s.keras")
+    with quantization.quantize_scope(SCOPE):
+        loaded = keras.models.load_model(tmp_path / "s.keras")
+    np.testing.assert_array_equal(loaded(IMAGES), student(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "message"),
+    [
+        (Clip(), "Clip quantizes kernel of layer 'conv' on no grid that is known"),
+        (_last_value(symmetric=False), "Layer 'conv' .* on a grid that int8 weights do not have"),
+        (_last_value(narrow_range=False), "Layer 'conv' .*narrow_range=True"),
+    ],
+)
+def test_foreign_quantizers_without_such_a_grid_train_and_are_refused_at_export(
+    quantizer, message, tmp_path
+):
+    student = _applied(Foreign(quantizer))
+    tf_fpq.calibrate(student, IMAGES, verbose=0)
+    student.compile("sgd", "mse")
+    losses = student.fit(IMAGES, np.ones((8, 3)), epochs=3, verbose=0).history["loss"]
+    assert losses[2] < losses[0]
+    with pytest.raises(ValueError, match=message):
+        tflite_export.export(student, tmp_path / "no.tflite")
+
+
+def test_a_config_that_does_not_fit_its_layer_is_named():
+    with pytest.raises(ValueError, match="conv: Foreign does not fit it: 'Conv2D' object has no"):
+        _applied(Foreign(_last_value(), attribute="depthwise_kernel"))
+
+
+def test_annotated_layers_without_an_integer_form_are_refused():
     with pytest.raises(ValueError, match="dense: activation 'elu' has no integer form"):
         quantization.quantize_apply(_annotated(activation="elu"), scheme=tf_fpq.FpqQuantizeScheme())
+
+
+def test_a_layer_that_was_not_annotated_and_has_no_class_known_here_stays(tmp_path):
+    annotated = _annotated()
+    model = keras.Sequential(
+        [keras.Input((6, 6, 2)), *annotated.layers[:3], Halve(name="halve"), *annotated.layers[3:]]
+    )
+    student = quantization.quantize_apply(model, scheme=tf_fpq.FpqQuantizeScheme())
+    tf_fpq.calibrate(student, IMAGES, verbose=0)
+    np.testing.assert_allclose(student(IMAGES), model(IMAGES), atol=0.3)
+    with pytest.raises(ValueError, match="'halve'"):
+        tflite_export.export(student, tmp_path / "no.tflite")
+
+
+def test_a_nested_model_is_dissolved():
+    annotated = _annotated()
+    inner = keras.Sequential([keras.Input((4, 4, 4)), layers.Conv2D(4, 1, name="inner")])
+    model = keras.Sequential(
+        [keras.Input((6, 6, 2)), *annotated.layers[:3], inner, *annotated.layers[3:]]
+    )
+    student = quantization.quantize_apply(model, scheme=tf_fpq.FpqQuantizeScheme())
+    assert type(student.get_layer("inner")) is layers.Conv2D, "not annotated: float"
+    assert isinstance(student.get_layer("dense"), QuantizedLayer)
+
+
+@pytest.mark.parametrize(
+    "config", [tf_fpq.LsqQuantizeConfig, tf_fpq.LsqPlusQuantizeConfig, tf_fpq.MinMaxQuantizeConfig]
+)
+def test_in_a_graph_of_tensorflow_1_too(config):
+    """There `numpy()` does not exist, and `assign` is an operator for later."""
+    steps = []
+    for graph in (tf.Graph().as_default(), contextlib.nullcontext()):
+        with graph:
+            student = quantization.quantize_apply(
+                _annotated(config), scheme=tf_fpq.FpqQuantizeScheme()
+            )
+            (_, _, quantizer, variables) = student.get_layer("conv").quantized_weights()[0]
+            steps.append(keras.backend.get_value(quantizer.grid(variables)[0]))
+    np.testing.assert_allclose(*steps, rtol=1e-6)
+    assert steps[0].std() > 0, "from the weights, not the range it was made with"
