@@ -19,7 +19,6 @@ REASONS: dict[str, str] = {
     r"testQuantize_(UsesBuiltin|UsesQuantizeConfigFromUser|PreferenceToUser)": _WRAPPER,
     r"testQuantizeApply_KeepTrainableWeightOrder": (
         "Asks that nothing but the layer's weights trains; the step size of its output trains too."
-        " The layer's weights keep their order."
     ),
     r"testQuantize_RaisesErrorIfNoQuantizeConfig": (
         "Asks for a RuntimeError; it is a ValueError here that lists all such layers."
