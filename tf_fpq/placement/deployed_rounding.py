@@ -26,7 +26,7 @@ def source_of(tensor: Any) -> QuantizeActivation | None:
     """The layer on whose grid a symbolic tensor lies, also behind layers that only move codes."""
     layer = graph.producer(tensor)
     if isinstance(layer, QuantizeActivation):
-        return layer
+        return layer if layer.quantizer.has_grid else None
     if roles.role(layer) in _MOVE_CODES:
         return source_of(graph.sources(tensor)[0])
     return None
@@ -68,6 +68,8 @@ class DeployedRounding(keras.layers.Layer):
         y, x = inputs
         output = graph.first_reader(self)
         if not isinstance(output, QuantizeActivation) or output.observing:
+            return y
+        if not output.quantizer.has_grid:  # one of a user, that may do anything
             return y
         computed, read = graph.first_inputs(self)
         arithmetic, source = arithmetic_of(computed, read), source_of(read)
