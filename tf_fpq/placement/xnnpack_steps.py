@@ -19,10 +19,14 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.roles import Role
 
-# XNNPACK's limits, with a factor of 2 left for training:
-# a sum takes operands with 2^-10 <= step / output step < 2^8, a product 2^-16 <= step * step /
-# output step < 2^8,
-LOWEST_OF_SUM, LOWEST_OF_PRODUCT, HIGHEST = 2.0**-9, 2.0**-15, 2.0**7
+# XNNPACK's limits, lowest ratio taken and lowest no longer taken: of step / output step for each
+# operand of a sum, and of step * step / output step for a product. A kernel's products have the
+# upper one. The exporter checks the same (`tflite_export/kernels/xnnpack_limits.py`).
+SUM_LIMITS, PRODUCT_LIMITS = (2.0**-10, 2.0**8), (2.0**-16, 2.0**8)
+# What is left of both ends for training, which moves steps.
+_ROOM = 2.0
+LOWEST_OF_SUM, LOWEST_OF_PRODUCT = SUM_LIMITS[0] * _ROOM, PRODUCT_LIMITS[0] * _ROOM
+HIGHEST = SUM_LIMITS[1] / _ROOM
 _ROUNDS = 4
 
 

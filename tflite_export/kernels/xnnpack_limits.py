@@ -1,4 +1,4 @@
-"""Ratios of scales that XNNPACK takes, for all operators that have limits. Needs no TensorFlow.
+"""Ratios of scales that XNNPACK takes, for all operators that have limits.
 
 Outside them XNNPACK refuses the operator, and for some the whole file; the builtin kernels that
 would run instead round differently from one vector length to another. The exporter asks before it
@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from tf_fpq.placement.xnnpack_steps import PRODUCT_LIMITS, SUM_LIMITS
 from tflite_export import deployed
 
 
@@ -28,11 +29,11 @@ class Limits:
     end: float
 
 
-_KERNEL = Limits("input scale * weight scale / output scale", 0.0, 2.0**8)
+_KERNEL = Limits("input scale * weight scale / output scale", 0.0, PRODUCT_LIMITS[1])
 # A sum of products of 1 is beyond every int8 grid at this ratio, wherever the zero point is, as it
 # is at any higher one.
 SATURATES = 255.5
-_SUM = Limits("input scale / output scale", 2.0**-10, 2.0**8)
+_SUM = Limits("input scale / output scale", *SUM_LIMITS)
 # 2^7 itself is taken.
 _CONVERSION = Limits(
     "input scale / output scale",
@@ -46,7 +47,7 @@ _KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 LIMITS: Mapping[str, Limits] = {
     **dict.fromkeys(_KERNELS, _KERNEL),
     **dict.fromkeys(("ADD", "SUB"), _SUM),
-    "MUL": Limits("scale * scale / output scale", 2.0**-16, 2.0**8),
+    "MUL": Limits("scale * scale / output scale", *PRODUCT_LIMITS),
     "QUANTIZE": _CONVERSION,
 }
 
