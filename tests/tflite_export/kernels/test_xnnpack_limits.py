@@ -16,7 +16,7 @@ from tf_fpq.keras_compat import keras
 import tflite_export
 from tflite_export import deployed
 from tflite_export.kernels import xnnpack_limits
-from tflite_export.lowering import builder
+from tflite_export.lowering import network
 
 layers = keras.layers
 
@@ -87,15 +87,14 @@ def kinds(model):
 
 @pytest.mark.parametrize("factor", [1e-5, 1e-3, 1e3, 1e5])
 def test_codes_go_to_a_grid_far_away_in_several_steps(factor):
-    student, step = student_of(model_of(lambda x: layers.Conv2D(2, 1)(x), 4, 4, 2)), 0.05
-    walk = builder.Builder(student)
+    walk, step = network.Network(set()), 0.05
     grids = [
         deployed.Tensor(name, (1, 4), "int8", np.float32(s), z)
         for name, s, z in (("a", step, 5), ("b", step / factor, -9))
     ]
     walk.tensors = {grid.name: grid for grid in grids}
     last = walk._towards("a", grids[1])
-    operators = (*walk._operators, deployed.Operator("QUANTIZE", (last,), ("b",)))
+    operators = (*walk.operators, deployed.Operator("QUANTIZE", (last,), ("b",)))
     assert len(operators) > 1
     model = deployed.DeployedModel(walk.tensors, operators, ("a",), ("b",))
     codes = np.arange(-128, 128, dtype=np.int8).reshape(-1, 4)
