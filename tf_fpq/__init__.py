@@ -25,6 +25,7 @@ from tf_fpq.quantize import quantize_model
 from tf_fpq.quantizers.spec import QuantSpec
 from tf_fpq.summary import Summary, summary
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
+from tf_fpq.training.divergence_guard import DivergenceError
 from tf_fpq.training.qat_model import QatModel
 from tf_fpq.training.two_views import two_views
 
@@ -32,6 +33,7 @@ __all__ = [
     "ChannelStandardizedDistillation",
     "CheckReport",
     "ConsistencyRegularization",
+    "DivergenceError",
     "DoReFaQuantizeConfig",
     "EwgsQuantizeConfig",
     "FeaturePerturbation",

@@ -60,3 +60,41 @@ def replica_id() -> Any:
 def num_replicas() -> int:
     """Number of replicas in sync of the strategy in scope; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def either(condition: tf.Tensor, then: tuple[Any, ...], otherwise: tuple[Any, ...]) -> None:
+    """Calls one of two functions that change variables, from a replica or outside.
+
+    A `tf.cond` in a replica may not hold an update by an optimizer, which wants to be in the
+    cross-replica context. So the decision is made there, once for all replicas.
+
+    Args:
+      condition: A truth value, the same in all replicas.
+      then: A function and its arguments, called if the condition holds. What it needs of the
+        replica's own tensors must be among the arguments.
+      otherwise: A function and its arguments, called if not.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        tf.cond(condition, lambda: _call(*then), lambda: _call(*otherwise))
+        return
+
+    def decide(strategy: tf.distribute.Strategy, *arguments: Any) -> None:
+        def in_replicas(function: Any, arguments: tuple[Any, ...]) -> tf.Tensor:
+            strategy.extended.call_for_each_replica(_call, args=(function, *arguments))
+            return tf.zeros([])
+
+        replicas_condition, ours, theirs = arguments
+        tf.cond(
+            strategy.experimental_local_results(replicas_condition)[0],
+            lambda: in_replicas(then[0], ours),
+            lambda: in_replicas(otherwise[0], theirs),
+        )
+
+    context.merge_call(decide, args=(condition, then[1:], otherwise[1:]))
+
+
+def _call(function: Any, *arguments: Any) -> tf.Tensor:
+    """Calls `function`; both branches of a `tf.cond` must return something."""
+    function(*arguments)
+    return tf.zeros([])

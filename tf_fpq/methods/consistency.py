@@ -145,11 +145,9 @@ class ConsistencyRegularization(Method):
         )  # in the student's order, which `trainable = False` changes
         ema_teacher.trainable = False
         self.student_features = (self._latent_name(student),) if self.latent_weight else ()
-        shown = self.student_features
         # No regularization loss and no part of the student; its weights are tracked, for
         # checkpoints.
-        ema_graph = training_graph(ema_teacher, shown=shown, merge_relus=self.quantized_teacher)
-        untracked(self, ema_teacher=ema_teacher, _ema_graph=ema_graph)
+        untracked(self, ema_teacher=ema_teacher, _ema_graph=None)
         self.trainable = False
         self._ema_weights = weights
         pairs = list(zip(weights, student.weights, strict=True))
@@ -183,6 +181,15 @@ class ConsistencyRegularization(Method):
 
     def targets(self, batch: Batch) -> Any:
         """The EMA teacher's predictions and latent features of the weak view."""
+        if self._ema_graph is None:
+            # Made here and not before: it depends on zero points, which a file brings later.
+            with tf.init_scope():
+                ema_graph = training_graph(
+                    self.ema_teacher,
+                    shown=self.student_features,
+                    merge_relus=self.quantized_teacher,
+                )
+            untracked(self, _ema_graph=ema_graph)
         with contextlib.nullcontext() if self.quantized_teacher else observing(self.ema_teacher):
             return self._ema_graph(batch.weak_images, training=False)
 
@@ -224,6 +231,13 @@ class ConsistencyRegularization(Method):
         ]
         distributed.assign([ema for ema, _ in self._pairs], values)
         self._updates.assign_add(1.0)
+
+    def __dir__(self) -> list[str]:
+        """Without models whose weights are elsewhere: Keras' saver looks for state under these
+        names.
+        """
+        hidden = ("ema_teacher", "_ema_graph", "_student")
+        return [name for name in super().__dir__() if name not in hidden]
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""

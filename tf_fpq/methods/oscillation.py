@@ -195,6 +195,8 @@ class OscillationFreezing(Method):
         weights = _weights_of(student, self.name)
         untracked(self, _weights=weights)
         self.states = [OscillationState(weight, self.momentum) for weight in weights]
+        # The method's own too, as Keras saves no variables of a tf.Module.
+        self._state_variables = [variable for state in self.states for variable in state.variables]
         self.means = [_variable(weight.codes(), "mean_codes") for weight in weights]
         self.frozen = [
             _variable(tf.zeros(weight.variable.shape, tf.bool), "frozen") for weight in weights

@@ -5,6 +5,19 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_fpq.keras_compat import keras
+
+
+def check(optimizer: Any) -> None:
+    """Raises TypeError if `optimizer` is one of Keras 3 or a legacy one."""
+    if isinstance(optimizer, str | dict | keras.optimizers.Optimizer):
+        return
+    raise TypeError(
+        "optimizer must be a name or one of tf_keras, such as tf_keras.optimizers.SGD(0.01):"
+        " Keras 3's do not know its models, and the legacy ones offer no compute_gradients."
+        f" Received: optimizer of type {type(optimizer).__module__}.{type(optimizer).__name__}."
+    )
+
 
 def exempt_from_weight_decay(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
     """Adds `variables` to those that weight decay leaves alone.

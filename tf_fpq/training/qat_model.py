@@ -3,30 +3,48 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
+import os
 from typing import Any
-import warnings
 
 import tensorflow as tf
 
 from tf_fpq import distributed, graph
 from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
-from tf_fpq.keras_compat import keras, untracked
+from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
-from tf_fpq.placement import calibration
 from tf_fpq.placement.quantized_layers import quantizer_variables
 from tf_fpq.placement.training_graph import training_graph
-from tf_fpq.training import optimizers, two_views
+from tf_fpq.training import argument_checks, data_checks, optimizers, total_steps, two_views
 from tf_fpq.training import teacher as teachers
+from tf_fpq.training.divergence_guard import DivergenceGuard
+
+# The teacher of a model that is read from a file: given afterwards.
+_GIVEN_LATER = object()
 
 
+@register
 class QatModel(keras.Model):
     """A student that trains with the methods it was given; everything else are Keras' verbs.
 
     One step minimises `task loss + regularisation + the losses of the methods`. With no method it
-    is the plain base quantizer: the same weights as `student.fit`, bit for bit (with
-    `step_size_learning_rate_factor=1`). The teacher never changes: it runs with `training=False`,
-    outside the gradient tape, and belongs to no saved state.
+    is the plain base quantizer: the weights are those of `student.fit` (with
+    `step_size_learning_rate_factor=1`), bit for bit where TensorFlow computes both by the same
+    kernels. The teacher never changes: it runs with `training=False`, outside the gradient tape,
+    and belongs to no saved state.
+
+    Note: a ReLU that the quantizer behind it makes superfluous is left out here. oneDNN, which is
+    on by default on x86, may compute such a ReLU in one kernel with its neighbours in
+    `student.fit`. The last bit then rounds otherwise: weights differ by some 1e-7 after eight
+    steps. With `TF_ENABLE_ONEDNN_OPTS=0` they are equal.
+
+    A training stops at its first step that is not finite, with a `DivergenceError` that says where
+    and why; that step changes nothing.
+
+    A `QatModel` is saved to a `.keras` file, with its student, its methods and their state, and the
+    optimizer's, also by `keras.callbacks.ModelCheckpoint`. A training that goes on from the file is
+    bit-equal to one that was never interrupted. `QatModel.load(path, teacher)` reads it, as does
+    `keras.models.load_model` followed by `set_teacher`.
 
     Batches are what `student.fit` takes, or views from `tf_fpq.two_views`. The losses that compare
     (CSD, KD, CR) see all images of a batch, the task loss and the metrics those with labels.
@@ -44,6 +62,8 @@ class QatModel(keras.Model):
       teacher: The float model, or None.
       methods: The methods.
     """
+
+    train_function: Any
 
     def __init__(
         self,
@@ -81,37 +101,28 @@ class QatModel(keras.Model):
         """
         super().__init__(name=name, dtype="float32")
         methods = list(methods)
-        _check_methods(methods)
-        _check_teacher(methods, teacher, cache_teacher)
+        argument_checks.check_methods(methods)
         if step_size_learning_rate_factor <= 0:
             raise ValueError(
                 "step_size_learning_rate_factor must be positive. "
                 f"Received: step_size_learning_rate_factor={step_size_learning_rate_factor}."
             )
-        if names := calibration.uncalibrated(student):
-            warnings.warn(
-                f"Not calibrated: {', '.join(names)}. Call tf_fpq.calibrate(student, images)"
-                " first.",
-                stacklevel=2,
-            )
         self.student = student
         self.methods = methods
         self.step_size_learning_rate_factor = step_size_learning_rate_factor
+        self.teacher_dtype = teacher_dtype
         self.cache_teacher = cache_teacher
-        if graph.is_functional(teacher) or keras3.is_keras3_model(teacher):
-            teacher = prepare(
-                teacher
-            )  # the layers that the student was made of, under the same names
-        for method in methods:
-            method.attach(student, teacher)
-        shown = {name for method in methods for name in method.student_features}
         # Not tracked: the teacher is not part of what trains, is saved or is regularised.
-        untracked(
-            self,
-            teacher=teacher,
-            _graph=training_graph(student, [method.rewrite for method in methods], shown),
-            _teacher_graph=_teacher_graph(teacher, methods, teacher_dtype),
-        )
+        untracked(self, teacher=None, _graph=None, _teacher_graph=None, _guard=None)
+        if teacher is _GIVEN_LATER:
+            for method in methods:
+                if method.needs_teacher:
+                    method.build()
+                else:
+                    method.attach(student, None)
+        else:
+            argument_checks.warn_if_uncalibrated(student)
+            self._attach(methods, teacher)
         self._loss_metrics = {
             m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss
         }
@@ -126,27 +137,169 @@ class QatModel(keras.Model):
         """The student's outputs."""
         return self.student(inputs, training=training)
 
+    def set_teacher(self, teacher: keras.Model) -> None:
+        """Gives the methods their teacher: a model that was loaded from a file has none.
+
+        Args:
+          teacher: The float model that the training began with.
+
+        Raises:
+          ValueError: If its convolutions or outputs do not fit the student's.
+        """
+        self._attach([method for method in self.methods if method.needs_teacher], teacher)
+
+    def _attach(self, methods: Sequence[Method], teacher: keras.Model | None) -> None:
+        argument_checks.check_teacher(self.methods, teacher, self.cache_teacher)
+        if graph.is_functional(teacher) or keras3.is_keras3_model(teacher):
+            teacher = prepare(
+                teacher
+            )  # the layers that the student was made of, under the same names
+        for method in methods:
+            method.attach(self.student, teacher)
+        untracked(self, teacher=teacher, _teacher_graph=self._make_teacher_graph(teacher))
+        self.train_function = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], teacher: keras.Model | None = None) -> "QatModel":
+        """Reads a model from the `.keras` file that `save` wrote, ready for `fit`.
+
+        Args:
+          path: The file.
+          teacher: The float model; needed if a method compares with it.
+
+        Raises:
+          ValueError: If the file holds another model.
+        """
+        model = keras.models.load_model(path)
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"path must be a file of a QatModel. Received: path={str(path)!r}, which holds a"
+                f" {type(model).__name__}; keras.models.load_model reads that."
+            )
+        if teacher is not None:
+            model.set_teacher(teacher)
+        return model
+
+    def save(
+        self,
+        filepath: Any,
+        overwrite: bool = True,
+        save_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Saves all but the teacher, as `keras.Model.save`.
+
+        Raises:
+          ValueError: If `filepath` does not end in `.keras`.
+        """
+        if not str(filepath).endswith(".keras") or save_format not in (None, "keras"):
+            raise ValueError(
+                "filepath must end in .keras, the one format that holds a QatModel whole; its"
+                " student goes into any, by model.student.save(...). Received:"
+                f" filepath={str(filepath)!r}."
+            )
+        super().save(filepath, overwrite, save_format, **kwargs)
+
+    def __dir__(self) -> list[str]:
+        """Without the teacher: Keras' saver looks for state under these names."""
+        return [name for name in super().__dir__() if name not in ("teacher", "_teacher_graph")]
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal model, but for the teacher."""
+        return {
+            "name": self.name,
+            "student": keras.saving.serialize_keras_object(self.student),
+            "methods": [keras.saving.serialize_keras_object(method) for method in self.methods],
+            "step_size_learning_rate_factor": self.step_size_learning_rate_factor,
+            "teacher_dtype": self.teacher_dtype,
+            "cache_teacher": self.cache_teacher,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "QatModel":
+        """Makes a model from `get_config()`, whose teacher `set_teacher` gives."""
+        deserialize = keras.saving.deserialize_keras_object
+        student = deserialize(config["student"], custom_objects)
+        methods = [deserialize(method, custom_objects) for method in config["methods"]]
+        return cls(**{**config, "student": student, "methods": methods, "teacher": _GIVEN_LATER})
+
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Configures training as `keras.Model.compile`; quantizer parameters are exempt from weight
         decay.
+
+        Raises:
+          TypeError: If the optimizer is of another Keras.
+          ValueError: If a method compares class scores and the student has several outputs, or
+            ends in a softmax and the method was not told.
         """
+        optimizers.check(optimizer)
+        argument_checks.check_outputs(self.student, self.methods, loss)
         super().compile(optimizer, loss, metrics, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as the saved model was, and makes the optimizer's variables, for it to be
+        loaded.
+        """
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def make_train_function(self, force: bool = False) -> Any:
-        """Keras' own, for the layers that are trainable now."""
+        """Keras' own for the layers that are trainable now, which stops where a step is not
+        finite.
+        """
+        if self.train_function is not None and not force:
+            return self.train_function
+        argument_checks.check_teacher(self.methods, self.teacher, self.cache_teacher)
         optimizers.exempt_from_weight_decay(self.optimizer, quantizer_variables(self.student))
-        return super().make_train_function(force)
+        shown = {name for method in self.methods for name in method.student_features}
+        rewrites = [method.rewrite for method in self.methods]
+        # Made here and not before: it depends on zero points, which a file brings later.
+        untracked(
+            self,
+            _graph=training_graph(self.student, rewrites, shown),
+            _guard=DivergenceGuard(self.student, self.optimizer),
+        )
+        function = super().make_train_function(force=True)
+
+        looked_at_images = False
+
+        def checked(iterator: Any) -> Any:
+            nonlocal looked_at_images
+            logs = function(iterator)
+            self._guard.check()
+            if not looked_at_images:
+                data_checks.warn_of_range(self.student, self._guard.image_size())
+                looked_at_images = True
+            return logs
+
+        self.train_function = checked
+        return checked
 
     def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit`, with the arguments of `keras.Model.fit`."""
+        """Trains as `keras.Model.fit`, with the arguments of `keras.Model.fit`.
+
+        Raises:
+          DivergenceError: At the first step that is not finite.
+          ValueError: If images or labels do not fit the student or the loss.
+        """
+        data_checks.check(self.student, self.loss, x, y)
         if self.cache_teacher:
+            argument_checks.check_teacher(self.methods, self.teacher, True)
             x, y = teachers.with_outputs(x, y, self._teacher_graph, batch_size)
-        kwargs["callbacks"] = _with_total_steps(kwargs.get("callbacks"), self.methods)
-        return super().fit(x, y, batch_size, **kwargs)
+        callbacks = total_steps.with_total_steps(callbacks, self.methods)
+        with data_checks.explained(self.student):
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step: teachers forward, student forward and backward (as often as the methods want
@@ -154,15 +307,16 @@ class QatModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, teacher = self._unpack(x)
+        before = self._guard.remember()
         targets = {method.name: method.targets(batch) for method in self.methods}
         step = Step(None, {}, teacher.get("predictions"), teacher.get("features", {}), targets)
         compute = functools.partial(self._gradients, batch, y, sample_weight, step)
         for method in self.methods:
             compute = functools.partial(method.gradients, self.trainable_variables, compute)
         predictions, gradients = compute()
-        self._update(gradients)
-        for method in self.methods:
-            method.after_update()
+        seen = {"images": batch.images, "labels": y, "sample_weight": sample_weight}
+        seen |= {"teacher": step.teacher_predictions, "predictions": predictions}
+        self._guard.update(self._update, gradients, seen, before)
         return self.compute_metrics(x, y, predictions, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -170,7 +324,8 @@ class QatModel(keras.Model):
         two views it is the weak one that is evaluated.
         """
         x, *rest = keras.utils.unpack_x_y_sample_weight(data)
-        logs = super().test_step((two_views.evaluated(x), *rest))
+        x = two_views.evaluated(teachers.images_of(x))
+        logs = super().test_step((x, *rest))
         training_only = {
             self._task_loss.name,
             *(metric.name for metric in self._loss_metrics.values()),
@@ -211,8 +366,8 @@ class QatModel(keras.Model):
         return Gradients(predictions, [gradient for gradient, _ in pairs])
 
     def _update(self, gradients: Sequence[tf.Tensor | None]) -> None:
-        """Minimises; the quantizers' variables then go only `step_size_learning_rate_factor` of
-        their way.
+        """Minimises; the quantizers' variables go only `step_size_learning_rate_factor` of their
+        way; then the methods follow.
         """
         factor = self.step_size_learning_rate_factor
         slow = [] if factor == 1.0 else quantizer_variables(self.student)
@@ -222,6 +377,8 @@ class QatModel(keras.Model):
             slow,
             [old + factor * (variable - old) for variable, old in zip(slow, before, strict=True)],
         )
+        for method in self.methods:
+            method.after_update()
 
     def _log_losses(self, loss: tf.Tensor) -> None:
         added = {method.name: tf.add_n(method.losses) for method in self.methods if method.has_loss}
@@ -232,65 +389,8 @@ class QatModel(keras.Model):
         )  # Keras divides a replica's loss, so that gradients add up
         self._task_loss.update_state(loss - sum(self.losses) if self.losses else loss)
 
-
-class _TotalSteps(keras.callbacks.Callback):
-    """Tells methods that ramp over a share of the training how long it is."""
-
-    def __init__(self, methods: Sequence[Method]):
-        super().__init__()
-        self._methods = methods
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        steps, epochs = self.params.get("steps"), self.params["epochs"]
-        for method in self._methods:
-            method.set_total_steps(None if steps is None else steps * epochs)
-
-
-def _with_total_steps(callbacks: Any, methods: Sequence[Method]) -> Any:
-    """`callbacks` of `fit` with one more."""
-    own = _TotalSteps(methods)
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(own)
-        return callbacks
-    return [own, *tf.nest.flatten(callbacks or [])]
-
-
-def _teacher_graph(
-    teacher: keras.Model | None, methods: Sequence[Method], dtype: str | None
-) -> keras.Model | None:
-    if not any(method.needs_teacher for method in methods):
-        return None
-    shown = {name: None for method in methods for name in method.teacher_features}
-    return teachers.teacher_graph(teacher, shown, dtype)
-
-
-def _check_methods(methods: Sequence[Any]) -> None:
-    for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(
-                "methods must be tf_fpq methods, such as FeaturePerturbation(). Received:"
-                f" methods=[..., {method!r}]."
-            )
-    for attribute in (lambda method: type(method).__name__, lambda method: method.name):
-        names = [attribute(method) for method in methods]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                "methods must have at most one of each class and of each name. Received twice:"
-                f" {', '.join(twice)}."
-            )
-
-
-def _check_teacher(
-    methods: Sequence[Method], teacher: keras.Model | None, cache_teacher: bool
-) -> None:
-    needing = [method.name for method in methods if method.needs_teacher]
-    if needing and teacher is None:
-        raise ValueError(
-            f"teacher must be given: {', '.join(needing)} compares the student with it. Received:"
-            " teacher=None."
-        )
-    if cache_teacher and not needing:
-        raise ValueError(
-            "cache_teacher=True needs a method that compares with the teacher. Received: methods"
-            " without one."
-        )
+    def _make_teacher_graph(self, teacher: keras.Model | None) -> keras.Model | None:
+        if not any(method.needs_teacher for method in self.methods):
+            return None
+        shown = {name: None for method in self.methods for name in method.teacher_features}
+        return teachers.teacher_graph(teacher, shown, self.teacher_dtype)

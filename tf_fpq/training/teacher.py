@@ -79,7 +79,8 @@ def with_outputs(
       batches of a dataset are those of its first epoch, in the order of its first epoch.
 
     Raises:
-      ValueError: If the data has two views, or the outputs would not fit the memory limit.
+      ValueError: If the data has two views or does not end, or the outputs would not fit the memory
+        limit.
       TypeError: If the data is neither.
     """
     if isinstance(data, tf.data.Dataset):
@@ -94,6 +95,14 @@ def with_outputs(
     return {"images": data, "teacher": outputs}, labels
 
 
+def images_of(x: Any) -> Any:
+    """The images in what `with_outputs` made, such as the part that `validation_split` takes;
+    anything else as it is.
+    """
+    cached = isinstance(x, dict) and set(x) == {"images", "teacher"}
+    return x["images"] if cached else x
+
+
 def _dataset_with_outputs(data: tf.data.Dataset, teacher: keras.Model) -> tf.data.Dataset:
     first = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
     if two_views.has_two_views(first):
@@ -102,6 +111,12 @@ def _dataset_with_outputs(data: tf.data.Dataset, teacher: keras.Model) -> tf.dat
             " student sees."
         )
     batches = int(data.cardinality())
+    if batches == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "cache_teacher=True needs a dataset that ends, as the teacher's outputs stay in memory."
+            " Leave .repeat() out; fit begins a dataset again in every epoch. Received: an endless"
+            " dataset."
+        )
     size = first.shape[0] if isinstance(first, tf.TensorSpec) else None
     if batches > 0 and size:
         _check_size(teacher, batches * size)

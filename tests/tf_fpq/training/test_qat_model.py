@@ -1,5 +1,9 @@
 """QatModel: plain without methods, named losses, clear errors."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,6 +32,15 @@ def test_no_method_is_the_plain_student_bit_for_bit():
     _, other = pair(regularizer=1e-3)
     fit(QatModel(other, step_size_learning_rate_factor=1.0))
     assert bytes_of(student) == bytes_of(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("onednn", "largest"), [("0", 0.0), ("1", 1e-6)])
+def test_no_method_is_the_plain_student_but_for_the_rounding_of_onednn(onednn, largest):
+    command = [sys.executable, "-m", "tests.tf_fpq.training.plain_training"]
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(run.stdout.split()[-1]) <= largest
 
 
 def test_step_sizes_learn_at_a_fraction_of_the_rate():
@@ -231,3 +244,39 @@ def test_two_views_are_evaluated_and_predicted_on_the_weak_one():
     np.testing.assert_array_equal(
         model.predict(data, verbose=0), model.predict(images(), verbose=0)
     )
+
+
+def classifier(*heads: str) -> keras.Model:
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, name="stem")(image))
+    outputs = [
+        keras.layers.Dense(4, activation=head, name=f"head{i}")(x) for i, head in enumerate(heads)
+    ]
+    return keras.Model(image, outputs)
+
+
+def test_methods_that_compare_class_scores_are_told_what_the_student_ends_in():
+    teacher = classifier("softmax")
+    student = student_of(teacher)
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    with pytest.raises(ValueError, match="kd, cr must get from_logits=False: .* softmax"):
+        QatModel(student, teacher, tf_fpq.methods_from_names("kd,cr")).compile("sgd", loss)
+    told = {"kd": {"from_logits": False}, "cr": {"from_logits": False}}
+    QatModel(student, teacher, tf_fpq.methods_from_names("kd,cr", **told)).compile("sgd", loss)
+    with pytest.warns(UserWarning, match="takes the softmax of a student that ends in a softmax"):
+        QatModel(student).compile("sgd", LOSS)
+
+
+def test_class_scores_of_several_outputs_are_not_compared():
+    teacher = classifier("linear", "linear")
+    model = QatModel(student_of(teacher), teacher, tf_fpq.methods_from_names("kd,cr"))
+    with pytest.raises(ValueError, match="kd, cr compares the class scores of one output"):
+        model.compile("sgd", [LOSS, LOSS])
+
+
+def test_an_optimizer_of_another_keras_is_refused():
+    model = QatModel(pair()[1])
+    keras3 = pytest.importorskip("keras")
+    for optimizer in (keras.optimizers.legacy.SGD(), keras3.optimizers.SGD()):
+        with pytest.raises(TypeError, match="optimizer must be a name or one of tf_keras"):
+            model.compile(optimizer, LOSS)

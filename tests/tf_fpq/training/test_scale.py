@@ -187,7 +187,8 @@ def test_cached_teacher_trains_the_same_as_the_running_one():
         model = QatModel(
             student, teacher, presets.methods_from_names("csd,kd"), cache_teacher=cache_teacher
         )
-        fit(model)
+        history = fit(model, validation_split=0.5)
+        assert {"val_loss", "val_accuracy"} <= set(history)
         results.append(student.get_weights())
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -236,6 +237,9 @@ def test_errors_of_the_cache(monkeypatch):
         ),
     ):
         model.fit([1], [1], verbose=0)
+    endless = tf.data.Dataset.from_tensors((images(4), labels(4))).repeat()
+    with pytest.raises(ValueError, match="needs a dataset that ends.*Leave .repeat.. out"):
+        model.fit(endless, verbose=0, steps_per_epoch=1)
     monkeypatch.setattr(teachers, "CACHE_LIMIT_BYTES", 1000)
     with pytest.raises(ValueError, match="above the limit"):
         model.fit(images(), labels(), verbose=0)
