@@ -140,9 +140,13 @@ def config_from_flags() -> Config:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the experiment and prints its table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
-    config = config_from_flags()
+    try:
+        if len(argv) > 1:
+            raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
+        config = config_from_flags()
+    except app.UsageError as error:
+        # absl would print the help of all flags before it.
+        sys.exit(f"error: {error}")
     try:
         result = pipeline.run(config)
     except (data.DatasetMissingError, tflite_export.VerificationError, OSError) as error:

@@ -14,7 +14,7 @@ TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs/bring-your-model.
 
 @pytest.fixture(autouse=True)
 def _forgets_what_is_registered(monkeypatch):
-    for module, name in ((canonical, "_LAYERS"), (operators, "_STARTS")):
+    for module, name in ((canonical, "LAYERS"), (operators, "STARTS")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 

@@ -3,6 +3,8 @@ code for code.
 """
 
 from tf_fpq import callbacks, quantizers
+from tf_fpq.extending import register_layer
+from tf_fpq.methods.base import Gradients, Method
 from tf_fpq.methods.consistency import ConsistencyRegularization
 from tf_fpq.methods.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
@@ -23,6 +25,7 @@ from tf_fpq.placement.rules import QuantRule
 from tf_fpq.placement.tfmot_scheme import FpqQuantizeScheme
 from tf_fpq.quantize import quantize_model
 from tf_fpq.quantizers.spec import QuantSpec
+from tf_fpq.roles import Kernel, Role
 from tf_fpq.summary import Summary, summary
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
 from tf_fpq.training.divergence_guard import DivergenceError
@@ -38,9 +41,12 @@ __all__ = [
     "EwgsQuantizeConfig",
     "FeaturePerturbation",
     "FpqQuantizeScheme",
+    "Gradients",
+    "Kernel",
     "KnowledgeDistillation",
     "LsqPlusQuantizeConfig",
     "LsqQuantizeConfig",
+    "Method",
     "MinMaxQuantizeConfig",
     "PactQuantizeConfig",
     "OscillationDampening",
@@ -48,6 +54,7 @@ __all__ = [
     "QatModel",
     "QuantRule",
     "QuantSpec",
+    "Role",
     "SharpnessAwareMinimization",
     "StrongAugmentation",
     "Summary",
@@ -60,7 +67,12 @@ __all__ = [
     "methods_from_names",
     "quantize_model",
     "quantizers",
+    "register_layer",
     "start_weights",
     "summary",
     "two_views",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

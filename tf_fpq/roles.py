@@ -5,28 +5,7 @@ Whether a tensor needs a grid of its own follows from the roles of the layers ar
 convolution, its batch norm and its ReLU are one integer operator with one output grid; a max
 pooling keeps its input's grid; a sum has a new one.
 
-A layer class of your own is taken in one of three ways:
-
-1.  It computes what a few Keras layers compute: say how. It then is those layers, in the student
-    and in the file.
-
-        def gate(rewriter, layer, name, x):
-            mask = rewriter.make(keras.layers.Activation, rewriter.name(name, "mask"),
-            activation="sigmoid")(x) return rewriter.make(keras.layers.Multiply, name)([x, mask])
-
-        tf_fpq.conversion.canonical.register(Gate, gate)
-
-2.  It is an operator that TFLite has and Keras has not: give it a role here, and its operator in
-    the exporter.
-
-        tf_fpq.roles.register(HardSwish, tf_fpq.roles.Role.FUNCTION)
-        tflite_export.lowering.operators.register(
-            HardSwish, lambda builder, layer, name, sources, output: operators.Pending("HARD_SWISH",
-            sources)
-        )
-
-3.  It is to be trained with its weights on grids, whatever it computes: `QuantRule(layer_type=Mine,
-    config=...)`, see `placement/rules.py`. To be exported it needs an operator too.
+Layer classes of one's own join the table by `tf_fpq.register_layer`.
 """
 
 from collections.abc import Callable
@@ -113,8 +92,15 @@ ROLES: dict[type, Role] = {
     **dict.fromkeys((layers.Concatenate, layers.Maximum, layers.Minimum), Role.JOINT_GRID),
 }
 
-# Layers outside Keras' public names, by class name: keras.applications' own.
-ROLES_BY_NAME: dict[str, Role] = {"LayerScale": Role.AFFINE, "Division": Role.AFFINE}
+# Layers outside Keras' public names, by class name: keras.applications' own, and those that a layer
+# normalization is written in (`conversion/normalization.py`).
+ROLES_BY_NAME: dict[str, Role] = {
+    "LayerScale": Role.AFFINE,
+    "Division": Role.AFFINE,
+    "ChannelMean": Role.FUNCTION,
+    "ReciprocalRoot": Role.FUNCTION,
+    "ChannelAffine": Role.AFFINE,
+}
 
 # Roles of `Activation` layers by the name of their function.
 ACTIVATION_ROLES: dict[str, Role] = {
@@ -138,32 +124,6 @@ CONVOLUTIONS = (
     layers.SeparableConv2D,
     layers.Conv2DTranspose,
 )
-
-
-def register(layer_class: type, role: Role, kernel: Kernel | None = None) -> None:
-    """Gives a layer class of your own its role, so that `quantize_model` and `check` take it.
-
-    The exporter needs its operator too, `tflite_export.lowering.operators.register`. A layer that computes
-    what a few Keras layers compute needs neither: `tf_fpq.conversion.canonical.register` says how
-    to write it in those.
-
-    Args:
-      layer_class: The class; subclasses are classes of their own. Its instances must be copies of
-        their `get_config()`, and the class registered with Keras for the student to be saved.
-      role: What it does to the grid of its input.
-      kernel: For `Role.KERNEL`: the weights that rules quantize.
-
-    Raises:
-      ValueError: If exactly one of `role=Role.KERNEL` and `kernel` is given.
-    """
-    if (role is Role.KERNEL) != (kernel is not None):
-        raise ValueError(
-            f"kernel is needed for Role.KERNEL and for no other. Received: role={role},"
-            f" kernel={kernel}."
-        )
-    ROLES[layer_class] = role
-    if kernel is not None:
-        KERNELS[layer_class] = kernel
 
 
 def kernel(layer: keras.layers.Layer) -> Kernel | None:
@@ -280,10 +240,10 @@ def _unknown(kind: str, is_keras: bool) -> str:
             " part around it"
         )
     return (
-        f"layer class {kind} is not supported. Two ways out: write it in Keras layers"
-        " (tf_fpq.conversion.canonical.register); or give it a config,"
-        f" QuantRule(layer_type={kind}, config=...), and to export it an operator"
-        " (tflite_export.lowering.operators.register)"
+        f"layer class {kind} is not supported. Two ways out: write it in Keras layers,"
+        f" tf_fpq.register_layer({kind}, rewrite=...); or give it a config,"
+        f" QuantRule(layer_type={kind}, config=...), and to export it an operator,"
+        f" tflite_export.register_operator({kind}, ...)"
     )
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tflite_export.errors import InterpreterError
     from tflite_export.exported_model import ExportedModel, export, open_exported, quant_params
+    from tflite_export.extending import OperatorKind, register_operator
     from tflite_export.flatbuffer.metadata import Metadata, read_metadata
     from tflite_export.flatbuffer.reader import read
+    from tflite_export.lowering.records import Pending
     from tflite_export.twin.integer_twin import IntegerTwin
     from tflite_export.twin.trainable_twin import TrainableTwin
     from tflite_export.verification.file_pair import compare_files
@@ -26,6 +28,8 @@ _HOMES = {
     "IntegerTwin": "twin.integer_twin",
     "InterpreterError": "errors",
     "Metadata": "flatbuffer.metadata",
+    "OperatorKind": "extending",
+    "Pending": "lowering.records",
     "Report": "verification.report",
     "TrainableTwin": "twin.trainable_twin",
     "VerificationError": "verification.verifier",
@@ -35,6 +39,7 @@ _HOMES = {
     "quant_params": "exported_model",
     "read": "flatbuffer.reader",
     "read_metadata": "flatbuffer.metadata",
+    "register_operator": "extending",
     "verify": "verification.verifier",
 }
 
@@ -43,6 +48,8 @@ __all__ = [
     "IntegerTwin",
     "InterpreterError",
     "Metadata",
+    "OperatorKind",
+    "Pending",
     "Report",
     "TrainableTwin",
     "VerificationError",
@@ -52,6 +59,7 @@ __all__ = [
     "quant_params",
     "read",
     "read_metadata",
+    "register_operator",
     "verify",
 ]
 

@@ -72,9 +72,15 @@ def test_bad_flag_is_a_usage_error():
         train.config_from_flags()
 
 
-def test_positional_argument_is_a_usage_error():
-    with pytest.raises(app.UsageError, match="digits"):
+def test_bad_arguments_end_with_one_line():
+    with pytest.raises(SystemExit, match="^error: Flags only, please. Received: digits$"):
         train.main(["train", "digits"])
+    with flagsaver.flagsaver(methods=["fqp"]), pytest.raises(SystemExit) as error:
+        train.main(["train"])
+    assert re.match(
+        "error: methods must be one of fpq, .*Received: methods='fqp'", str(error.value)
+    )
+    assert "\n" not in str(error.value)
 
 
 def test_missing_dataset_ends_with_one_line(monkeypatch):

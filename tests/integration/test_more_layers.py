@@ -10,6 +10,7 @@ import tf_fpq
 from tf_fpq import roles
 from tf_fpq.conversion import canonical
 from tf_fpq.keras_compat import keras
+import tflite_export
 from tflite_export.lowering import operators
 
 layers = keras.layers
@@ -86,7 +87,7 @@ class HardSwish(layers.Layer):
 
 @pytest.fixture
 def own_layers():
-    """The two ways of the documentation in `tf_fpq/roles.py`."""
+    """The two ways of the documentation of `register_layer`."""
 
     def gate(rewriter, layer, name, x):
         mask = rewriter.make(layers.Activation, rewriter.name(name, "mask"), activation="sigmoid")(
@@ -95,13 +96,13 @@ def own_layers():
         return rewriter.make(layers.Multiply, name)([x, mask])
 
     def hard_swish(builder, layer, name, sources, output):
-        return operators.Pending("HARD_SWISH", sources)
+        return tflite_export.Pending("HARD_SWISH", sources)
 
-    canonical.register(Gate, gate)
-    roles.register(HardSwish, roles.Role.FUNCTION)
-    operators.register(HardSwish, hard_swish)
+    tf_fpq.register_layer(Gate, rewrite=gate)
+    tf_fpq.register_layer(HardSwish, role=tf_fpq.Role.FUNCTION)
+    tflite_export.register_operator(HardSwish, hard_swish)
     yield
-    del canonical._LAYERS[Gate], roles.ROLES[HardSwish], operators._STARTS[HardSwish]
+    del canonical.LAYERS[Gate], roles.ROLES[HardSwish], operators.STARTS[HardSwish]
 
 
 @pytest.mark.parametrize(("own", "kind"), [(Gate, "LOGISTIC"), (HardSwish, "HARD_SWISH")])
@@ -118,13 +119,6 @@ def test_without_registration_the_message_says_where_to_look(own):
     model = keras.Model(inputs, layers.Conv2D(2, 1)(own(name="mine")(inputs)))
     with pytest.raises(
         ValueError,
-        match="mine: .*tf_fpq.conversion.canonical.register.*tflite_export.lowering.operators.register",
+        match="mine: .*tf_fpq.register_layer.*tflite_export.register_operator",
     ):
         tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
-
-
-def test_a_role_needs_its_kernel():
-    with pytest.raises(ValueError, match="kernel is needed for Role.KERNEL"):
-        roles.register(Gate, roles.Role.KERNEL)
-    with pytest.raises(ValueError, match="kernel is needed for Role.KERNEL"):
-        roles.register(Gate, roles.Role.AFFINE, roles.Kernel("kernel", None))

@@ -55,20 +55,6 @@ def canonical(model: keras.Model) -> keras.Model:
     return result
 
 
-def register(layer_class: type, rewrite: Rewrite) -> None:
-    """Says how a layer class of your own is written in layers that are supported.
-
-    Args:
-      layer_class: The class; subclasses are classes of their own.
-      rewrite: `rewrite(rewriter, layer, name, x)` returns what `layer(x)` returns, made by
-        `rewriter.make(layer_class, name, weights, **config)`, where `weights` are the arrays the
-        new layer starts with. Names are `name`, that of the call, and `rewriter.name(name, part)`;
-        a layer with a kernel should have `layer.name`, which rules and the teacher's features go
-        by.
-    """
-    _LAYERS[layer_class] = rewrite
-
-
 def _rewrite(
     layer: keras.layers.Layer, inputs: Sequence[Any], reads: Mapping[int, int]
 ) -> Rewrite | None:
@@ -108,7 +94,7 @@ def _rewrite(
         and roles.problem(layer) is None
     ):
         return None if _follows_kernel(inputs[0], reads) else canonical_rules.affine
-    return _LAYERS.get(type(layer)) or _LAYERS_BY_NAME.get(type(layer).__name__)
+    return LAYERS.get(type(layer)) or _LAYERS_BY_NAME.get(type(layer).__name__)
 
 
 def _follows_kernel(x: Any, reads: Mapping[int, int]) -> bool:
@@ -211,7 +197,8 @@ def _custom_scale(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) 
 
 _CHAINS = (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)
 
-_LAYERS: dict[type, Rewrite] = {
+# How layer classes are written; `tf_fpq.register_layer` adds rows.
+LAYERS: dict[type, Rewrite] = {
     layers.SeparableConv2D: _separable,
     layers.Average: _average,
     layers.Conv1D: canonical_rules.conv1d,

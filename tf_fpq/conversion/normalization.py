@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq import roles
 from tf_fpq.keras_compat import keras, register
 
 layers = keras.layers
@@ -105,10 +104,6 @@ class ChannelAffine(layers.Layer):
 
 
 _REGULARIZERS = ("gamma_regularizer", "beta_regularizer")
-
-roles.register(ChannelMean, roles.Role.FUNCTION)
-roles.register(ReciprocalRoot, roles.Role.FUNCTION)
-roles.register(ChannelAffine, roles.Role.AFFINE)
 
 
 def is_along_channels(layer: layers.LayerNormalization, rank: int) -> bool:

@@ -216,7 +216,8 @@ class MinMaxQuantizeConfig(GridQuantizeConfig):
     quantizer = MinMaxQuantizer
 
 
-QUANTIZE_CONFIGS: dict[str, type[GridQuantizeConfig]] = {
+# By name, a config or just a quantizer, for which `GridQuantizeConfig` does.
+QUANTIZE_CONFIGS: dict[str, type[GridQuantizeConfig] | type[GridQuantizer]] = {
     "lsq": LsqQuantizeConfig,
     "lsq_plus": LsqPlusQuantizeConfig,
     "pact": PactQuantizeConfig,
@@ -244,7 +245,9 @@ def config_maker(quantizer: Any) -> Callable[..., GridQuantizeConfig]:
                 f"quantizer must be one of {', '.join(QUANTIZE_CONFIGS)}, a class or a"
                 f" functools.partial. Received: quantizer={quantizer!r}."
             )
-        return QUANTIZE_CONFIGS[quantizer]
+        quantizer = QUANTIZE_CONFIGS[quantizer]
+        if issubclass(quantizer, GridQuantizeConfig):
+            return quantizer
     options = {}
     if isinstance(quantizer, functools.partial):
         options = dict(quantizer.keywords)
@@ -257,6 +260,6 @@ def config_maker(quantizer: Any) -> Callable[..., GridQuantizeConfig]:
         quantizer = quantizer.func
     check_quantizer_class(quantizer)
     for config in QUANTIZE_CONFIGS.values():
-        if config.quantizer is quantizer:
+        if getattr(config, "quantizer", None) is quantizer:
             return functools.partial(config, options=options)
     return functools.partial(GridQuantizeConfig, options=options, quantizer=quantizer)

@@ -3,7 +3,7 @@
 A layer that no table of this library knows is then an operator like any other: what it reads and
 what it computes lie on grids, and the weights that the config lists are quantized. What it computes
 in between is its own affair, so a student with such a layer trains; to export it, the exporter must
-be told its operator (`tflite_export.lowering.operators.register`).
+be told its operator (`tflite_export.register_operator`).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ from tf_fpq.quantizers.adopted import adopt
 from tf_fpq.roles import Role
 
 WITHOUT_OPERATOR = (
-    "quantized by its rule's config; to export it too, give its class a role"
-    " (tf_fpq.roles.register) and an operator (tflite_export.lowering.operators.register)"
+    "quantized by its rule's config; to export it too, give its class an operator"
+    " (tflite_export.register_operator)"
 )
 
 

@@ -13,7 +13,7 @@ METADATA_BYTES = 16
 OLDEST_RUNTIME = "1.14.0"
 
 # int8 version of a kind where it is not 2.
-_INT8_VERSIONS = {
+INT8_VERSIONS = {
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
     "FULLY_CONNECTED": 4,
@@ -32,7 +32,7 @@ _INT8_VERSIONS = {
     ),
     **dict.fromkeys(("RELU_N1_TO_1", "RELU_0_TO_1"), 1),
 }
-_RUNTIMES = {
+RUNTIMES = {
     ("CONV_2D", 6): "2.9.0",
     ("CONV_2D", 7): "2.11.0",
     ("DEPTHWISE_CONV_2D", 7): "2.11.0",
@@ -59,7 +59,7 @@ _RUNTIMES = {
 def version(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.Tensor]) -> int:
     """Lowest version of the operator that covers its types and options."""
     inputs = [tensors[name] for name in operator.inputs]
-    kind, default = operator.kind, _INT8_VERSIONS.get(operator.kind, 2)
+    kind, default = operator.kind, INT8_VERSIONS.get(operator.kind, 2)
     if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         if inputs[1].dtype == "int4":
             return 7
@@ -86,7 +86,7 @@ def version(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.
 
 def runtime_of(kind: str, number: int) -> str:
     """Oldest TensorFlow Lite release that has a version of an operator."""
-    return _RUNTIMES.get((kind, number), OLDEST_RUNTIME)
+    return RUNTIMES.get((kind, number), OLDEST_RUNTIME)
 
 
 def as_numbers(release: str) -> tuple[int, ...]:
@@ -115,4 +115,4 @@ def _fully_connected(operator: deployed_lib.Operator, inputs: list[deployed_lib.
         return 10
     if len(inputs) == 2:
         return 6
-    return 5 if operator.options.get("keep_num_dims") else _INT8_VERSIONS["FULLY_CONNECTED"]
+    return 5 if operator.options.get("keep_num_dims") else INT8_VERSIONS["FULLY_CONNECTED"]

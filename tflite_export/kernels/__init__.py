@@ -14,7 +14,7 @@ Each function's docstring gives its inputs, options and formula. The options' de
 `operator_options.OPTIONS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tflite_export.kernels import (
     activation,
@@ -30,7 +30,7 @@ from tflite_export.kernels import (
 )
 from tflite_export.kernels.rounding import ROUNDINGS, Rounding
 
-KERNELS: Mapping[str, Callable[..., base.Kernel]] = {
+KERNELS: dict[str, Callable[..., base.Kernel]] = {
     "CONV_2D": convolution.conv_2d,
     "DEPTHWISE_CONV_2D": convolution.depthwise_conv_2d,
     "FULLY_CONNECTED": convolution.fully_connected,

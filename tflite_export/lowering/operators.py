@@ -54,25 +54,14 @@ def start(
       ValueError: If the layer has no operator.
     """
     inner = roles.inner(layer)
-    function = _STARTS.get(type(inner)) or _STARTS_BY_NAME.get(type(inner).__name__)
+    function = STARTS.get(type(inner)) or _STARTS_BY_NAME.get(type(inner).__name__)
     if function is None:
         raise ValueError(
             f"Layer {name!r} ({type(inner).__name__}) has no TFLite operator here;"
-            " tflite_export.lowering.operators.register gives it one, or write it in Keras layers"
-            " (tf_fpq.conversion.canonical.register)."
+            " tflite_export.register_operator gives it one, or write it in Keras layers"
+            " (tf_fpq.register_layer)."
         )
     return function(builder, layer, name, sources, output)
-
-
-def register(layer_class: type, function: Start) -> None:
-    """Gives a layer class of your own its operator; its role is `tf_fpq.roles.register`'s.
-
-    Args:
-      layer_class: The class.
-      function: Makes the operator. It needs a kernel in `tflite_export.kernels.KERNELS` and a row
-        in `operator_options.OPTIONS`.
-    """
-    _STARTS[layer_class] = function
 
 
 def _shape(output: Any) -> tuple[int, ...]:
@@ -336,7 +325,8 @@ def _nothing(
     return sources[0]
 
 
-_STARTS: dict[type, Start] = {
+# By layer class; `tflite_export.register_operator` adds rows.
+STARTS: dict[type, Start] = {
     layers.Conv2D: _conv,
     layers.DepthwiseConv2D: _depthwise,
     layers.Conv2DTranspose: _transpose_conv,

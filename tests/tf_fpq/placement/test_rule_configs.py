@@ -123,7 +123,7 @@ def test_check_says_what_export_needs_and_export_refuses_until_it_has_it(tmp_pat
         5,
         False,
     )
-    assert "tflite_export.lowering.operators.register" in row.reason
+    assert "tflite_export.register_operator" in row.reason
     assert report.ok and not report.exportable
     student = tf_fpq.quantize_model(network(), chosen)
     tf_fpq.calibrate(student, small_student.images(), verbose=0)
@@ -137,8 +137,8 @@ def test_check_says_what_export_needs_and_export_refuses_until_it_has_it(tmp_pat
             "FULLY_CONNECTED", sources, {"keep_num_dims": False}, kernel=kernel
         )
 
-    monkeypatch.setattr(operators, "_STARTS", dict(operators._STARTS))
-    operators.register(Project, operator)
+    monkeypatch.setattr(operators, "STARTS", dict(operators.STARTS))
+    tflite_export.register_operator(Project, operator)
     exported = tflite_export.export(student, tmp_path / "yes.tflite")
     tflite_export.verify(
         student, exported, small_student.images(), min_top1_agreement=0.0, verbose=0
@@ -148,7 +148,7 @@ def test_check_says_what_export_needs_and_export_refuses_until_it_has_it(tmp_pat
 def test_without_a_config_the_layer_is_refused_and_both_ways_are_named():
     with pytest.raises(
         ValueError,
-        match=r"project: layer class Project is not supported.*canonical\.register.*config=",
+        match=r"project: layer class Project is not supported.*register_layer.*config=",
     ):
         tf_fpq.quantize_model(network(), [tf_fpq.QuantRule()])
 
