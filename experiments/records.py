@@ -11,6 +11,8 @@ import platform
 import subprocess
 from typing import Any
 
+from tflite_export.flatbuffer import atomic_files
+
 _PACKAGES = (
     "tensorflow",
     "tf_keras",
@@ -47,12 +49,8 @@ def write_whole(path: pathlib.Path, write: Callable[[str], None]) -> None:
       path: Where the file goes; the temporary name keeps its suffix.
       write: Called with the temporary name.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with atomic_files.whole_file(path, "the file") as temporary:
         write(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -64,6 +62,20 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all, and the folder that it is in."""
     write_text(path, json.dumps(content, indent=2, sort_keys=False, allow_nan=True) + "\n")
+
+
+def write_section(path: pathlib.Path, section: tuple[str, str], text: str) -> None:
+    """Writes `text` between two marks of a Markdown file; a file without them gets them at its
+    end.
+    """
+    before = path.read_text() if path.exists() else ""
+    start, end = section
+    if start in before and end in before.split(start)[1]:
+        head, rest = before.split(start, 1)
+        tail = rest.split(end, 1)[1]
+    else:
+        head, tail = before, "\n"
+    write_text(path, f"{head}{start}\n\n{text}\n\n{end}{tail}")
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What the programs share: loading models and images, one JSON line, exit codes."""
 
 from collections.abc import Callable, Mapping, Sequence
+import io
 import json
 import os
 import pathlib
@@ -11,18 +12,34 @@ import numpy as np
 
 from tflite_export.errors import InterpreterError
 
+_NPY, _ZIP = b"\x93NUMPY", b"PK"
+
 # A condition is not met, e.g. the gate: for CI.
 EXIT_FAILED = 1
 # Bad arguments, or files that cannot be read or written.
 EXIT_ERROR = 2
+# As a shell shows a program that SIGPIPE ended.
+EXIT_BROKEN_PIPE = 128 + 13
 
 
 def run(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """Wraps a program's main: expected errors become one line on stderr and exit code 2."""
+    """Wraps a program's main: expected errors become one line on stderr and exit code 2.
+
+    What the terminal's encoding lacks is written as an escape. When the reader of a pipe goes, as
+    `head` does, the program ends without a word, as if by SIGPIPE.
+    """
 
     def guarded(arguments: list[str]) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return main(arguments[1:])
+            code = main(arguments[1:])
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            # Python flushes once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
         except (ValueError, TypeError, OSError, InterpreterError) as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_ERROR
@@ -59,8 +76,10 @@ def load_keras(path: str) -> Any:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No such file: {path!r}.")
     import tf_fpq  # noqa: F401  registers the layers a student is made of
+    from tf_fpq.conversion import loading
     from tf_fpq.keras_compat import keras
 
+    loading.check_archive(path)
     try:
         return keras.models.load_model(path, compile=False)
     # A damaged archive fails in the zip reader, the JSON parser, HDF5 or a layer's constructor.
@@ -93,21 +112,33 @@ def load_images(path: str) -> Any:
       ValueError: If it is something else.
       OSError: If there is no such file.
     """
-    try:
-        found = np.load(path, allow_pickle=False, mmap_mode="r" if path.endswith(".npy") else None)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path!r} is no NumPy file: {error}") from error
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
-        raise ValueError(f"{path!r} is damaged: {error}") from error
-    if isinstance(found, np.ndarray):
-        return found
-    arrays = {name: found[name] for name in found.files if name != "labels"}
+    arrays = _load_arrays(path)
+    if isinstance(arrays, np.ndarray):
+        if not arrays.ndim:
+            raise ValueError(f"{path!r} must be an array of images. Received: one number.")
+        return arrays
+    labels = arrays.pop("labels", None)
     if not arrays:
         raise ValueError(
             f"{path!r} has no array 'images', nor any by the names of inputs. Received:"
-            f" {found.files}."
+            f" {'only labels' if labels is not None else 'no arrays'}."
         )
     images = arrays.get("images", arrays)
-    return (images, found["labels"]) if "labels" in found else images
+    return images if labels is None else (images, labels)
+
+
+def _load_arrays(path: str) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an `.npy` file, or all arrays of an `.npz` file by name."""
+    with open(path, "rb") as file:
+        start = file.read(len(_NPY))
+    if not start.startswith((_NPY, _ZIP)):
+        raise ValueError(f"{path!r} is no NumPy file: its first bytes are {start!r}.")
+    try:
+        found = np.load(path, allow_pickle=False, mmap_mode="r" if start == _NPY else None)
+        return found if isinstance(found, np.ndarray) else dict(found)
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        objects = "allow_pickle" in str(error) or "Python objects" in str(error)
+        reason = "it holds Python objects." if objects else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path!r} is damaged or holds no numbers: {reason}") from error

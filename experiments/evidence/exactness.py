@@ -73,9 +73,8 @@ def main(argv: Sequence[str]) -> None:
     else:
         _compare(path, wanted)
     if FLAGS.markdown:
-        exactness_table.write_section(
-            pathlib.Path(FLAGS.markdown), exactness_table.table(exactness_table.read(path))
-        )
+        text = exactness_table.table(exactness_table.read(path))
+        records.write_section(pathlib.Path(FLAGS.markdown), exactness_table.SECTION, text)
 
 
 def _compare(path: pathlib.Path, wanted: Sequence[tuple[str, str]]) -> None:

@@ -5,8 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-from experiments import records
-
 SECTION = ("<!-- table: made by experiments.evidence.exactness -->", "<!-- end of table -->")
 
 Row = dict[str, Any]
@@ -136,16 +134,3 @@ def _cost_table(rows: Sequence[Row]) -> str:
 
 def _line(cells: Sequence[Any]) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def write_section(path: pathlib.Path, text: str) -> None:
-    """Writes `text` between the marks of a Markdown file; a file without them gets them at its
-    end.
-    """
-    before = path.read_text() if path.exists() else ""
-    start, end = SECTION
-    if start in before and end in before:
-        head, tail = before.split(start)[0], before.split(end)[1]
-    else:
-        head, tail = before, "\n"
-    records.write_text(path, f"{head}{start}\n\n{text}\n\n{end}{tail}")

@@ -67,3 +67,14 @@ def test_commit_is_that_of_the_source_tree(tmp_path, monkeypatch):
     assert records.commit() == revision
     (tmp_path / "new").touch()
     assert records.commit() == f"{revision}+changes"
+
+
+def test_section_is_replaced_and_the_rest_stays(tmp_path):
+    path, marks = tmp_path / "page.md", ("<!-- begin -->", "<!-- end of table -->")
+    path.write_text("# Title\n\n")
+    records.write_section(path, marks, "one")
+    path.write_text(path.read_text() + "after\n")
+    records.write_section(path, marks, "two")
+    text = path.read_text()
+    assert text.startswith("# Title") and text.endswith("after\n")
+    assert "two" in text and "one" not in text

@@ -9,6 +9,12 @@ import zipfile
 from tf_fpq.conversion import keras3
 from tf_fpq.keras_compat import keras
 
+# Bytes that members of a `.keras` archive may unpack to. Keras writes about 100 bytes of metadata;
+# the configurations of keras.applications have up to 2 MB.
+_MEMBER_BYTES = {"metadata.json": 2**20, "config.json": 2**26}
+# Of any other member, at least so many, and so many times its packed bytes.
+_UNPACKED_BYTES, _MAX_RATIO = 2**26, 100
+
 
 def load(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a model file that Keras 2 or Keras 3 wrote, as a tf_keras model.
@@ -60,11 +66,39 @@ def _explanation(message: str) -> str:
     )
 
 
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """Checks the sizes that a `.keras` file claims before anything is unpacked.
+
+    Keras stores the members of its archives as they are, or packs them a few times smaller. One that
+    says it is far larger than its bytes would only fill the memory.
+
+    Raises:
+      ValueError: If it is a damaged archive, or a member claims too much.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{os.fspath(path)!r} is a damaged archive: {error}") from error
+    for member in members:
+        limit = _MEMBER_BYTES.get(
+            member.filename, _UNPACKED_BYTES + _MAX_RATIO * member.compress_size
+        )
+        if member.file_size > limit:
+            raise ValueError(
+                f"{os.fspath(path)!r} is damaged: {member.filename} claims {member.file_size:,}"
+                f" bytes from {member.compress_size:,}; at most {limit:,} are read."
+            )
+
+
 def _keras_version(path: str | os.PathLike[str]) -> str:
+    check_archive(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if "metadata.json" in archive.namelist():
-                return str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
+                return _version_in(path, archive)
     elif os.path.isfile(path):
         import h5py
 
@@ -73,6 +107,17 @@ def _keras_version(path: str | os.PathLike[str]) -> str:
         with h5py.File(path) as file:
             return str(file.attrs.get("keras_version", ""))
     return ""
+
+
+def _version_in(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> str:
+    what = f"{os.fspath(path)!r} is damaged: its metadata.json"
+    try:
+        found = json.loads(archive.read("metadata.json"))
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{what} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} is a {type(found).__name__}, not an object.")
+    return str(found.get("keras_version", ""))
 
 
 def _import_keras3(path: str | os.PathLike[str]) -> Any:

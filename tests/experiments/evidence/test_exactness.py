@@ -29,18 +29,3 @@ def test_both_files_are_their_twins(rows):
 def test_table_shows_counts(rows):
     text = exactness_table.table(rows)
     assert "0 of 200; same class 100.00%" in text and "Packed INT4" in text
-
-
-def test_section_is_replaced_and_the_rest_stays(tmp_path):
-    path = tmp_path / "page.md"
-    path.write_text("# Title\n\n")
-    exactness_table.write_section(path, "one")
-    path.write_text(path.read_text() + "after\n")
-    exactness_table.write_section(path, "two")
-    text = path.read_text()
-    assert (
-        text.startswith("# Title")
-        and text.endswith("after\n")
-        and "two" in text
-        and "one" not in text
-    )
