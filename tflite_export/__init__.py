@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tflite_export.flatbuffer.metadata import Metadata, read_metadata
     from tflite_export.flatbuffer.reader import read
     from tflite_export.lowering.records import Pending
+    from tflite_export.twin.evaluation import TwinEvaluation
     from tflite_export.twin.integer_twin import IntegerTwin
     from tflite_export.twin.trainable_twin import TrainableTwin
     from tflite_export.verification.file_pair import compare_files
@@ -32,6 +33,7 @@ _HOMES = {
     "Pending": "lowering.records",
     "Report": "verification.report",
     "TrainableTwin": "twin.trainable_twin",
+    "TwinEvaluation": "twin.evaluation",
     "VerificationError": "verification.verifier",
     "compare_files": "verification.file_pair",
     "export": "exported_model",
@@ -52,6 +54,7 @@ __all__ = [
     "Pending",
     "Report",
     "TrainableTwin",
+    "TwinEvaluation",
     "VerificationError",
     "compare_files",
     "export",
