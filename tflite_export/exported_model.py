@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 IoType = Literal["int8", "uint8", "float32"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ExportedModel:
     """An exported network.
 
@@ -44,6 +44,14 @@ class ExportedModel:
     weights: deployed_lib.WeightType
     bytes: int
     metadata: metadata_lib.Metadata = metadata_lib.Metadata()
+
+    def __repr__(self) -> str:
+        """One line; the codes are in `deployed`."""
+        return (
+            f"ExportedModel({self.path!r}, {self.name!r}: {len(self.deployed.operators)} operators,"
+            f" {self.bytes:,} bytes, {self.weights} weights, {self.input_type} to"
+            f" {self.output_type})"
+        )
 
     @property
     def name(self) -> str:

@@ -193,3 +193,13 @@ def test_a_write_that_ends_half_way_leaves_the_old_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"the old file"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.tflite"]
+
+
+def test_printing_an_export_is_one_line(tmp_path):
+    path = tmp_path / "x.tflite"
+    exported = tflite_export.export(small_student.student(), path, output_type="float32")
+    count = len(exported.deployed.operators)
+    assert repr(exported) == (
+        f"ExportedModel({str(path)!r}, 'small': {count} operators, {exported.bytes:,} bytes, int8"
+        " weights, int8 to float32)"
+    )
