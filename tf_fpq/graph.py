@@ -40,6 +40,12 @@ class Call:
     outputs: tuple[Any, ...]
     node: Any
 
+    def arguments(self, values: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments with each symbolic tensor replaced by `values[id(tensor)]`."""
+        # Keras' nodes pop one value per use out of lists.
+        fed = {str(id(tensor)): [values[id(tensor)]] * len(self.inputs) for tensor in self.inputs}
+        return self.node.map_arguments(fed)
+
 
 # Makes a call in a graph that is replayed: `(call, args, kwargs)` to the call's outputs.
 MakeCall = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
@@ -159,11 +165,7 @@ def replay(model: keras.Model, inputs: list[Any], call: MakeCall) -> Any:
     """
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
     for record in calls(model):
-        # Keras' nodes pop one value per use out of lists.
-        fed = {
-            str(id(tensor)): [values[id(tensor)]] * len(record.inputs) for tensor in record.inputs
-        }
-        args, kwargs = record.node.map_arguments(fed)
+        args, kwargs = record.arguments(values)
         outputs = tf.nest.flatten(call(record, args, kwargs))
         values.update(
             {id(tensor): value for tensor, value in zip(record.outputs, outputs, strict=True)}

@@ -1,14 +1,17 @@
 """Proves that a .tflite file computes what was trained, or compares two .tflite files.
 
   python -m tflite_export.verify STUDENT.keras MODEL.tflite --images=test.npz
-  [--teacher=FLOAT.keras] [--save=report.html] python -m tflite_export.verify LEFT.tflite
-  RIGHT.tflite [--images=test.npz] [--max_lsb=0]
+  [--teacher=FLOAT.keras] [--save=report.html]
 
-The first form deploys the student afresh and compares every constant of the file with it, then runs
-integer twin and interpreter on all images: not one output code may differ. The second form needs
-neither TensorFlow nor a student; without --images it runs on random codes. Images are x.npy, or
-x.npz with `images` and `labels`, preprocessed as for training; for a network of several inputs
-x.npz with an array by the name of each (of the left file's tensors, where there is no student).
+  python -m tflite_export.verify LEFT.tflite RIGHT.tflite [--images=test.npz] [--max_lsb=0]
+
+The first form deploys the student afresh and compares every constant of the file with it, then
+runs integer twin and interpreter on all images: not one output code may differ. Each layer of the
+student must give the file's codes on the file's own input codes, but for rounding ties. The second
+form needs neither TensorFlow nor a student; without --images it runs on random codes. Images are
+x.npy, or x.npz with `images` and `labels`, preprocessed as for training; for a network of several
+inputs x.npz with an array by the name of each (of the left file's tensors, where there is no
+student).
 
 Exit code: 0 the conditions are met, 1 they are not (the first bad tensor is named), 2 a file cannot
 be read or run.
@@ -45,13 +48,25 @@ _KERNELS = flags.DEFINE_list(
     "Kernel sets: xnnpack, builtin, reference. A pair of files runs on xnnpack by default.",
 )
 _TENSOR_IMAGES = flags.DEFINE_integer(
-    "tensor_images", 64, "Images for the intermediate tensors.", lower_bound=0
+    "tensor_images",
+    None,
+    "Images for the operators one by one (default: half a minute's, at most 64).",
+    lower_bound=0,
+)
+_REFERENCE_IMAGES = flags.DEFINE_integer(
+    "reference_images",
+    None,
+    "Images for the reference kernels (default: half a minute's).",
+    lower_bound=0,
 )
 _MAX_TWIN_CODES = flags.DEFINE_integer(
     "max_twin_codes", 0, "Codes of a tensor that may differ between twin and interpreter."
 )
 _AGREEMENT = flags.DEFINE_float(
-    "min_top1_agreement", 0.995, "Smallest share of images with the same best class."
+    "min_top1_agreement",
+    None,
+    "Smallest share of images with the same best class. A student's is by default judged by what"
+    " explains it, that of two files must be 0.995.",
 )
 _MAX_LSB = flags.DEFINE_integer(
     "max_lsb",
@@ -106,11 +121,11 @@ def _pair(left: str, right: str) -> report_lib.Report:
         right,
         None if _IMAGES.value is None else command_line.load_images(_IMAGES.value),
         kernels=("xnnpack",) if _KERNELS.value is None else _KERNELS.value,
-        tensor_images=_TENSOR_IMAGES.value,
+        tensor_images=64 if _TENSOR_IMAGES.value is None else _TENSOR_IMAGES.value,
         max_abs=_MAX_ABS.value,
         allow_other_constants=_ALLOW_OTHER_CONSTANTS.value,
         max_lsb=0 if _MAX_LSB.value is None else _MAX_LSB.value,
-        min_top1_agreement=_AGREEMENT.value,
+        min_top1_agreement=0.995 if _AGREEMENT.value is None else _AGREEMENT.value,
         verbose=int(sys.stderr.isatty()),
     )
 
@@ -132,6 +147,7 @@ def _student(student: str, path: str) -> report_lib.Report:
             teacher=teacher,
             kernels=tuple(litert.KERNEL_SETS) if _KERNELS.value is None else _KERNELS.value,
             tensor_images=_TENSOR_IMAGES.value,
+            reference_images=_REFERENCE_IMAGES.value,
             max_twin_codes=_MAX_TWIN_CODES.value,
             min_top1_agreement=_AGREEMENT.value,
             max_student_lsb=_MAX_LSB.value,

@@ -84,14 +84,24 @@ class IntegerTwin(keras.Model):
         float32 input).
         """
         named = self._by_name(codes)
-        return self._run(
-            {
-                name: tf.cast(
-                    x, tf.float32 if self.deployed.tensors[name].dtype == "float32" else tf.int32
-                )
-                for name, x in named.items()
-            }
-        )
+        return self._run({name: self._cast(name, x) for name, x in named.items()})
+
+    def run_operator(self, index: int, codes: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """int32 codes of what operator `deployed.operators[index]` writes, by tensor name.
+
+        Args:
+          index: Position in execution order.
+          codes: Codes of the tensors that it reads, by name, batch first, of any integer dtype;
+            other tensors may be there too. float32 tensors as floats.
+        """
+        kernel, sources, targets = self._steps[index]
+        results = kernel(*(self._cast(name, codes[name]) for name in sources))
+        results = results if isinstance(results, tuple) else (results,)
+        return dict(zip(targets, results, strict=True))
+
+    def _cast(self, name: str, codes: tf.Tensor) -> tf.Tensor:
+        floats = self.deployed.tensors[name].dtype == "float32"
+        return tf.cast(codes, tf.float32 if floats else tf.int32)
 
     def _quantize(self, name: str, x: tf.Tensor) -> tf.Tensor:
         tensor = self.deployed.tensors[name]
@@ -117,10 +127,8 @@ class IntegerTwin(keras.Model):
     @tf.autograph.experimental.do_not_convert
     def _run(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         values = dict(values)
-        for kernel, sources, targets in self._steps:
-            results = kernel(*(values[name] for name in sources))
-            results = results if isinstance(results, tuple) else (results,)
-            values.update(zip(targets, results, strict=True))
+        for index in range(len(self._steps)):
+            values.update(self.run_operator(index, values))
         return values
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tflite_export import deployed as deployed_lib
 from tflite_export import model_inputs as inputs_lib
-from tflite_export.verification import report as report_lib
+from tflite_export.verification import report_records as records
 
 # Largest difference between two 8-bit codes.
 _SPAN = 255
@@ -57,14 +57,14 @@ class Difference:
             self._has_top1 = True
             self._same_top1 += int((left.argmax(-1) == right.argmax(-1)).sum())
 
-    def result(self, kind: str = "") -> report_lib.Comparison:
+    def result(self, kind: str = "") -> records.Comparison:
         """The counts so far; `kind` is the operator that writes the tensor."""
         offsets = np.arange(-_SPAN, _SPAN + 1)
         noise = float((self._histogram * np.square(offsets.astype(np.float64))).sum())
         bins = tuple(
             (int(offset), int(n)) for offset, n in zip(offsets, self._histogram, strict=True) if n
         )
-        return report_lib.Comparison(
+        return records.Comparison(
             tensor=self._tensor.name,
             kind=kind,
             left=self._left,
@@ -103,9 +103,9 @@ class ValueDifference:
             self._has_top1 = True
             self._same_top1 += int((left.argmax(-1) == right.argmax(-1)).sum())
 
-    def result(self, kind: str = "") -> report_lib.Comparison:
+    def result(self, kind: str = "") -> records.Comparison:
         """The counts so far; `kind` is the operator that writes the tensor."""
-        return report_lib.Comparison(
+        return records.Comparison(
             tensor=self._tensor.name,
             kind=kind,
             left=self._left,
@@ -156,6 +156,8 @@ class OutputTable:
 
         A runtime may have run on the first images of the batch only.
         """
+        if labels is not None:
+            _check_labels(labels, self._outputs[0])
         for left, right in itertools.combinations(codes, 2):
             for index, tensor in enumerate(self._outputs):
                 kind = Difference if has_8_bit_grid(tensor) else ValueDifference
@@ -165,13 +167,23 @@ class OutputTable:
                 count = min(len(codes[left][index]), len(codes[right][index]))
                 difference.add(codes[left][index][:count], codes[right][index][:count])
         for name, arrays in codes.items():
-            if labels is not None and arrays[0].ndim == 2:
-                self._right[name] = self._right.get(name, 0) + int(
-                    (arrays[0].argmax(-1) == labels[: len(arrays[0])]).sum()
-                )
-                self._labelled[name] = self._labelled.get(name, 0) + len(arrays[0])
+            self.count_right(name, arrays[0], labels)
 
-    def comparisons(self) -> tuple[report_lib.Comparison, ...]:
+    def count_right(self, name: str, scores: np.ndarray, labels: np.ndarray | None) -> None:
+        """Counts the right answers of a runtime, or of the float network, where labels are known.
+
+        Args:
+          name: What the report calls it.
+          scores: Codes or floats of the first output; counted where they are `[images, classes]`.
+          labels: Class numbers of at least as many images.
+        """
+        if labels is None or scores.ndim != 2 or scores.shape[1] < 2:
+            return
+        right = int((scores.argmax(-1) == labels[: len(scores)]).sum())
+        self._right[name] = self._right.get(name, 0) + right
+        self._labelled[name] = self._labelled.get(name, 0) + len(scores)
+
+    def comparisons(self) -> tuple[records.Comparison, ...]:
         """One comparison per pair of runtimes and output."""
         return tuple(
             difference.result(self._kinds.get(self._outputs[index].name, ""))
@@ -186,12 +198,26 @@ class OutputTable:
 class TensorTable:
     """Compares intermediate tensors of one pair of runtimes, in execution order."""
 
-    def __init__(self, model: deployed_lib.DeployedModel, left: str, right: str):
-        """Starts empty, for all activations of `model`."""
-        self._kinds = kinds(model)
+    def __init__(
+        self,
+        model: deployed_lib.DeployedModel,
+        left: str,
+        right: str,
+        layers: Mapping[str, str] | None = None,
+    ):
+        """Starts empty, for all activations of `model`.
+
+        Args:
+          model: The network.
+          left: One runtime.
+          right: The other one.
+          layers: What a report calls the operator of a tensor; None for the one that writes it.
+        """
+        written = kinds(model)
+        self._kinds = written if layers is None else layers
         self._order = [
             name
-            for name in (*model.inputs, *self._kinds)
+            for name in (*model.inputs, *written)
             if model.tensors[name].dtype in ("int8", "uint8")
         ]
         self._differences = {
@@ -206,12 +232,27 @@ class TensorTable:
                 self._differences[name].add(np.asarray(left[name]), np.asarray(right[name]))
                 self._seen.add(name)
 
-    def comparisons(self) -> tuple[report_lib.Comparison, ...]:
+    def comparisons(self) -> tuple[records.Comparison, ...]:
         """One comparison per tensor that was seen."""
         return tuple(
             self._differences[n].result(self._kinds.get(n, "INPUT"))
             for n in self._order
             if n in self._seen
+        )
+
+
+def _check_labels(labels: np.ndarray, output: deployed_lib.Tensor) -> None:
+    """Refuses class numbers that no output `[batch, classes]` has: they would count as wrong
+    answers.
+    """
+    classes = output.shape[-1]
+    if len(output.shape) != 2 or classes < 2 or not labels.size:
+        return
+    low, high = labels.min(), labels.max()
+    if not (low >= 0 and high < classes and np.array_equal(labels, np.rint(labels))):
+        raise ValueError(
+            f"labels must be class numbers 0 to {classes - 1}, of output {output.name!r}."
+            f" Received: labels from {low} to {high}."
         )
 
 

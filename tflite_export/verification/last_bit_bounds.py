@@ -6,9 +6,9 @@ equals them or is wrong. The operators in `BOUNDS` fill a table by the C library
 `erf`, whose last bit is the library's own affair. Where it lies beside a rounding tie, a code comes
 out 1 LSB higher or lower than the twin's.
 
-A tensor behind such an operator may then differ by anything, and yet be right. So verification cuts
-the network there: behind a bounded operator the twin goes on with the interpreter's own codes, and
-every other operator must be exact on them.
+A tensor behind such an operator may then differ by anything, and yet be right. So operators are
+compared one by one, each on the interpreter's own codes (`operator_by_operator`), and all others
+must be exact there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,9 @@ import dataclasses
 
 from tflite_export import deployed as deployed_lib
 
-# Ending of the tensor that a cut network computes beside the one that it is given.
-COMPUTED = ":computed"
+# Which twin stands for which kernel set, and how it rounds.
+TWINS = {"xnnpack": "twin", "reference": "twin_double"}
+ROUNDINGS = {"twin": "single", "twin_double": "double"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,26 +72,3 @@ def behind(model: deployed_lib.DeployedModel, names: Iterable[str]) -> set[str]:
         if not (found | sources).isdisjoint(operator.inputs):
             found.update(operator.outputs)
     return found
-
-
-def cut(model: deployed_lib.DeployedModel, names: Iterable[str]) -> deployed_lib.DeployedModel:
-    """The same network with tensors `names` as further inputs, in this order; what their operators
-    compute is named `x:computed`.
-    """
-    names = tuple(names)
-    renamed = {name: f"{name}{COMPUTED}" for name in names}
-    tensors = {
-        new: dataclasses.replace(model.tensors[name], name=new) for name, new in renamed.items()
-    }
-    operators = tuple(
-        dataclasses.replace(
-            operator, outputs=tuple(renamed.get(name, name) for name in operator.outputs)
-        )
-        for operator in model.operators
-    )
-    return dataclasses.replace(
-        model,
-        tensors={**model.tensors, **tensors},
-        operators=operators,
-        inputs=(*model.inputs, *names),
-    )

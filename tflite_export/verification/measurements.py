@@ -13,14 +13,32 @@ from tflite_export import deployed as deployed_lib
 from tflite_export import exported_model
 from tflite_export import model_inputs as inputs_lib
 from tflite_export.runtimes import litert
-from tflite_export.verification import code_differences, last_bit_bounds
-from tflite_export.verification import report as report_lib
+from tflite_export.twin import integer_twin
+from tflite_export.verification import (
+    code_differences,
+    operator_by_operator,
+    report_records,
+    student_layers,
+)
+from tflite_export.verification.judgement import MOVED
+from tflite_export.verification.last_bit_bounds import ROUNDINGS, TWINS
 
-# Images at once where intermediate tensors are kept.
-TENSOR_BATCH = 16
-# Which interpreter each rounding of the twin stands for.
-TWINS = {"xnnpack": "twin", "reference": "twin_double"}
-ROUNDINGS = {"twin": "single", "twin_double": "double"}
+# Values of a network's largest tensor that are computed at once: some hundred MiB in all, whatever
+# the number of images.
+BATCH_VALUES = 2**23
+LARGEST_BATCH = 128
+# By default the operators are compared on as many images as these codes are, from 4 to 64: 18 of
+# 224x224 for EfficientNet-Lite0, some ten seconds.
+TENSOR_CODES = 2**26
+FEWEST_TENSOR_IMAGES, MOST_TENSOR_IMAGES = 4, 64
+# The reference kernels are some 40 times slower than XNNPACK: by default they run on as many images
+# as these codes are, half a minute's worth.
+REFERENCE_CODES = 2**26
+FEWEST_REFERENCE_IMAGES = 4
+
+# Chaos shows on as many images as these codes are, from 32 to 512.
+MOVED_CODES = 2**27
+FEWEST_MOVED_IMAGES, MOST_MOVED_IMAGES = 32, 512
 
 # One array for each input of the student, in its order.
 Arrays = tuple[np.ndarray, ...]
@@ -39,6 +57,48 @@ class Runtime(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """On how many images what is run; `Sizes.of` chooses what is None.
+
+    Attributes:
+      batch_size: Images that student and twin compute at once.
+      tensor_images: Images for the operators one by one.
+      reference_images: Images for the reference kernels.
+      runtime_images: Images for other runtimes.
+      moved_images: Images for the student with every value moved by a float ulp.
+    """
+
+    batch_size: int
+    tensor_images: int
+    reference_images: int
+    runtime_images: int
+    moved_images: int = MOST_MOVED_IMAGES
+
+    @classmethod
+    def of(
+        cls,
+        model: deployed_lib.DeployedModel,
+        batch_size: int | None,
+        tensor_images: int | None,
+        reference_images: int | None,
+        runtime_images: int,
+    ) -> "Sizes":
+        """Sizes that suit the network where the caller leaves them open (None)."""
+        codes = operator_by_operator.codes_per_image(model)
+        largest = max(int(np.prod(t.shape)) for t in model.tensors.values() if t.data is None)
+        tensors = max(FEWEST_TENSOR_IMAGES, min(MOST_TENSOR_IMAGES, TENSOR_CODES // codes))
+        reference = max(FEWEST_REFERENCE_IMAGES, REFERENCE_CODES // codes)
+        batch = max(1, min(LARGEST_BATCH, BATCH_VALUES // largest))
+        return cls(
+            batch if batch_size is None else batch_size,
+            tensors if tensor_images is None else tensor_images,
+            reference if reference_images is None else reference_images,
+            runtime_images,
+            max(FEWEST_MOVED_IMAGES, min(MOST_MOVED_IMAGES, MOVED_CODES // codes)),
+        )
+
+
 class Run:
     """Runs student, twins and interpreters on the same images."""
 
@@ -48,196 +108,147 @@ class Run:
         exported: exported_model.ExportedModel,
         contents: bytes,
         kernels: Sequence[str],
+        sizes: Sizes,
         verbose: int,
     ):
-        self._student, self._exported, self._contents, self._verbose = (
-            student,
-            exported,
-            contents,
-            verbose,
-        )
+        """Runs nothing yet; `teacher` below is a flat Keras model or None."""
+        self._student, self._exported, self._contents = student, exported, contents
         self._model = exported.file_model
         self._inner = [exported.deployed.tensors[name] for name in exported.deployed.outputs]
-        self._kernels = tuple(kernels)
+        self._kernels, self._sizes, self._verbose = tuple(kernels), sizes, verbose
         self._shapes = {
             n: tuple(t.shape[1:]) for n, t in zip(student.input_names, student.inputs, strict=True)
         }
         self.seconds: dict[str, float] = {}
-        # Intermediate tensors before images were added that were chosen because outputs differ.
-        self.unselected: tuple[report_lib.Comparison, ...] = ()
+        # The operators one by one, before images were added that were chosen because outputs
+        # differ.
+        self.unselected: tuple[report_records.Comparison, ...] = ()
         # The first images on which a twin and its interpreter differ: their intermediate tensors
         # tell where it starts.
         self._suspects: list[Arrays] = []
 
     @functools.cached_property
-    def _twins(self) -> dict[str, Any]:
-        from tflite_export.twin import integer_twin
-
+    def _twins(self) -> dict[str, integer_twin.IntegerTwin]:
         names = [TWINS[kernels] for kernels in self._kernels if kernels in TWINS]
         return {name: integer_twin.IntegerTwin(self._model, ROUNDINGS[name]) for name in names}
 
     def outputs(
         self,
-        report: report_lib.Report,
+        report: report_records.Findings,
         images: Any,
-        batch_size: int,
+        teacher: Any,
         runtimes: Sequence[Runtime],
-        runtime_images: int,
-    ) -> report_lib.Report:
+    ) -> Any:
         """Compares the output codes of all runtimes over all images."""
-        table = code_differences.OutputTable(
-            self._inner, code_differences.kinds(self._exported.deployed)
-        )
-        everywhere, limited = (
-            self._sources(),
-            {runtime.name: self._of_runtime(runtime) for runtime in runtimes},
-        )
-        count = 0
-        for batch in self._batches(images, batch_size, "outputs"):
-            codes = {name: self._timed(name, run, batch.inputs) for name, run in everywhere.items()}
-            few = batch.first(max(0, runtime_images - count))
-            codes |= {
-                name: self._timed(name, run, few.inputs)
-                for name, run in limited.items()
-                if len(few)
-            }
+        kinds = code_differences.kinds(self._exported.deployed)
+        table = code_differences.OutputTable(self._inner, kinds)
+        chaos = code_differences.OutputTable(self._inner, kinds)
+        sources = self._sources() | {r.name: self._of_runtime(r) for r in runtimes}
+        limits = self._limits(runtimes)
+        moved = student_layers.Moved(self._student)
+        floats = None if teacher is None else _traced_model(teacher)
+        count, labelled = 0, False
+        for batch in self._batches(images, self._sizes.batch_size, "outputs"):
+            codes = {}
+            for name, run in sources.items():
+                part = batch.first(max(0, limits.get(name, len(batch) + count) - count))
+                if len(part):
+                    codes[name] = self._timed(name, run, part.inputs)
+            if floats is not None and batch.labels is not None:
+                table.count_right(
+                    "float", self._timed("float", floats, batch.inputs)[0], batch.labels
+                )
             table.add(codes, batch.labels)
+            if len(part := batch.first(max(0, self._sizes.moved_images - count))):
+                values = self._timed(MOVED, moved, part.inputs)
+                chaos.add({"student": codes["student"], MOVED: self._student_codes(values)})
             self._suspect(codes, batch.inputs)
-            count += len(batch)
+            count, labelled = count + len(batch), labelled or batch.labels is not None
         return dataclasses.replace(
             report,
             images=count,
-            outputs=table.comparisons(),
+            outputs=(*table.comparisons(), *chaos.comparisons()),
+            output_kinds=self._output_kinds(kinds, labelled),
             accuracy=table.accuracy(),
+            notes=(
+                *report.notes,
+                *_limit_notes({**limits, MOVED: self._sizes.moved_images}, count),
+            ),
             seconds=dict(self.seconds),
         )
 
-    def tensors(
-        self, report: report_lib.Report, images: Any, limit: int, teacher: Any
-    ) -> report_lib.Report:
-        """Compares intermediate tensors over the first images, the twins' behind bounded operators
-        as `bounds` says.
-        """
-        from tflite_export.lowering import builder
-
-        runners = {
-            name: litert.Interpreter(self._contents, name, keep_all_tensors=True)
-            for name in self._kernels
-            if name in TWINS or name == self._kernels[0]
-        }
-        tables = {
-            (TWINS[name], name): code_differences.TensorTable(self._model, TWINS[name], name)
-            for name in runners
-            if name in TWINS
-        }
-        first = self._kernels[0]
-        tables["student", first] = code_differences.TensorTable(self._model, "student", first)
-        student = _traced(builder.student_codes(self._student), list(self._shapes.values()))
-        twins = {
-            name: self._cut_twin(name, runner) for name, runner in runners.items() if name in TWINS
-        }
-        floats = FloatTable(teacher, self._model) if teacher is not None else None
-
-        def compare(part: Arrays) -> int:
-            found = {
-                name: runner.tensors(inputs_lib.packed(part)) for name, runner in runners.items()
-            }
-            found |= {TWINS[name]: run(part, found[name]) for name, run in twins.items()}
-            found["student"] = _numpy(student(part))
-            for (left, right), table in tables.items():
-                table.add(found[left], found[right])
-            if floats is not None:
-                floats.add(part, found[first])
-            return len(part[0])
-
-        def comparisons() -> tuple[report_lib.Comparison, ...]:
-            return tuple(
-                comparison for table in tables.values() for comparison in table.comparisons()
-            )
-
-        count = sum(map(compare, self._first(images, limit)))
-        self.unselected = comparisons()
-        if self._suspects:
-            count += compare(
-                tuple(np.stack(arrays) for arrays in zip(*self._suspects, strict=True))
-            )
-        errors = floats.result() if floats is not None else ()
-        return dataclasses.replace(
-            report, tensor_images=count, tensors=comparisons(), float_errors=errors
+    def tensors(self, report: report_records.Findings, images: Any, teacher: Any) -> Any:
+        """Compares the operators one by one over the first images."""
+        operators = operator_by_operator.OperatorByOperator(
+            self._student, self._exported, self._contents, self._kernels, self._twins
         )
+        floats = operator_by_operator.FloatTable(teacher, self._model) if teacher else None
+        limits = {"reference": self._sizes.reference_images}
+
+        def compare(arrays: Arrays, before: int) -> int:
+            for name in operators.kernels:
+                part = tuple(array[: max(0, limits.get(name, 2**62) - before)] for array in arrays)
+                if not len(part[0]):
+                    continue
+                tensors = operators.add(part, name)
+                if floats is not None and name == self._kernels[0]:
+                    floats.add(part, tensors)
+            return len(arrays[0])
+
+        count, start = 0, time.perf_counter()
+        for arrays in self._first(images, self._sizes.tensor_images):
+            count += compare(arrays, count)
+        self.unselected = operators.comparisons()
+        for suspect in self._suspects:
+            count += compare(tuple(array[None] for array in suspect), 0)
+        self.seconds["operators one by one"] = time.perf_counter() - start
+        return dataclasses.replace(
+            report,
+            tensor_images=count,
+            tensors=operators.comparisons(),
+            layer_bounds=operators.layer_bounds(),
+            float_errors=floats.result() if floats is not None else (),
+            seconds=dict(self.seconds),
+        )
+
+    def _limits(self, runtimes: Sequence[Runtime]) -> dict[str, int]:
+        """On how many images a runtime runs, by name; on all where it is not there."""
+        limits = {runtime.name: self._sizes.runtime_images for runtime in runtimes}
+        slow = ("reference", TWINS["reference"]) if "reference" in self._kernels else ()
+        return limits | dict.fromkeys(slow, self._sizes.reference_images)
 
     def _suspect(self, codes: Mapping[str, Sequence[np.ndarray]], arrays: Arrays) -> None:
         for name in self._kernels:
-            if name in TWINS and len(self._suspects) < TENSOR_BATCH:
+            room = operator_by_operator.MOST_IMAGES - len(self._suspects)
+            if name in TWINS and name in codes and room > 0:
                 pairs = zip(codes[TWINS[name]], codes[name], strict=True)
                 bad = np.any([(a != b).reshape(len(a), -1).any(1) for a, b in pairs], axis=0)
-                room = TENSOR_BATCH - len(self._suspects)
-                self._suspects += list(zip(*(array[bad][:room] for array in arrays), strict=True))
+                where = np.flatnonzero(bad)[:room]
+                self._suspects += [tuple(array[index] for array in arrays) for index in where]
 
     def _sources(self) -> dict[str, Outputs]:
-        """What computes output codes on all images, by name."""
-        names = self._exported.deployed.outputs
-        student = _traced(lambda x: self._student(x, training=False), list(self._shapes.values()))
-        sources: dict[str, Outputs] = {
-            "student": lambda arrays: self._student_codes(student(arrays))
-        }
-        for name, run in self._twin_functions(names).items():
-            sources[name] = lambda arrays, run=run: [
-                found[name] for found in [run(arrays)] for name in names
-            ]
+        """What computes output codes, by name."""
+        sources: dict[str, Outputs] = {"student": self._of_keras(self._student)}
+        sources |= self._twin_functions(self._exported.deployed.outputs)
         for name in self._kernels:
             sources[name] = self._of_runtime(litert.Interpreter(self._contents, name))
         return sources
 
-    def _twin_functions(
-        self, names: Sequence[str]
-    ) -> dict[str, Callable[[Arrays], dict[str, np.ndarray]]]:
+    def _twin_functions(self, names: Sequence[str]) -> dict[str, Outputs]:
         """The twins as functions of float images to the codes of tensors `names`.
 
         They get the interpreters' own input codes, quantized once, so that only arithmetic is
         compared.
         """
         runner = litert.Interpreter(self._contents, self._kernels[0])
-        functions = {}
-        for name, twin in self._twins.items():
+
+        def function(twin: integer_twin.IntegerTwin) -> Outputs:
             run = _traced_twin(twin, names)
-            functions[name] = lambda arrays, run=run: _numpy(
-                run(runner.to_inputs(inputs_lib.packed(arrays)))
-            )
-        return functions
+            return lambda arrays: [
+                codes.numpy() for codes in run(runner.to_inputs(inputs_lib.packed(arrays)))
+            ]
 
-    def _cut_twin(
-        self, kernels: str, runner: litert.Interpreter
-    ) -> Callable[[Arrays, Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-        """A twin as a function of float images and the interpreter's tensors to the codes of all
-        tensors.
-
-        Behind a bounded operator it goes on with the interpreter's codes; see `bounds`.
-        """
-        from tflite_export.twin import integer_twin
-
-        given = [
-            name for name in last_bit_bounds.of_tensors(self._model, kernels) if name in runner.kept
-        ]
-        whole = self._twins[TWINS[kernels]]
-        cut = (
-            integer_twin.IntegerTwin(last_bit_bounds.cut(self._model, given), whole.rounding)
-            if given
-            else whole
-        )
-        activations = [name for name, tensor in self._model.tensors.items() if tensor.data is None]
-        computed = {
-            name: f"{name}{last_bit_bounds.COMPUTED}" if name in given else name
-            for name in activations
-        }
-        run = _traced_twin(cut, list(computed.values()))
-
-        def codes(arrays: Arrays, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            inputs = runner.to_inputs(inputs_lib.packed(arrays))
-            found = run((*inputs, *(tensors[name] for name in given)))
-            return {name: np.asarray(found[written]) for name, written in computed.items()}
-
-        return codes
+        return {name: function(twin) for name, twin in self._twins.items()}
 
     def _of_runtime(self, runtime: Runtime) -> Outputs:
         """A runtime's outputs as codes of the tensors inside the borders."""
@@ -249,23 +260,41 @@ class Run:
 
         return run
 
-    def _student_codes(self, outputs: Any) -> list[np.ndarray]:
+    def _of_keras(self, model: Any) -> Outputs:
+        """A student's outputs as codes."""
+        function = _traced_model(model)
+        return lambda arrays: self._student_codes(function(arrays))
+
+    def _student_codes(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The student's outputs are on their grid already; dividing by the scale gives the codes
         exactly.
         """
-        import tensorflow as tf
-
-        outputs = tf.nest.flatten(outputs)
         return [
-            _inner_codes(output.numpy(), inner)
-            for output, inner in zip(outputs, self._inner, strict=True)
+            _inner_codes(output, inner) for output, inner in zip(outputs, self._inner, strict=True)
         ]
+
+    def _output_kinds(self, kinds: Mapping[str, str], labelled: bool) -> dict[str, str]:
+        """Whether an output is the scores of classes, or values such as boxes, maps, embeddings.
+
+        Scores are `[batch, classes]` from a softmax, those that labels are given for, and those of
+        a Dense layer that is the network's only output.
+        """
+        found = {}
+        for index, tensor in enumerate(self._inner):
+            table = len(tensor.shape) == 2 and tensor.shape[-1] > 1
+            kind = kinds.get(tensor.name, "")
+            scores = kind == "SOFTMAX" or (labelled and index == 0)
+            scores |= kind == "FULLY_CONNECTED" and len(self._inner) == 1
+            found[tensor.name] = "classes" if table and scores else "values"
+        return found
 
     def _batches(
         self, images: Any, batch_size: int, label: str
     ) -> Iterator[code_differences.Batch]:
         """Batches with a progress bar in images."""
         total = code_differences.number_of(images, tuple(self._shapes))
+        if label == "operators" and total is not None:
+            total = min(total, self._sizes.tensor_images)
         with tqdm.tqdm(
             total=total,
             desc=f"verify {label}",
@@ -279,7 +308,8 @@ class Run:
                 bar.update(len(batch))
 
     def _first(self, images: Any, limit: int) -> Iterator[Arrays]:
-        for batch in self._batches(images, TENSOR_BATCH, "tensors"):
+        size = operator_by_operator.images_at_once(self._model)
+        for batch in self._batches(images, size, "operators"):
             part = batch.first(limit)
             limit -= len(part)
             yield part.inputs
@@ -293,47 +323,13 @@ class Run:
         return result
 
 
-class FloatTable:
-    """Error of the interpreter's tensors against the float network's layers of the same names."""
-
-    def __init__(self, teacher: Any, model: deployed_lib.DeployedModel):
-        """Pairs tensor `<layer>_quantize` with layer `<layer>`."""
-        from tf_fpq.keras_compat import keras
-
-        layers = {layer.name: layer for layer in teacher.layers}
-        pairs = {
-            name: name.removesuffix("_quantize")
-            for name in code_differences.kinds(model)
-            if name.endswith("_quantize")
-        }
-        self._layers = {name: layer for name, layer in pairs.items() if layer in layers}
-        self._grids = {name: model.tensors[name] for name in self._layers}
-        probe = keras.Model(
-            teacher.inputs, {name: layers[layer].output for name, layer in self._layers.items()}
-        )
-        self._run = _traced(
-            lambda x: probe(x, training=False), [t.shape[1:] for t in teacher.inputs]
-        )
-        self._powers = dict.fromkeys(self._layers, (0.0, 0.0))
-
-    def add(self, arrays: Arrays, tensors: Mapping[str, np.ndarray]) -> None:
-        """Adds a batch."""
-        for name, values in self._run(arrays).items():
-            exact = values.numpy().astype(np.float64)
-            grid = self._grids[name]
-            error = litert.dequantize(tensors[name], float(grid.scale), grid.zero_point) - exact
-            signal, noise = self._powers[name]
-            self._powers[name] = (
-                signal + float(np.square(exact).sum()),
-                noise + float(np.square(error).sum()),
-            )
-
-    def result(self) -> tuple[report_lib.FloatError, ...]:
-        """One entry per pair, in execution order."""
-        return tuple(
-            report_lib.FloatError(name, layer, code_differences.decibels(*self._powers[name]))
-            for name, layer in self._layers.items()
-        )
+def _limit_notes(limits: Mapping[str, int], count: int) -> list[str]:
+    """What ran on fewer images than the others."""
+    return [
+        f"{name} ran on the first {limit:,} of {count:,} images."
+        for name, limit in limits.items()
+        if limit < count and name not in ROUNDINGS
+    ]
 
 
 def _inner_codes(values: np.ndarray, inner: deployed_lib.Tensor) -> np.ndarray:
@@ -343,10 +339,37 @@ def _inner_codes(values: np.ndarray, inner: deployed_lib.Tensor) -> np.ndarray:
     return values.astype(np.int16) - 128 if values.dtype == np.uint8 else values
 
 
+def _traced_model(model: Any) -> Outputs:
+    """A Keras model at inference as a function of arrays to arrays, one for each output."""
+    import tensorflow as tf
+
+    run = _traced(
+        lambda x: tf.nest.flatten(model(x, training=False)), [t.shape[1:] for t in model.inputs]
+    )
+    return lambda arrays: [output.numpy() for output in run(arrays)]
+
+
+def _traced_twin(twin: integer_twin.IntegerTwin, names: Sequence[str]) -> Callable[[Arrays], Any]:
+    """The codes of tensors `names` as a function of the codes of a twin's inputs."""
+
+    def selected(codes: Any) -> list[Any]:
+        found = twin.run_codes(codes)
+        return [found[name] for name in names]
+
+    inputs = [twin.deployed.tensors[name] for name in twin.deployed.inputs]
+    return _traced(
+        selected,
+        [tensor.shape[1:] for tensor in inputs],
+        [np.dtype(tensor.dtype) for tensor in inputs],
+        autograph=False,  # kernels have no Python control flow on tensors; parsing takes seconds
+    )
+
+
 def _traced(
     function: Callable[..., Any],
     shapes: Sequence[Sequence[int]],
     dtypes: Sequence[Any] | None = None,
+    autograph: bool = True,
 ) -> Callable[[Arrays], Any]:
     """A graph function of one array for each input, with any batch size, traced once.
 
@@ -358,28 +381,11 @@ def _traced(
     specs = [
         tf.TensorSpec((None, *shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
     ]
-    graph = tf.function(
-        lambda *parts: function(parts[0] if len(parts) == 1 else list(parts)), input_signature=specs
-    )
+
+    def graph(*parts: Any) -> Any:
+        return function(parts[0] if len(parts) == 1 else list(parts))
+
+    graph = tf.function(graph, input_signature=specs, autograph=autograph)
     # TensorFlow takes all of these for one function, and warned of its tracings.
     concrete = graph.get_concrete_function()
     return lambda arrays: concrete(*map(tf.convert_to_tensor, arrays))
-
-
-def _traced_twin(twin: Any, names: Sequence[str]) -> Callable[[Arrays], dict[str, Any]]:
-    """The codes of tensors `names` as a function of the codes of a twin's inputs."""
-
-    def selected(codes: Any) -> dict[str, Any]:
-        found = twin.run_codes(codes)
-        return {name: found[name] for name in names}
-
-    inputs = [twin.deployed.tensors[name] for name in twin.deployed.inputs]
-    return _traced(
-        selected,
-        [tensor.shape[1:] for tensor in inputs],
-        [np.dtype(tensor.dtype) for tensor in inputs],
-    )
-
-
-def _numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(tensor) for name, tensor in tensors.items()}

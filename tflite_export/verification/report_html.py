@@ -3,28 +3,31 @@
 from collections.abc import Sequence
 import html
 import io
+from typing import Any
 
-from matplotlib import figure
 import numpy as np
 
-from tflite_export.verification import report as report_lib
+from tflite_export.verification import report_records as records
 from tflite_export.verification import report_text
 
 # Tensors with a histogram of their own; the ones that differ most come first.
 MAX_HISTOGRAMS = 12
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #1b1f24; }
-table { border-collapse: collapse; margin: 0.5em 0 1.5em; } th, td { padding: 0.2em 0.8em; border-bottom: 1px solid #d5d9de; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24;
+  max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; margin: 0.5em 0 1.5em; }
+th, td { padding: 0.2em 0.8em; border-bottom: 1px solid #d5d9de; }
 th { text-align: left; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.passed { color: #116329; } .failed { color: #a40e26; } .equal { background: #e6f4ea; } svg { max-width: 100%; height: auto; }
+.passed { color: #116329; } .failed { color: #a40e26; } .equal { background: #e6f4ea; }
+svg { max-width: 100%; height: auto; }
 code { font-size: 0.95em; } .scroll { overflow-x: auto; }
 """
 
 _BLUE, _RED = "#2a6fbb", "#c4432b"
 
 
-def render(report: report_lib.Report) -> str:
+def render(report: records.Findings) -> str:
     """The page."""
     verdict = "passed" if report.passed else "failed"
     parts = [
@@ -37,7 +40,9 @@ def render(report: report_lib.Report) -> str:
         _failures(report),
         _list("Notes", [*filter(None, [report_text.bounds(report)]), *report.notes]),
         _accuracy(report),
+        _end_to_end(report),
         _outputs(report),
+        _layers(report),
         _tensors(report),
         _float_errors(report),
         _provenance(report),
@@ -51,17 +56,32 @@ def render(report: report_lib.Report) -> str:
     )
 
 
-def _failures(report: report_lib.Report) -> str:
+def _failures(report: records.Findings) -> str:
     rows = [(f.check, f.tensor, f.message) for f in report.failures]
     return "<h2>Not met</h2>" + _table(("check", "tensor", "what"), rows) if rows else ""
 
 
-def _accuracy(report: report_lib.Report) -> str:
-    rows = [(name, f"{100 * value:.2f}%") for name, value in report.accuracy.items()]
-    return "<h2>Accuracy</h2>" + _table(("runtime", "top-1"), rows) if rows else ""
+def _accuracy(report: records.Findings) -> str:
+    cells = [f"{100 * value:.2f}%" for value in report.accuracy.values()]
+    header = ("accuracy", *report.accuracy)
+    return "<h2>Accuracy</h2>" + _table(header, [("top-1", *cells)]) if cells else ""
 
 
-def _outputs(report: report_lib.Report) -> str:
+def _end_to_end(report: records.Findings) -> str:
+    rows = report_text.end_to_end(report)
+    header = ("runtimes", "output", "compared by", "same top-1", "SQNR dB")
+    note = f"<p>{html.escape(report_text.CHAOS)}</p>"
+    return "<h2>End to end</h2>" + note + _table(header, rows) if rows else ""
+
+
+def _layers(report: records.Findings) -> str:
+    """The student's layers on the file's own codes, most damage first."""
+    rows = report_text.layers(report)
+    header = ("student layer", *report_text.LAYER_HEADER)
+    return "<h2>Operators by damage</h2>" + _table(header, rows) if rows else ""
+
+
+def _outputs(report: records.Findings) -> str:
     if not report.outputs:
         return ""
     rows = [
@@ -83,7 +103,7 @@ def _outputs(report: report_lib.Report) -> str:
     )
 
 
-def _tensors(report: report_lib.Report) -> str:
+def _tensors(report: records.Findings) -> str:
     sections = []
     for left, right in dict.fromkeys((c.left, c.right) for c in report.tensors):
         chosen = [c for c in report.tensors if (c.left, c.right) == (left, right)]
@@ -107,7 +127,7 @@ def _tensors(report: report_lib.Report) -> str:
     return "\n".join(sections)
 
 
-def _tensor_table(chosen: Sequence[report_lib.Comparison]) -> str:
+def _tensor_table(chosen: Sequence[records.Comparison]) -> str:
     rows = [
         (
             c.tensor,
@@ -123,7 +143,7 @@ def _tensor_table(chosen: Sequence[report_lib.Comparison]) -> str:
     return _table(header, rows, [not c.differing for c in chosen])
 
 
-def _share_plot(chosen: Sequence[report_lib.Comparison]) -> str:
+def _share_plot(chosen: Sequence[records.Comparison]) -> str:
     """Share of differing codes of the tensors that differ most."""
     top = sorted((c for c in chosen if c.differing), key=lambda c: -c.share)[: 2 * MAX_HISTOGRAMS]
     return _bars(
@@ -131,19 +151,19 @@ def _share_plot(chosen: Sequence[report_lib.Comparison]) -> str:
     )
 
 
-def _sqnr_plot(chosen: Sequence[report_lib.Comparison]) -> str:
+def _sqnr_plot(chosen: Sequence[records.Comparison]) -> str:
     noisy = [c for c in chosen if c.sqnr_db is not None]
     return _line(
         [c.tensor for c in noisy], [c.sqnr_db for c in noisy], "SQNR, dB, in execution order"
     )
 
 
-def _histograms(chosen: Sequence[report_lib.Comparison]) -> str:
+def _histograms(chosen: Sequence[records.Comparison]) -> str:
     """Small multiples of `left - right` in LSB, on a logarithmic scale."""
     top = sorted((c for c in chosen if c.differing), key=lambda c: -c.share)[:MAX_HISTOGRAMS]
     columns = min(3, len(top))
     lines = -(-len(top) // columns)
-    plot = figure.Figure(figsize=(3.4 * columns, 2.2 * lines), layout="constrained")
+    plot = _figure(3.4 * columns, 2.2 * lines)
     for axes, comparison in zip(np.ravel(plot.subplots(lines, columns)), top, strict=False):
         offsets, counts = zip(*comparison.histogram, strict=True)
         axes.bar(offsets, counts, color=_BLUE, width=0.8)
@@ -158,7 +178,7 @@ def _histograms(chosen: Sequence[report_lib.Comparison]) -> str:
     return _svg(plot)
 
 
-def _float_errors(report: report_lib.Report) -> str:
+def _float_errors(report: records.Findings) -> str:
     if not report.float_errors:
         return ""
     rows = [(e.tensor, e.layer, report_text.decibels(e.sqnr_db)) for e in report.float_errors]
@@ -178,7 +198,7 @@ def _float_errors(report: report_lib.Report) -> str:
     )
 
 
-def _provenance(report: report_lib.Report) -> str:
+def _provenance(report: records.Findings) -> str:
     lines = [f"{name}: {value:.1f} s" for name, value in report.seconds.items()]
     return _list("Versions", [f"{k} {v}" for k, v in report.versions.items()]) + _list(
         "Time", lines
@@ -186,7 +206,7 @@ def _provenance(report: report_lib.Report) -> str:
 
 
 def _bars(names: Sequence[str], values: Sequence[float], label: str, colour: str) -> str:
-    plot = figure.Figure(figsize=(9, 0.8 + 0.24 * len(names)), layout="constrained")
+    plot = _figure(9, 0.8 + 0.24 * len(names))
     axes = plot.subplots()
     axes.barh([_short(name) for name in names], values, color=colour)
     axes.invert_yaxis()
@@ -198,7 +218,7 @@ def _bars(names: Sequence[str], values: Sequence[float], label: str, colour: str
 def _line(names: Sequence[str], values: Sequence[float], label: str) -> str:
     if not names:
         return ""
-    plot = figure.Figure(figsize=(max(6, 0.28 * len(names)), 4), layout="constrained")
+    plot = _figure(max(6, 0.28 * len(names)), 4)
     axes = plot.subplots()
     axes.plot(range(len(names)), values, "o-", color=_BLUE, markersize=4)
     axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=90, fontsize=7)
@@ -207,7 +227,13 @@ def _line(names: Sequence[str], values: Sequence[float], label: str) -> str:
     return _svg(plot)
 
 
-def _svg(plot: figure.Figure) -> str:
+def _figure(width: float, height: float) -> Any:
+    from matplotlib import figure  # half a second, for those who save a page
+
+    return figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(plot: Any) -> str:
     buffer = io.StringIO()
     plot.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
@@ -232,10 +258,8 @@ def _table(
     for index, row in enumerate(rows):
         cells = "".join(f"<td{_cell_class(cell)}>{html.escape(cell)}</td>" for cell in row)
         lines.append(f"<tr{' class=equal' if marked and marked[index] else ''}>{cells}</tr>")
-    return (
-        "<div"
-        f" class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f"<div class=scroll><table>{body}</table></div>"
 
 
 def _cell_class(cell: str) -> str:

@@ -1,10 +1,14 @@
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.integration import exactness
 from tests.tflite_export import small_student
+from tf_fpq.keras_compat import keras
 import tflite_export
 from tflite_export.errors import InterpreterError
 from tflite_export.flatbuffer import reader, writer
@@ -220,6 +224,97 @@ def test_too_low_agreement_of_the_student_is_caught(exported, monkeypatch):
     assert verify(exported, FEW, kernels=("xnnpack",), min_top1_agreement=agreement).passed
 
 
+def test_a_wrong_grid_of_the_exporter_is_blamed_on_its_layer(exported, monkeypatch):
+    from tflite_export import exported_model
+
+    original = exported_model.deployed_model
+
+    def coarser(student, weights="int8"):
+        deployed = original(student, weights)
+        tensor = deployed.tensors["depthwise_relu_quantize"]
+        wrong = dataclasses.replace(tensor, scale=tensor.scale * np.float32(1.02))
+        return dataclasses.replace(deployed, tensors={**deployed.tensors, tensor.name: wrong})
+
+    monkeypatch.setattr(exported_model, "deployed_model", coarser)
+    student = small_student.make_student()
+    broken = tflite_export.export(student, exported.path, round_biases=False)
+    with pytest.raises(tflite_export.VerificationError, match="given the same codes") as caught:
+        tflite_export.verify(student, broken, FEW, kernels=("xnnpack",), verbose=0)
+    report = caught.value.report
+    assert report.output("twin", "xnnpack").differing == 0
+    assert report.failures[0].tensor == "depthwise_relu_quantize"
+    # The next layer's bias is a multiple of this grid's step.
+    worst = {c.tensor: c.kind for c in report.by_damage("student", "xnnpack")[:2]}
+    assert worst == {
+        "depthwise_relu_quantize": "DEPTHWISE_CONV_2D",
+        "project_bn_quantize": "CONV_2D",
+    }
+
+
+def test_outputs_that_are_no_classes_are_compared_by_value(exported, tmp_path):
+    report = verify(exported, FEW, kernels=("xnnpack",))
+    assert report.output_kinds == {"logits_quantize": "classes"}
+    image = keras.Input((8, 8, 2))
+    network = keras.Model(image, keras.layers.Conv2D(3, 3)(image))
+    student = exactness.student_of(network, 4, 4)
+    file = tflite_export.export(student, tmp_path / "map.tflite")
+    report = tflite_export.verify(student, file, FEW, kernels=("xnnpack",), verbose=0)
+    assert list(report.output_kinds.values()) == ["values"]
+    assert "compared by" in str(report) and "values" in str(report)
+
+
+def test_the_report_is_saved_when_the_verification_fails(exported, tmp_path):
+    paths = [tmp_path / "r.json", tmp_path / "r.html"]
+    error = failure(exported, max_student_lsb=-1, save=paths)
+    saved = tflite_export.Report.from_dict(json.loads(paths[0].read_text()))
+    assert saved == error.report and not saved.passed
+    assert "failed" in paths[1].read_text()
+    report = verify(exported, FEW, kernels=("xnnpack",), save=str(tmp_path / "one.txt"))
+    assert report.passed and "PASSED" in (tmp_path / "one.txt").read_text()
+
+
+def test_a_teacher_and_labels_give_all_accuracies_side_by_side(exported):
+    labels = np.arange(24) % 5
+    report = verify(
+        exported, (FEW, labels), kernels=("xnnpack",), teacher=small_student.float_model()
+    )
+    assert list(report.accuracy) == ["float", "student", "twin", "xnnpack"]
+    predicted = small_student.float_model().predict(FEW, verbose=0).argmax(-1)
+    assert report.accuracy["float"] == pytest.approx((predicted == labels).mean())
+    assert re.search(r"^accuracy +float +student +twin +xnnpack$", str(report), re.M)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.full(24, -1), np.full(24, 5), np.arange(24) % 7, np.full(24, 0.5)]
+)
+def test_labels_that_are_no_class_are_refused(exported, labels):
+    with pytest.raises(ValueError, match="labels must be class numbers 0 to 4"):
+        verify(exported, (FEW, labels), kernels=("xnnpack",))
+
+
+def test_the_reference_kernels_may_run_on_fewer_images(exported):
+    report = verify(exported, FEW, reference_images=5, tensor_images=8)
+    codes = {(c.left, c.right): c.codes for c in report.outputs}
+    assert codes["twin", "xnnpack"] == 24 * 5 and codes["twin_double", "reference"] == 5 * 5
+    stem = {(c.left, c.right): c.codes for c in report.tensors if c.tensor == "stem_relu_quantize"}
+    assert stem["twin_double", "reference"] * 8 == stem["twin", "xnnpack"] * 5
+    assert "reference ran on the first 5 of 24 images." in report.notes
+
+
+def test_sizes_follow_the_network():
+    def of(side, *arguments):
+        tensor = reader.deployed_lib.Tensor("t", (1, side, side, 64), "int8")
+        model = reader.deployed_lib.DeployedModel({"t": tensor}, (), ("t",), ("t",))
+        return measurements.Sizes.of(model, *arguments)
+
+    small, large = of(8, None, None, None, 7), of(512, None, None, None, 7)
+    assert (small.tensor_images, small.batch_size, small.runtime_images) == (64, 128, 7)
+    assert small.reference_images == 2**26 // 4096
+    assert small.moved_images == 512
+    assert (large.tensor_images, large.reference_images, large.batch_size) == (4, 4, 1)
+    assert of(512, 3, 2, 1, 0) == measurements.Sizes(3, 2, 1, 0, 32)
+
+
 def test_datasets_and_labels_give_accuracies(exported):
     labels = np.arange(96) % 5
     array = verify(exported, (IMAGES, labels), kernels=("xnnpack",))
@@ -285,6 +380,8 @@ def test_bad_images_are_refused(exported, images, message):
         ({"kernels": ("xnnpak",)}, "kernels must be some of"),
         ({"kernels": ()}, "kernels must be some of"),
         ({"min_top1_agreement": 1.5}, "min_top1_agreement"),
+        ({"min_top1_agreement": float("nan")}, "min_top1_agreement=nan"),
+        ({"reference_images": -1}, "reference_images"),
         ({"tensor_images": -1}, "tensor_images"),
         ({"batch_size": 0}, "batch_size"),
     ],

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from tests.integration import exactness, random_networks
+from tests.tflite_export import small_student
+from tests.tflite_export.verification import test_several_inputs as several
+import tf_fpq
+from tf_fpq.keras_compat import keras
+from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tflite_export.lowering import builder
+from tflite_export.runtimes import litert
+from tflite_export.verification import student_bounds, student_layers
+
+IMAGES = small_student.images(16)
+# Convolutions, pooling, a gate, a resized branch, concatenation, sums; outputs of two kinds.
+BLOCKS = [(0, 2), (1, 1), (5, 1), (8, 0), (10, 5), (3, 2), (10, 0), (9, 1), (4, 0), (7, 0)]
+
+
+def codes_of(student, images):
+    return {
+        name: codes.numpy().astype(np.int8)
+        for name, codes in builder.student_codes(student)(images).items()
+    }
+
+
+def given(student, codes, images):
+    """What each layer makes of `codes`."""
+    arrays = tuple(images) if isinstance(images, list) else (images,)
+    tensors = builder.deploy(student).tensors
+    values = {
+        name: litert.dequantize(value, float(tensors[name].scale), tensors[name].zero_point)
+        for name, value in codes.items()
+    }
+    layers = student_layers.student_layers(student)
+    return {layer.name: layer.codes(values, arrays) for layer in layers}
+
+
+def test_a_layer_goes_from_grid_to_grid():
+    layers = {layer.name: layer for layer in student_layers.student_layers(small_student.student())}
+    assert {name: layer.sources for name, layer in layers.items()} == {
+        "image_quantize": (),
+        "stem_relu_quantize": ("image_quantize",),
+        "depthwise_relu_quantize": ("stem_relu_quantize",),
+        "project_bn_quantize": ("depthwise_relu_quantize",),
+        "add_quantize": ("stem_relu_quantize", "project_bn_quantize"),
+        "pool_quantize": ("add_quantize",),
+        "logits_quantize": ("pool_quantize",),
+    }
+    assert [layer.inputs for layer in layers.values()] == [(0,)] + 6 * [()]
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (2, 3)])
+def test_on_its_own_codes_every_layer_is_the_student(bits):
+    network = random_networks.build(BLOCKS, 2)
+    student = exactness.student_of(network, *bits)
+    images = exactness.images_for(student, 4)
+    codes = codes_of(student, images)
+    found = given(student, codes, images)
+    assert found.keys() == codes.keys() and len(found) > 12
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, codes[name], name)
+
+
+def test_each_of_several_inputs_goes_to_its_layer():
+    student, images = several.student(8), [several.STATE, several.IMAGE]
+    codes = codes_of(student, images)
+    for name, value in given(student, codes, images).items():
+        np.testing.assert_array_equal(value, codes[name], name)
+
+
+def test_a_fault_stays_in_its_layer():
+    student = small_student.make_student(8, 8)
+    codes = codes_of(student, IMAGES)
+    bias = student.get_layer("depthwise").layer.bias
+    bias.assign(bias + 0.5)
+    found = given(student, codes, IMAGES)
+    wrong = [name for name, value in found.items() if np.any(value != codes[name])]
+    assert wrong == ["depthwise_relu_quantize"]
+    assert any(np.any(value != codes[name]) for name, value in codes_of(student, IMAGES).items()
+               if name == "logits_quantize")  # fmt: skip
+
+
+def test_a_moved_student_is_the_student_but_for_ties():
+    x = np.float32([1.0, 1.9999999, -3.0])
+    np.testing.assert_array_max_ulp(x * student_layers.ONE_ULP, x, 2)
+    assert np.all(np.abs(x * student_layers.ONE_ULP) > np.abs(x))
+    student = several.student(8)
+    moved = student_layers.Moved(student)((several.STATE, several.IMAGE))
+    plain = student.predict([several.STATE, several.IMAGE], verbose=0)
+    for name, left, right in zip(student.output_names, plain, moved, strict=True):
+        layer = student.get_layer(name)
+        step_size = layer.quantizer.grid(layer.variables_of_quantizer)[0].numpy()
+        assert np.abs(left - right).max() <= 2.01 * step_size
+
+
+def test_half_a_step_and_a_ulp_is_a_step():
+    image = keras.Input((1,), name="image")
+    layer = QuantizeActivation(tf_fpq.quantizers.LsqQuantizer(8))
+    student = keras.Model(image, layer(image))
+    layer.quantizer.set_grid(layer.variables_of_quantizer, np.float32(2**-6), np.float32(0))
+    at_tie = np.float32([[2**-7]])
+    assert student(at_tie).numpy().tolist() == [[0.0]]
+    assert student_layers.Moved(student)((at_tie,))[0].tolist() == [[2**-6]]
+
+
+def test_a_layers_bound_adds_up_the_operators_it_is():
+    image = keras.Input((4, 4, 2), name="image")
+    x = keras.layers.Conv2D(3, 1, name="a")(keras.layers.MaxPooling2D(name="pool")(image))
+    network = keras.Model(image, keras.layers.Conv2D(3, 1, name="b")(x))
+    deployed = builder.deploy(exactness.student_of(network, 3, 3))
+    between = student_bounds.operators_between(deployed, ["image_quantize"], "a_quantize")
+    assert [o.kind for o in between] == ["MAX_POOL_2D", "CONV_2D", "MAXIMUM"]
+    assert student_bounds.title(o.kind for o in between) == "CONV_2D"
+    bound = student_bounds.of_layer(deployed, between, "xnnpack")
+    share = student_bounds.STUDENT_BOUNDS["CONV_2D"].share
+    share += (
+        deployed.tensors["a_kernel_bias"].scale.mean() / 2 / deployed.tensors["a_quantize"].scale
+    )
+    assert (bound.lsb, bound.share) == (1, pytest.approx(float(share), rel=1e-5))
+    convolution = between[1:2]
+    twice = student_bounds.of_layer(deployed, convolution, "reference")
+    assert twice.share == pytest.approx(float(share) + student_bounds.ROUNDS_TWICE, rel=1e-5)
+    assert student_bounds.of_layer(deployed, between[2:], "xnnpack") == student_bounds.EXACT
+    assert student_bounds.title([]) == "INPUT"

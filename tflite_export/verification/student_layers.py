@@ -1,0 +1,146 @@
+"""The student layer by layer, each on codes that it is given, and the student with every value
+moved by a float ulp.
+
+A float network and an integer one part at rounding ties, one code in 10^5, and every operator
+behind amplifies that: two correct computations of one deep network soon have different codes nearly
+everywhere. So a student layer is judged by what it makes of the codes that the file had before it
+("teacher forcing"), and how far whole networks may part is measured on the student itself.
+"""
+
+import collections
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_fpq import graph
+from tf_fpq.keras_compat import keras
+from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tflite_export.lowering.kernel import INT8_MAX
+
+# `x * (1 + 2^-23)` is the next float32 after x, or the one after that.
+ONE_ULP = np.float32(1 + 2.0**-23)
+
+Values = Mapping[str, Any]
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StudentLayer:
+    """The calls of a student from grid to grid, e.g. convolution, batch norm, ReLU and the
+    `QuantizeActivation` that ends it. Runs eagerly, so memory is that of one layer.
+
+    Attributes:
+      name: Name of the last call, which is that of the deployed tensor.
+      sources: Names of the deployed tensors that it reads; empty for a model input.
+      inputs: Positions of the model inputs that it reads.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    inputs: tuple[int, ...]
+    _calls: tuple[graph.Call, ...]
+    # By `id` of a symbolic tensor: its name in `sources`, or its position among the inputs.
+    _grids: Mapping[int, str]
+    _positions: Mapping[int, int]
+    _target: int
+
+    def values(self, given: Values, images: Arrays, factor: np.float32 | None = None) -> tf.Tensor:
+        """What the layer computes, as float32.
+
+        Args:
+          given: Values of its `sources` by name, float32.
+          images: The model's inputs.
+          factor: Multiplied into what its quantizer rounds.
+        """
+        found: dict[int, Any] = {
+            key: tf.convert_to_tensor(given[name]) for key, name in self._grids.items()
+        }
+        found |= {key: tf.constant(images[index]) for key, index in self._positions.items()}
+        for call in self._calls:
+            args, kwargs = call.arguments(found)
+            if factor is not None and call is self._calls[-1]:
+                args = (args[0] * factor, *args[1:])
+            if call.layer._expects_training_arg:
+                kwargs = {**kwargs, "training": False}
+            outputs = tf.nest.flatten(call.layer(*args, **kwargs))
+            found |= {id(t): value for t, value in zip(call.outputs, outputs, strict=True)}
+        return found[self._target]
+
+    def codes(self, given: Values, images: Arrays) -> np.ndarray:
+        """The layer's int8 codes; arguments as of `values`."""
+        last = self._calls[-1].layer
+        # The highest code of every grid is the container's highest.
+        offset = float(INT8_MAX - last.quantizer.spec.qmax)
+        return (last.codes(self.values(given, images)) + offset).numpy().astype(np.int8)
+
+
+def student_layers(student: keras.Model) -> tuple[StudentLayer, ...]:
+    """The layers of a student in execution order."""
+    makers = _Makers(student)
+    return tuple(
+        makers.layer(call.name, call.outputs[0])
+        for call in makers.order
+        if isinstance(call.layer, QuantizeActivation)
+    )
+
+
+class Moved:
+    """The student with each value that is about to be rounded moved by one float ulp: what chaos
+    alone makes of it.
+    """
+
+    def __init__(self, student: keras.Model):
+        """Shares the student's layers."""
+        makers = _Makers(student)
+        self._layers = student_layers(student)
+        # From the last grids to the outputs: nothing, or a reshape.
+        self._ends = [makers.layer("(output)", tensor) for tensor in student.outputs]
+
+    def __call__(self, images: Arrays) -> list[np.ndarray]:
+        """The outputs as float32 arrays, for one array of each input."""
+        values: dict[str, Any] = {}
+        left = collections.Counter(
+            name for layer in (*self._layers, *self._ends) for name in layer.sources
+        )
+        for layer in self._layers:
+            values[layer.name] = layer.values(values, images, ONE_ULP)
+            left.subtract(layer.sources)
+            values = {name: value for name, value in values.items() if left[name]}
+        return [end.values(values, images).numpy() for end in self._ends]
+
+
+class _Makers:
+    """Which call makes which tensor of a student."""
+
+    def __init__(self, student: keras.Model):
+        self.order = tuple(graph.calls(student))
+        self._calls = {id(tensor): call for call in self.order for tensor in call.outputs}
+        self._inputs = {id(tensor): index for index, tensor in enumerate(student.inputs)}
+
+    def layer(self, name: str, target: Any) -> StudentLayer:
+        """The calls that make `target`, back to other grids than `name` or the model's inputs; none
+        if `target` is another grid's.
+        """
+        calls, grids, inputs, left = set(), {}, {}, [target]
+        while left:
+            tensor = left.pop()
+            call = self._calls.get(id(tensor))
+            if call is None:
+                inputs[id(tensor)] = self._inputs[id(tensor)]
+            elif isinstance(call.layer, QuantizeActivation) and call.name != name:
+                grids[id(tensor)] = call.name
+            elif call.name not in calls:
+                calls.add(call.name)
+                left += call.inputs
+        return StudentLayer(
+            name,
+            tuple(call.name for call in self.order if call.name in grids.values()),
+            tuple(inputs.values()),
+            tuple(call for call in self.order if call.name in calls),
+            grids,
+            inputs,
+            id(target),
+        )
