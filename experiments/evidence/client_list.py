@@ -206,6 +206,7 @@ CLIENTS: Mapping[str, Client] = {
             ("onnxruntime==1.32.0", "tf2onnx==1.17.0", "tensorflow-cpu==2.21.0", "numpy==1.26.4"),
             _ONNX,
             "litert",
+            allowed=0.01,  # tf2onnx writes float operators between quantizers; sums round otherwise
         ),
     )
 }
