@@ -5,7 +5,7 @@ Matrix*, arXiv 2503.11159 (2025), eq. 15-17. KD: G. Hinton, O. Vinyals, J. Dean,
 Knowledge in a Neural Network*, arXiv 1503.02531.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -26,43 +26,126 @@ def standardize(features: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
     """`(z - mean(z)) / sqrt(var(z) + epsilon)` per channel, over batch and space (eq. 15-16), in
     float32.
 
-    Features of rank 4 go through the fused batch normalization kernel with scale 1 and offset 0,
-    which is this formula: one pass over memory forward and one backward.
+    They go through the fused batch normalization kernel with scale 1 and offset 0, which is this
+    formula.
 
     Args:
       features: `[batch, ..., channels]`.
       epsilon: Keeps a constant channel finite (it becomes 0).
     """
     features = tf.cast(features, tf.float32)
-    if features.shape.rank == 4:
-        one, zero, none = (
-            tf.ones(features.shape[-1:]),
-            tf.zeros(features.shape[-1:]),
-            tf.constant([], tf.float32),
-        )
-        return tf.raw_ops.FusedBatchNormV3(
-            x=features,
-            scale=one,
-            offset=zero,
-            mean=none,
-            variance=none,
-            epsilon=epsilon,
-            is_training=True,
-        ).y
-    mean, variance = tf.nn.moments(
-        features, axes=list(range(features.shape.rank - 1)), keepdims=True
+    flat = tf.reshape(features, [-1, 1, 1, features.shape[-1]])
+    return tf.reshape(_normalized(flat, epsilon).y, tf.shape(features))
+
+
+def _normalized(features: tf.Tensor, epsilon: float) -> Any:
+    """What the fused batch normalization kernel returns for scale 1 and offset 0."""
+    channels, none = features.shape[-1:], tf.constant([], tf.float32)
+    return tf.raw_ops.FusedBatchNormV3(
+        x=features,
+        scale=tf.ones(channels),
+        offset=tf.zeros(channels),
+        mean=none,
+        variance=none,
+        epsilon=epsilon,
+        is_training=True,
     )
+
+
+def _standardized(features: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """`standardize` of features of rank 4 in operations that can be differentiated twice."""
+    mean, variance = tf.nn.moments(features, axes=[0, 1, 2], keepdims=True)
     return (features - mean) * tf.math.rsqrt(variance + epsilon)
 
 
 def standardized_distance(
-    student: tf.Tensor, teacher: tf.Tensor, epsilon: float = 1e-5
+    student: tf.Tensor, teacher: tf.Tensor, epsilon: float = 1e-5, weight: tf.Tensor | float = 1.0
 ) -> tf.Tensor:
-    """Mean squared difference of the standardized features: 0 for equal features, and for any
-    per-channel affine map of them with positive slope; at most 4.
+    """`weight` times the mean squared difference of the standardized features: 0 for equal
+    features, and for any per-channel affine map of them with positive slope; at most 4.
+
+    With `r` the correlation of a channel, `v` its variance and `n` the elements of the features,
+    the squares are multiplied out:
+
+        distance     = mean over channels of v_s / (v_s + eps) + v_t / (v_t + eps) - 2 r
+        d / d z_s    = 2 / n * (r * norm(z_s) - norm(z_t)) / sqrt(v_s + eps)
+
+    The gradient of batch normalization, given `norm(z_t)` as its upstream gradient, has both `r`
+    and the second line as its outputs, in one kernel.
+
+    Note: the gradient of the first term is left out, a share of `eps / (v_s + eps)`. It only makes
+    channels smaller that hardly vary. There is no gradient to the teacher. A second derivative
+    is that of the whole formula.
+
+    Args:
+      student: `[batch, ..., channels]`.
+      teacher: The same shape.
+      epsilon: Added to the variances.
+      weight: Factor of the distance; here, so that it costs no pass over the gradient.
     """
-    difference = standardize(student, epsilon) - standardize(teacher, epsilon)
-    return tf.nn.l2_loss(difference) * (2.0 / tf.cast(tf.size(difference), tf.float32))
+    channels = student.shape[-1]
+    teacher = tf.reshape(tf.cast(tf.stop_gradient(teacher), tf.float32), [-1, 1, 1, channels])
+    student = tf.reshape(tf.cast(student, tf.float32), [-1, 1, 1, channels])
+    weight = tf.stop_gradient(tf.convert_to_tensor(weight, tf.float32))
+
+    def formula(features: tf.Tensor) -> tf.Tensor:
+        difference = _standardized(features, epsilon) - _standardized(teacher, epsilon)
+        return weight * tf.reduce_mean(tf.square(difference))
+
+    @tf.custom_gradient
+    def distance(features: tf.Tensor):
+        value, slope = _distance_and_gradient(tf.stop_gradient(features), teacher, epsilon, weight)
+        return value, lambda upstream: _scaled(features, upstream, slope, formula)
+
+    return distance(student)
+
+
+def _distance_and_gradient(
+    student: tf.Tensor, teacher: tf.Tensor, epsilon: float, weight: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The distance of features `[elements, 1, 1, channels]`, and its gradient by the student's."""
+    ours, theirs = _normalized(student, epsilon), _normalized(teacher, epsilon)
+    elements = tf.cast(tf.shape(student)[0], tf.float32)
+    factor = -2.0 * weight / (elements * student.shape[-1])
+    gradient = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=theirs.y,
+        x=student,
+        scale=tf.fill(student.shape[-1:], factor),
+        reserve_space_1=ours.reserve_space_1,
+        reserve_space_2=ours.reserve_space_2,
+        reserve_space_3=ours.reserve_space_3,
+        epsilon=epsilon,
+        is_training=True,
+    )
+    correlation = gradient.scale_backprop / elements
+    # The kernel's variances are unbiased.
+    v_s, v_t = (x.batch_variance * (1.0 - 1.0 / elements) for x in (ours, theirs))
+    terms = v_s / (v_s + epsilon) + v_t / (v_t + epsilon) - 2.0 * correlation
+    return weight * tf.maximum(tf.reduce_mean(terms), 0.0), gradient.x_backprop
+
+
+def _scaled(
+    features: tf.Tensor,
+    upstream: tf.Tensor,
+    slope: tf.Tensor,
+    formula: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """`upstream * slope`, the gradient of `formula` at `features`, which can be differentiated."""
+
+    @tf.custom_gradient
+    def scaled(features: tf.Tensor, upstream: tf.Tensor):
+        def second(direction: tf.Tensor):
+            with tf.GradientTape() as outer:
+                outer.watch([features, upstream])
+                with tf.GradientTape() as inner:
+                    inner.watch(features)
+                    value = formula(features)
+                gradient = upstream * inner.gradient(value, features)
+            return outer.gradient(gradient, [features, upstream], direction)
+
+        return tf.stop_gradient(upstream) * slope, second
+
+    return scaled(features, upstream)
 
 
 @register
@@ -124,8 +207,10 @@ class ChannelStandardizedDistillation(Method):
         """
         student, teacher = inputs
         pairs = zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True)
-        distances = [standardized_distance(s, tf.stop_gradient(t), self.epsilon) for s, t in pairs]
-        self.add_loss(self.coefficient("weight") * tf.add_n(distances))
+        weight = self.coefficient("weight")
+        self.add_loss(
+            tf.add_n([standardized_distance(s, t, self.epsilon, weight) for s, t in pairs])
+        )
         return student
 
     def add_step_losses(self, step: Step) -> None:

@@ -74,9 +74,60 @@ def test_gradient_equals_that_of_the_formula():
         ours = standardized_distance(student, teacher)
         plain = tf.reduce_mean((formula(student) - formula(teacher)) ** 2)
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
+    # What is left out has the share epsilon / variance, 1e-5, of norm(z) * 2 / 1440.
     np.testing.assert_allclose(
-        tape.gradient(ours, student), tape.gradient(plain, student), atol=1e-8
+        tape.gradient(ours, student), tape.gradient(plain, student), rtol=1e-4, atol=1e-7
     )
+
+
+def test_the_weight_is_a_factor_of_distance_and_gradient():
+    student, teacher = features(0), features(1)
+
+    def all_of(function):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = function()
+        return value, tape.gradient(value, student)
+
+    inside = all_of(lambda: 3.0 * standardized_distance(student, teacher, weight=0.25))
+    outside = all_of(lambda: 0.75 * standardized_distance(student, teacher))
+    for one, other in zip(inside, outside, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_hessian_vector_products_are_those_of_the_formula():
+    student, teacher = features(0, (4, 3, 3, 2)), features(1, (4, 3, 3, 2))
+    direction = features(2, (4, 3, 3, 2))
+
+    def formula(z):
+        mean, variance = tf.nn.moments(z, [0, 1, 2], keepdims=True)
+        return (z - mean) / tf.sqrt(variance + 1e-5)
+
+    def product(loss):
+        with tf.GradientTape() as outer:
+            outer.watch(student)
+            with tf.GradientTape() as inner:
+                inner.watch(student)
+                value = loss()
+            along = tf.reduce_sum(inner.gradient(value, student) * direction)
+        return outer.gradient(along, student)
+
+    ours = product(lambda: 2.0 * standardized_distance(student, teacher))
+    plain = product(lambda: 2.0 * tf.reduce_mean((formula(student) - formula(teacher)) ** 2))
+    assert np.abs(plain).max() > 1e-3
+    np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-6)
+
+
+def test_a_constant_channel_of_the_student_is_drawn_towards_the_teachers():
+    teacher = features(1, (8, 2, 2, 3))
+    student = teacher * [1.0, 0.0, 1.0]
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        distance = standardized_distance(student, teacher)
+    np.testing.assert_allclose(distance, 1 / 3, rtol=1e-4)  # one of three channels, at variance 1
+    gradient = tape.gradient(distance, student).numpy()
+    assert np.isfinite(gradient).all()
+    assert (gradient[..., 1] * standardize(teacher).numpy()[..., 1] <= 1e-6).all()
 
 
 def test_rank_two_features_are_standardized_over_the_batch():
