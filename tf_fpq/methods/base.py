@@ -87,6 +87,9 @@ class Method(keras.layers.Layer):
       student_features: Names of the student's layers whose outputs `Step.features` must hold.
       teacher_features: Names of the teacher's layers whose outputs `Step.teacher_features` must
         hold.
+      affine_features_from: None, or the variance of a channel from which on the method compares no
+        otherwise with an affine map of the channel, of positive slope. The teacher's batch norms
+        are then folded into its kernels, which is faster.
     """
 
     needs_teacher = False
@@ -94,6 +97,7 @@ class Method(keras.layers.Layer):
     coefficients: tuple[str, ...] = ()
     student_features: tuple[str, ...] = ()
     teacher_features: tuple[str, ...] = ()
+    affine_features_from: float | None = None
 
     def __init__(self, **kwargs: Any):
         """Creates the method. It computes in float32, under any mixed precision policy, unless

@@ -195,6 +195,8 @@ class ChannelStandardizedDistillation(Method):
             raise ValueError(f"epsilon must be positive. Received: epsilon={epsilon}.")
         self.weight = weight
         self.epsilon = epsilon
+        # Above, epsilon changes a standardized value by less than 1 / 2000.
+        self.affine_features_from = 1000.0 * epsilon
 
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
         """Pairs the convolutions of both by name; raises ValueError where they do not pair."""

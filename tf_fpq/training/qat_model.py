@@ -392,5 +392,5 @@ class QatModel(keras.Model):
     def _make_teacher_graph(self, teacher: keras.Model | None) -> keras.Model | None:
         if not any(method.needs_teacher for method in self.methods):
             return None
-        shown = {name: None for method in self.methods for name in method.teacher_features}
+        shown = teachers.shown_to(self.methods)
         return teachers.teacher_graph(teacher, shown, self.teacher_dtype)

@@ -2,7 +2,7 @@
 once for all epochs.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.training import two_views
+from tf_fpq.methods.base import Method
+from tf_fpq.training import folded_teacher, two_views
 
 TEACHER_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -19,16 +20,18 @@ CACHE_LIMIT_BYTES = 4 * 2**30
 
 
 def teacher_graph(
-    teacher: keras.Model, shown: Collection[str], dtype: str | None = None
+    teacher: keras.Model, shown: Mapping[str, float | None], dtype: str | None = None
 ) -> keras.Model:
-    """A model with outputs `{"predictions": ..., "features": {name: output}}` that shares the
-    teacher's weights.
+    """A model with outputs `{"predictions": ..., "features": {name: output}}` that computes what
+    the teacher computes in inference. Its batch norms are folded into its kernels, see
+    `folded_teacher`; the teacher itself is not changed.
 
     Args:
       teacher: A functional model.
-      shown: Names of the calls whose outputs are features.
-      dtype: None shares the teacher's layers; "float16" or "bfloat16" copies the teacher into
-        layers that compute in half precision (batch norm statistics and weights stay float32).
+      shown: Names of the calls whose outputs are features, as `folded_teacher.folded_graph` takes
+        them.
+      dtype: None as the teacher was made; "float16" or "bfloat16" copies it into layers that
+        compute in half precision (their weights stay float32).
 
     Raises:
       ValueError: If the dtype is unknown, or if the teacher is no functional model but features are
@@ -46,9 +49,18 @@ def teacher_graph(
         )
     if dtype is not None:
         teacher = _with_dtype(teacher, dtype)
-    features = {call.name: call.outputs[0] for call in graph.calls(teacher)}
-    outputs = {"predictions": teacher.output, "features": {name: features[name] for name in shown}}
-    return keras.Model(teacher.inputs, outputs)
+    return folded_teacher.folded_graph(teacher, shown)
+
+
+def shown_to(methods: Sequence[Method]) -> dict[str, float | None]:
+    """The features that the methods compare, and from which variance on all that compare one take
+    an affine map of it (`folded_teacher.folded_graph`).
+    """
+    asked: dict[str, list[float | None]] = {}
+    for method in methods:
+        for name in method.teacher_features:
+            asked.setdefault(name, []).append(method.affine_features_from)
+    return {name: None if None in least else max(least) for name, least in asked.items()}
 
 
 def _with_dtype(teacher: keras.Model, dtype: str) -> keras.Model:
