@@ -82,6 +82,17 @@ def test_the_layer_whose_weights_are_no_numbers_is_named():
     assert error.layer == "pointwise_bn" and "weights" in str(error)
 
 
+def test_the_layer_whose_outputs_overflow_is_named():
+    _, student = pair()
+    stem = student.get_layer("stem")
+    # Codes of 7, which are 1.4e38 each: nine of them times the pixels exceed float32.
+    stem.layer.kernel.assign(1.4e38 * tf.ones_like(stem.layer.kernel))
+    step_size = stem.quantized_weights()[0][3]["step_size"]
+    step_size.assign(2e37 * tf.ones_like(step_size))
+    error = stopped(QatModel(student), data(0))
+    assert error.layer == "stem_bn" and "overflow" in str(error)
+
+
 def test_the_layer_at_which_gradients_overflow_is_named():
     _, student = pair()
     student.get_layer("depthwise_bn").gamma.assign(np.full(8, 1e-30))
