@@ -176,12 +176,20 @@ def replay(model: keras.Model, inputs: list[Any], call: MakeCall) -> Any:
 
 def producer(tensor: Any) -> keras.layers.Layer:
     """The layer that a symbolic tensor comes out of."""
-    return tensor.node.layer
+    return _node(tensor).layer
+
+
+def _node(tensor: Any) -> Any:
+    """The node a symbolic tensor comes out of, which in a graph of TensorFlow 1 is a tensor of that
+    graph.
+    """
+    history = tensor._keras_history
+    return history.layer.inbound_nodes[history.node_index]
 
 
 def sources(tensor: Any) -> tuple[Any, ...]:
     """The symbolic tensors that the layer call read which `tensor` comes out of."""
-    return tuple(tensor.node.keras_inputs)
+    return tuple(_node(tensor).keras_inputs)
 
 
 def make_again(tensor: Any, replaced: Mapping[int, Any]) -> Any:
@@ -192,7 +200,7 @@ def make_again(tensor: Any, replaced: Mapping[int, Any]) -> Any:
       replaced: By `id` of the tensors in `sources(tensor)`, what is to be read instead; others are
         read again.
     """
-    node = tensor.node
+    node = _node(tensor)
     fed = {
         str(id(source)): [replaced.get(id(source), source)] * len(node.keras_inputs)
         for source in node.keras_inputs
