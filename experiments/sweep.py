@@ -6,9 +6,9 @@ r"""Runs a grid of experiments over seeds and prints mean and standard deviation
 
 Every run is a line of JSON in --results, written when the run ends; runs that are in it already are
 not repeated, so a sweep that was stopped goes on where it was. Several sweeps may run at once on
-one file, one for each core, also on the same grid: each run is taken by one of them. A float teacher is
-trained once for all runs that agree in everything it depends on. --table prints the table of what
-is there and runs nothing.
+one file, one for each core, also on the same grid: each run is taken by one of them. A float
+teacher is trained once for all runs that agree in everything it depends on. --table prints the
+table of what is there and runs nothing.
 """
 
 from collections.abc import Iterator, Sequence
