@@ -18,6 +18,39 @@ MAY_IMPORT = {
     "benchmarks": {"tf_fpq", "tflite_export", "experiments", "benchmarks"},
 }
 KERAS = {"keras", "tf_keras", "tensorflow_model_optimization", "tf_fpq.keras_compat"}
+# The rooms in order: a module imports from its own room and from those above it in this list. A
+# name that ends in a dot is a folder, another one a module.
+ROOMS = (
+    "tf_fpq.keras_compat",
+    "tf_fpq.distributed",
+    "tf_fpq.graph",
+    "tf_fpq.quantizers.",
+    "tf_fpq.roles",
+    "tf_fpq.conversion.",
+    "tf_fpq.placement.",
+    "tf_fpq.methods.",
+    "tf_fpq.training.",
+    "tf_fpq.callbacks",
+    "tf_fpq.quantize",
+    "tf_fpq.summary",
+    "tf_fpq.check",
+    "tf_fpq.",
+    "tflite_export.deployed",
+    "tflite_export.errors",
+    "tflite_export.text_tables",
+    "tflite_export.model_inputs",
+    "tflite_export.command_line",
+    "tflite_export.flatbuffer.",
+    "tflite_export.kernels.",
+    "tflite_export.lowering.",
+    "tflite_export.targets",
+    "tflite_export.twin.",
+    "tflite_export.exported_model",
+    "tflite_export.runtimes.",
+    "tflite_export.verification.",
+    "tflite_export.",
+)
+MAX_MODULES = 14
 # Formulas that a front end for another Keras shall be able to use.
 FREE_OF = {
     "tf_fpq/quantizers/spec.py": KERAS | {"tensorflow"},
@@ -75,6 +108,60 @@ def test_imports_run_downwards(package):
     )
 
 
+def name_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix("__init__")  # a folder's own name ends in a dot
+
+
+def room(name: str) -> int:
+    """Place in `ROOMS` of a module or of something in it: that of the longest name that fits."""
+    fits = [entry for entry in ROOMS if name == entry or f"{name}.".startswith(entry)]
+    assert fits, f"{name} is in no room: add it to ROOMS, above all that import it."
+    return ROOMS.index(max(fits, key=len))
+
+
+def own_imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Line and name of the modules of our two packages that a file imports, also late."""
+    for line, name in imports(path):
+        if name.split(".")[0] in ("tf_fpq", "tflite_export"):
+            file = build_files._file_of(name.split("."), SOURCES)
+            yield line, name_of(ROOT / file)
+
+
+SOURCES = {path.relative_to(ROOT) for path in sources("tf_fpq", "tflite_export")}
+
+
+@pytest.mark.parametrize("package", ["tf_fpq", "tflite_export"])
+def test_rooms_import_downwards(package):
+    wrong = [
+        f"{where(path, line)}: {name}"
+        for path in sources(package)
+        for line, name in own_imports(path)
+        if room(name) > room(name_of(path))
+    ]
+    assert not wrong, f"These import from a room below their own in ROOMS: {wrong}"
+
+
+@pytest.mark.parametrize("package", ["tf_fpq", "tflite_export"])
+def test_no_modules_import_each_other_in_a_circle(package):
+    left = {name_of(path): {n for _, n in own_imports(path)} for path in sources(package)}
+    left = {name: needed - {name} for name, needed in left.items()}
+    while free := [name for name, needed in left.items() if not needed & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f"A circle, late imports included, runs through some of these: {sorted(left)}"
+
+
+def test_no_folder_is_crowded():
+    folders = [
+        path.parent for path in sources("tf_fpq", "tflite_export") if path.stem != "__init__"
+    ]
+    crowded = {
+        str(f.relative_to(ROOT)): n for f in folders if (n := folders.count(f)) > MAX_MODULES
+    }
+    assert not crowded, f"Split along what they are about, at most {MAX_MODULES} each: {crowded}"
+
+
 @pytest.mark.parametrize(("file", "forbidden"), FREE_OF.items())
 def test_formulas_do_not_import_keras(file, forbidden):
     wrong = [
@@ -120,7 +207,7 @@ def test_keras_comes_from_keras_compat():
         and node.attr == "keras"
         and isinstance(node.value, ast.Name)
         and node.value.id in ("tf", "tensorflow")
-    ]
+    ]  # fmt: skip
     assert not named + used, (
         "Write `from tf_fpq.keras_compat import keras`; tf.keras may be Keras 2 or 3:"
         f" {named + used}"
