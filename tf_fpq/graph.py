@@ -6,6 +6,7 @@ them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -16,9 +17,9 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 
-# Keras walks a graph by recursion, a frame for each layer of the longest path, also when it loads a
-# file. The student of EfficientNetV2L has more layers than Python's usual 1000 frames.
-sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
+# Frames that a walk over a graph may take. The student of EfficientNetV2L, the deepest of
+# keras.applications, needs more than Python's usual 1000.
+RECURSION_LIMIT = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,39 @@ class Call:
 
 # Makes a call in a graph that is replayed: `(call, args, kwargs)` to the call's outputs.
 MakeCall = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@contextlib.contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Within the context graphs of up to `RECURSION_LIMIT` layers in a row can be walked.
+
+    Keras makes, clones and loads a functional model by recursion, a frame for each layer of its
+    longest path. A student is up to twice as deep as its float model, so one that Keras could make
+    may be too deep for `keras.models.load_model` outside of this context.
+    """
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, RECURSION_LIMIT))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def functional(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
+    """`keras.Model(inputs, outputs, name)` of any depth."""
+    with deep_recursion():
+        return keras.Model(inputs, outputs, name=name)
+
+
+def clone(
+    model: keras.Model,
+    clone_function: Callable[[keras.layers.Layer], keras.layers.Layer] | None = None,
+) -> keras.Model:
+    """A copy of a functional model of any depth, with the weights of `model`."""
+    with deep_recursion():
+        copy = keras.models.clone_model(model, clone_function=clone_function)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def is_functional(model: object) -> bool:
@@ -92,7 +126,9 @@ def calls(model: keras.Model) -> Iterator[Call]:
     """
     taken = {layer.name for layer in model.layers}
     called: set[int] = set()
-    for node in _ordered_nodes(model):
+    with deep_recursion():
+        nodes = list(_ordered_nodes(model))
+    for node in nodes:
         name = unique_name(node.layer.name, taken) if id(node.layer) in called else node.layer.name
         called.add(id(node.layer))
         yield Call(

@@ -50,7 +50,7 @@ def quantize_model(
     model = flat(model)
     graph.check_finite(model, "model")
     if not rules:
-        return _float_copy(model)
+        return graph.clone(model)
     model = canonical(model)
     layers, others = rule_configs.kernels(model), rule_configs.others(model)
     if not layers and all(rule.config is None for rule in rules):
@@ -72,9 +72,3 @@ def _report(text: str, verbose: int) -> None:
     logging.info("quantize_model:\n%s", text)
     if verbose:
         print(text)
-
-
-def _float_copy(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy

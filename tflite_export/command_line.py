@@ -76,12 +76,14 @@ def load_keras(path: str) -> Any:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No such file: {path!r}.")
     import tf_fpq  # noqa: F401  registers the layers a student is made of
+    from tf_fpq import graph
     from tf_fpq.conversion import loading
     from tf_fpq.keras_compat import keras
 
     loading.check_archive(path)
     try:
-        return keras.models.load_model(path, compile=False)
+        with graph.deep_recursion():
+            return keras.models.load_model(path, compile=False)
     # A damaged archive fails in the zip reader, the JSON parser, HDF5 or a layer's constructor.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -308,9 +308,11 @@ def _measure_costs(path: pathlib.Path, wanted: Sequence[tuple[str, str]]) -> Non
 def print_cost(student_path: str, dataset_name: str, count: int) -> None:
     """Prints what `cost` measures, as a line of JSON."""
     from experiments import data
+    from tf_fpq import graph
     from tf_fpq.keras_compat import keras
 
-    student = keras.models.load_model(student_path, compile=False)
+    with graph.deep_recursion():
+        student = keras.models.load_model(student_path, compile=False)
     images = data.load(dataset_name).test[0][:count]
     print(json.dumps(cost(student, images)))
 

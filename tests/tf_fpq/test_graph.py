@@ -1,5 +1,7 @@
 """Reading and replaying functional models."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -147,3 +149,21 @@ def test_a_model_deeper_than_pythons_usual_stack_is_quantized_saved_and_loaded(t
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
     tf_fpq.quantize_model(model, [tf_fpq.QuantRule()]).save(tmp_path / "deep.keras")
     assert len(keras.models.load_model(tmp_path / "deep.keras").layers) > 1100
+
+
+def test_importing_leaves_pythons_recursion_limit_alone():
+    limit = sys.getrecursionlimit()
+    with graph.deep_recursion():
+        assert sys.getrecursionlimit() >= graph.RECURSION_LIMIT
+    assert sys.getrecursionlimit() == limit < graph.RECURSION_LIMIT
+
+
+@pytest.mark.slow
+def test_a_graph_deeper_than_the_recursion_limit_is_made_and_walked():
+    x = inputs = keras.Input((2,))
+    for index in range(sys.getrecursionlimit() + 50):
+        x = layers.Activation("relu", name=f"relu_{index}")(x)
+    with pytest.raises(RecursionError):
+        keras.Model(inputs, x)
+    model = graph.functional(inputs, x)
+    assert sum(1 for _ in graph.calls(model)) == sys.getrecursionlimit() + 50

@@ -48,7 +48,7 @@ def canonical(model: keras.Model) -> keras.Model:
         return copy(*args, **kwargs)
 
     inputs = graph.new_inputs(model)
-    result = keras.Model(
+    result = graph.functional(
         inputs, graph.replay(model, tf.nest.flatten(inputs), make_call), name=model.name
     )
     rewriter.set_weights()

@@ -134,7 +134,7 @@ class _Flattener:
         inputs = [_copy_input(tensor._keras_history.layer) for tensor in self._model.inputs]
         outputs = self._run(self._model, inputs, (), None)
         structure = self._model._nested_inputs
-        flat = keras.Model(
+        flat = graph.functional(
             tf.nest.pack_sequence_as(structure, inputs), outputs, name=self._model.name
         )
         for original, copy in self._originals:

@@ -19,7 +19,7 @@ from tf_fpq.conversion import keras3_operations, parity
 from tf_fpq.conversion.keras3_layers import Translation, copy_weights, translate
 from tf_fpq.conversion.keras3_operations import UnsupportedError
 from tf_fpq.conversion.parity import Difference
-from tf_fpq.graph import check_finite
+from tf_fpq.graph import check_finite, functional
 from tf_fpq.keras_compat import keras
 
 
@@ -244,7 +244,7 @@ class _Converter:
                 tf.nest.map_structure(lambda tensor: values[id(tensor)], structure)
                 for structure in structures
             ]
-            self._made[id(model)] = keras.Model(*mapped, name=model.name)
+            self._made[id(model)] = functional(*mapped, name=model.name)
         return self._made[id(model)]
 
     def copy_weights(self, name: str) -> None:

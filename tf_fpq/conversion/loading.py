@@ -6,6 +6,7 @@ import os
 from typing import Any
 import zipfile
 
+from tf_fpq import graph
 from tf_fpq.conversion import keras3
 from tf_fpq.keras_compat import keras
 
@@ -41,7 +42,8 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
 
 def _read(path: str | os.PathLike[str], module: Any) -> Any:
     try:
-        return module.load_model(path, compile=False)
+        with graph.deep_recursion():
+            return module.load_model(path, compile=False)
     except Exception as error:
         raise ValueError(f"Cannot load {os.fspath(path)!r}: {_explanation(str(error))}") from error
 

@@ -138,8 +138,7 @@ class ConsistencyRegularization(Method):
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
         """Copies the student into the EMA teacher."""
         super().attach(student, teacher)
-        ema_teacher = keras.models.clone_model(student)
-        ema_teacher.set_weights(student.get_weights())
+        ema_teacher = graph.clone(student)
         weights = list(
             ema_teacher.weights
         )  # in the student's order, which `trainable = False` changes

@@ -205,7 +205,7 @@ class _Placer:
         tensors = zip(tf.nest.flatten(inputs), model.inputs, model.input_names, strict=True)
         on_grid = [self._quantize(value, tensor, name) for value, tensor, name in tensors]
         calls_on_inputs = {group: len(layer.inbound_nodes) for group, layer in self._grids.items()}
-        placed = keras.Model(inputs, graph.replay(model, on_grid, self._call), name=model.name)
+        placed = graph.functional(inputs, graph.replay(model, on_grid, self._call), name=model.name)
         for layer in model.layers:
             if id(layer) in self._clones:
                 graph.copy_weights(layer, roles.inner(self._clones[id(layer)]))

@@ -69,7 +69,7 @@ def observe(student: keras.Model, images: CalibrationImages, verbose: int) -> Ob
     """
     tensors = _inputs_of(student, QuantizeActivation)
     normalized = _inputs_of(student, keras.layers.BatchNormalization)
-    probe = keras.Model(student.inputs, [tensors, normalized])
+    probe = graph.functional(student.inputs, [tensors, normalized])
     reservoirs = {name: Reservoir() for name in tensors}
     moments: dict[str, Moments] = {}
 

@@ -86,4 +86,4 @@ def _new_inputs(model: keras.Model) -> list[Any]:
 
 
 def _model(inputs: list[Any], outputs: Any) -> keras.Model:
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
+    return graph.functional(inputs if len(inputs) > 1 else inputs[0], outputs)

@@ -69,9 +69,7 @@ def _with_dtype(teacher: keras.Model, dtype: str) -> keras.Model:
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": policy})
 
-    copy = keras.models.clone_model(teacher, clone_function=clone)
-    copy.set_weights(teacher.get_weights())
-    return copy
+    return graph.clone(teacher, clone)
 
 
 def with_outputs(

@@ -213,7 +213,9 @@ def student_codes(student: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]
         for call in graph.calls(student)
         if isinstance(call.layer, QuantizeActivation)
     }
-    probe = keras.Model(student.inputs, {name: output for name, (_, output) in quantized.items()})
+    probe = graph.functional(
+        student.inputs, {name: output for name, (_, output) in quantized.items()}
+    )
 
     def codes(images: Any) -> dict[str, tf.Tensor]:
         values = probe(images, training=False)

@@ -91,7 +91,7 @@ def _as_functional(student: keras.Model, rounding: kernels.Rounding) -> keras.Mo
         keras.layers.Activation("linear", name=name)(output)
         for name, output in zip(student.output_names, found, strict=True)
     ]
-    return keras.Model(inputs, tf.nest.pack_sequence_as(student._nested_outputs, named))
+    return graph.functional(inputs, tf.nest.pack_sequence_as(student._nested_outputs, named))
 
 
 def _anew(metrics: Any) -> Any:

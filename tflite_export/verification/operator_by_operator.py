@@ -147,7 +147,7 @@ class FloatTable:
 
     def __init__(self, teacher: Any, model: deployed_lib.DeployedModel):
         """Pairs tensor `<layer>_quantize` with layer `<layer>`."""
-        from tf_fpq.keras_compat import keras
+        from tf_fpq import graph
 
         layers = {layer.name: layer for layer in teacher.layers}
         pairs = {
@@ -157,7 +157,7 @@ class FloatTable:
         }
         self._layers = {name: layer for name, layer in pairs.items() if layer in layers}
         self._grids = {name: model.tensors[name] for name in self._layers}
-        self._probe = keras.Model(
+        self._probe = graph.functional(
             teacher.inputs, {name: layers[layer].output for name, layer in self._layers.items()}
         )
         self._powers = dict.fromkeys(self._layers, (0.0, 0.0))
