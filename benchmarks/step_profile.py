@@ -21,16 +21,18 @@ from benchmarks import step_time
 
 # Kinds of operations by words in their types; the first kind that fits.
 KINDS: dict[str, tuple[str, ...]] = {
-    "convolution, forward": ("Conv2D", "DepthwiseConv2dNative", "MatMul"),
+    "convolution, forward": ("Conv2D", "DepthwiseConv2dNative"),
     "convolution, by input": ("BackpropInput",),
     "convolution, by kernel": ("BackpropFilter",),
     "batch norm": ("FusedBatchNorm",),
+    "quantize": ("QuantizeAndDequantize", "ClipByValue"),
     "random numbers": ("RandomUniform",),
     "multiply, divide": ("Mul", "RealDiv"),
     "add, subtract": ("Add", "Sub"),
-    "round, clip, ReLU": ("Round", "Minimum", "Maximum", "Relu", "ClipByValue"),
+    "round, clip, ReLU": ("Round", "Minimum", "Maximum", "Relu"),
     "compare, cast, select": ("Less", "Greater", "Equal", "LogicalAnd", "Cast", "Select"),
-    "reduce": ("Sum", "Mean", "L2Loss"),
+    # Products are those of the quantizers' sums, and the logits'.
+    "reduce": ("Sum", "Mean", "L2Loss", "MatMul"),
 }
 _GRADIENT_KINDS = ("convolution, by input", "convolution, by kernel")
 # Operations that contain others, or wait for them.

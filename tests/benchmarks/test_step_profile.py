@@ -13,6 +13,8 @@ from benchmarks import step_profile, step_time
         ("_MklNativeConv2DBackpropFilter", "convolution, by kernel"),
         ("_MklNativeFusedBatchNormGradV3", "batch norm"),
         ("Mul", "multiply, divide"),
+        ("QuantizeAndDequantizeV4Grad", "quantize"),
+        ("MatMul", "reduce"),
         ("ReadVariableOp", "other"),
     ],
 )
