@@ -69,7 +69,7 @@ def folded_graph(model: keras.Model, shown: Mapping[str, float | None]) -> keras
     ]
     predictions = graph.replay(model, inputs, make_call)
     inputs = inputs if len(inputs) > 1 else inputs[0]
-    return keras.Model(inputs, {"predictions": predictions, "features": features})
+    return graph.functional(inputs, {"predictions": predictions, "features": features})
 
 
 def _folds(model: keras.Model) -> Iterator[_Fold]:
