@@ -5,7 +5,6 @@ again.
 from collections.abc import Callable, Mapping
 from importlib import metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess

@@ -3,6 +3,7 @@ code for code.
 """
 
 from tf_fpq import callbacks, quantizers
+from tf_fpq.calibration.grids_from_images import calibrate, start_weights
 from tf_fpq.extending import register_layer
 from tf_fpq.methods.base import Gradients, Method
 from tf_fpq.methods.consistency import ConsistencyRegularization
@@ -11,7 +12,6 @@ from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
 from tf_fpq.methods.presets import cr, fpq, methods_from_names
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
-from tf_fpq.placement.calibration import calibrate, start_weights
 from tf_fpq.placement.preflight import CheckReport, check
 from tf_fpq.placement.quantize_configs import (
     DoReFaQuantizeConfig,
@@ -22,11 +22,11 @@ from tf_fpq.placement.quantize_configs import (
     PactQuantizeConfig,
 )
 from tf_fpq.placement.rules import QuantRule
-from tf_fpq.placement.tfmot_scheme import FpqQuantizeScheme
 from tf_fpq.quantize import quantize_model
 from tf_fpq.quantizers.spec import QuantSpec
 from tf_fpq.roles import Kernel, Role
 from tf_fpq.summary import Summary, summary
+from tf_fpq.tfmot_scheme import FpqQuantizeScheme
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
 from tf_fpq.training.divergence_guard import DivergenceError
 from tf_fpq.training.qat_model import QatModel

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_fpq.calibration import batch_norms
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.oscillation import OscillationState, check_momentum, quantized_weights
-from tf_fpq.placement import batch_norms
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tf_fpq.training import two_views
 
 

@@ -6,13 +6,14 @@ from typing import Any
 from absl import logging
 
 from tf_fpq import graph
+from tf_fpq.calibration import grids_from_images
 from tf_fpq.conversion.canonical import canonical
 from tf_fpq.conversion.prepare import flat
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration, grids, rule_configs
+from tf_fpq.placement import grids, rule_configs
 from tf_fpq.placement.quantize_configs import config_maker
 from tf_fpq.placement.rules import QuantRule, describe_rules, match_rules
-from tf_fpq.placement.tfmot_scheme import raise_problems
+from tf_fpq.tfmot_scheme import raise_problems
 
 
 def quantize_model(
@@ -63,8 +64,8 @@ def quantize_model(
     _report(describe_rules(rules, layers, others), verbose)
     configs = rule_configs.configs(model, chosen, make_config)
     student = grids.place(model, configs, lambda bits: make_config(activation_bits=bits), the_plan)
-    calibration.start_weights(student)
-    calibration.start_latents(student)
+    grids_from_images.start_weights(student)
+    grids_from_images.start_latents(student)
     return student
 
 

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def _from_keras(path: str) -> dict[str, bytes]:
     """Contents of the .tflite files of a float model or a student, by label."""
-    from tf_fpq.placement.quantized_layers import QuantizedLayer
+    from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 
     model = command_line.load_keras(path)
     name = pathlib.Path(path).stem

@@ -10,7 +10,7 @@ from tests.tf_fpq.placement.test_quantize_configs import HalvingQuantizer
 import tf_fpq
 from tf_fpq import quantizers
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 from tflite_export.lowering.builder import deploy
 
 Rule = tf_fpq.QuantRule

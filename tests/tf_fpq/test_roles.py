@@ -8,8 +8,8 @@ import tensorflow as tf
 from tf_fpq import roles
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement.quantize_configs import LsqQuantizeConfig
-from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.roles import Role
+from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 
 layers = keras.layers
 

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import graph, roles
-from tf_fpq.conversion import canonical_rules, normalization, volumes
+from tf_fpq.conversion import canonical_rules, normalization
 from tf_fpq.conversion.rewriter import TRAINING, Rewrite, Rewriter
 from tf_fpq.keras_compat import keras
 from tf_fpq.roles import Role
@@ -209,9 +209,9 @@ LAYERS: dict[type, Rewrite] = {
     layers.ZeroPadding1D: canonical_rules.sides1d(layers.ZeroPadding2D, "padding"),
     layers.Cropping1D: canonical_rules.sides1d(layers.Cropping2D, "cropping"),
     layers.UpSampling1D: canonical_rules.upsampling1d,
-    layers.Cropping3D: volumes.cropping3d,
-    layers.GlobalMaxPooling3D: volumes.global_pool3d(layers.GlobalMaxPooling2D),
-    layers.GlobalAveragePooling3D: volumes.global_pool3d(layers.GlobalAveragePooling2D),
+    layers.Cropping3D: canonical_rules.cropping3d,
+    layers.GlobalMaxPooling3D: canonical_rules.global_pool3d(layers.GlobalMaxPooling2D),
+    layers.GlobalAveragePooling3D: canonical_rules.global_pool3d(layers.GlobalAveragePooling2D),
 }
 
 _LAYERS_BY_NAME: dict[str, Rewrite] = {"CustomScaleLayer": _custom_scale}

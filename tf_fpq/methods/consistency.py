@@ -17,8 +17,8 @@ from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Batch, Method, Step
 from tf_fpq.methods.checks import check_not_negative
-from tf_fpq.placement.quantized_layers import observing
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.student_layers.quantized_layers import observing
 
 
 def ema_decay(updates: tf.Tensor, decay: float) -> tf.Tensor:

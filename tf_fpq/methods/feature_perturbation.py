@@ -16,7 +16,7 @@ from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.placement.convolution_inputs import ConvolutionInputs, Join, Source
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 POSITIONS = ("pre", "post")
 

@@ -13,8 +13,8 @@ from tf_fpq import distributed
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.methods.checks import check_not_negative
-from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.quantizers.base import GridQuantizer, Variables
+from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 
 
 @dataclasses.dataclass(frozen=True)

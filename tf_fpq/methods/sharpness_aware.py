@@ -14,7 +14,7 @@ from tf_fpq import distributed
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Gradients, Method
 from tf_fpq.methods.checks import check_not_negative
-from tf_fpq.placement.quantized_layers import quantizer_variables
+from tf_fpq.student_layers.quantized_layers import quantizer_variables
 
 
 @register

@@ -14,8 +14,8 @@ import warnings
 from tf_fpq import graph, roles
 from tf_fpq.graph import Call, MakeCall
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.roles import Role
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 layers = keras.layers
 

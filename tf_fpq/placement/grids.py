@@ -15,13 +15,13 @@ import tensorflow as tf
 from tf_fpq import graph, roles
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import deployed_rounding
-from tf_fpq.placement.deployed_rounding import DeployedRounding
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantizers import GridQuantizer
 from tf_fpq.quantizers.fixed import FixedQuantizer
 from tf_fpq.roles import Role, problem, role
+from tf_fpq.student_layers import deployed_rounding
+from tf_fpq.student_layers.deployed_rounding import DeployedRounding
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 
 # Width of tensors that no kernel reads.
 DEFAULT_BITS = 8

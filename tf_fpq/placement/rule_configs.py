@@ -15,11 +15,11 @@ from tf_fpq import graph, roles
 from tf_fpq.keras_compat import deserialize, keras, register, serialize
 from tf_fpq.placement import grids
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig
-from tf_fpq.placement.quantized_layers import owner_and_attribute
 from tf_fpq.placement.rules import QuantRule
 from tf_fpq.quantizers import GridQuantizer
 from tf_fpq.quantizers.adopted import adopt
 from tf_fpq.roles import Role
+from tf_fpq.student_layers.quantized_layers import owner_and_attribute
 
 WITHOUT_OPERATOR = (
     "quantized by its rule's config; to export it too, give its class an operator"

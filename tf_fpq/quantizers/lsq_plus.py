@@ -12,13 +12,7 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras, register
 from tf_fpq.quantizers import numerics, range_estimators
-from tf_fpq.quantizers.base import (
-    GridQuantizer,
-    Variables,
-    assign,
-    is_weight,
-    lsq_gradient_scale,
-)
+from tf_fpq.quantizers.base import GridQuantizer, Variables, assign, is_weight, lsq_gradient_scale
 from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 

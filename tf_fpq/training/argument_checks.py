@@ -5,10 +5,10 @@ from typing import Any
 import warnings
 
 from tf_fpq import graph
+from tf_fpq.calibration import grids_from_images
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.base import Method
-from tf_fpq.placement import calibration
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 
 def check_methods(methods: Sequence[Any]) -> None:
@@ -30,7 +30,7 @@ def check_methods(methods: Sequence[Any]) -> None:
 
 def warn_if_uncalibrated(student: keras.Model) -> None:
     """Warns if a range is still the one that it was made with."""
-    if names := calibration.uncalibrated(student):
+    if names := grids_from_images.uncalibrated(student):
         warnings.warn(
             f"Not calibrated: {', '.join(names)}. Call tf_fpq.calibrate(student, images) first.",
             stacklevel=3,

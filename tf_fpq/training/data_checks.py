@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tf_fpq.training import two_views
 
 # How many times larger than the calibrated range the images' root mean square may be. Images within

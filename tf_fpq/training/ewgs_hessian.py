@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras, switched
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantizers.base import Variables
 from tf_fpq.quantizers.ewgs import EwgsQuantizer
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 
 
 def update_deltas(

@@ -13,8 +13,8 @@ from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
-from tf_fpq.placement.quantized_layers import quantizer_variables
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.student_layers.quantized_layers import quantizer_variables
 from tf_fpq.training import argument_checks, data_checks, optimizers, total_steps, two_views
 from tf_fpq.training import teacher as teachers
 from tf_fpq.training.divergence_guard import DivergenceGuard

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.placement import reciprocal_root
+from tf_fpq.student_layers import reciprocal_root
 from tflite_export import deployed
 from tflite_export.kernels import base, lookup
 from tflite_export.kernels import rounding as rounding_lib

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from tf_fpq.placement.xnnpack_steps import PRODUCT_LIMITS, SUM_LIMITS
+from tf_fpq.calibration.xnnpack_steps import PRODUCT_LIMITS, SUM_LIMITS
 from tflite_export import deployed
 
 

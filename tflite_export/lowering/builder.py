@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.deployed_rounding import DeployedRounding
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.deployed_rounding import DeployedRounding
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tflite_export.deployed import DeployedModel, Tensor, WeightType
 from tflite_export.lowering import operators
 from tflite_export.lowering.kernel import INT8_MAX, INT8_MIN

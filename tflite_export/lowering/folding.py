@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.quantizers.base import GridQuantizer
+from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 from tflite_export.lowering.kernel import Kernel
 
 layers = keras.layers

@@ -5,7 +5,7 @@ model.
 from typing import Any
 
 from tf_fpq import graph
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 
 def keys(student: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_fpq
 from tf_fpq.keras_compat import keras, switched, untracked
 from tf_fpq.methods.base import Method
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tflite_export.lowering import builder
 
 

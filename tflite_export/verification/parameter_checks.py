@@ -94,7 +94,7 @@ def student_weights(
       Failures, and a note for each weight whose layout this check does not know.
     """
     from tf_fpq import graph, roles
-    from tf_fpq.placement.quantized_layers import QuantizedLayer
+    from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 
     readers = {
         operator.inputs[1]: operator for operator in found.operators if len(operator.inputs) > 1

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tflite_export.lowering.kernel import INT8_MAX
 
 # `x * (1 + 2^-23)` is the next float32 after x, or the one after that.

@@ -13,12 +13,7 @@ from tflite_export import exported_model
 from tflite_export.errors import InterpreterError
 from tflite_export.flatbuffer import reader
 from tflite_export.runtimes import litert
-from tflite_export.verification import (
-    judgement,
-    last_bit_bounds,
-    measurements,
-    parameter_checks,
-)
+from tflite_export.verification import judgement, last_bit_bounds, measurements, parameter_checks
 from tflite_export.verification import report as report_lib
 from tflite_export.verification.report_records import Failure
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
-from tf_fpq.placement.quantized_layers import quantizer_variables
+from tf_fpq.student_layers.quantized_layers import quantizer_variables
 from tf_fpq.training.qat_model import QatModel
 
 

@@ -8,7 +8,7 @@ import tf_fpq
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement import grids
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer, observing
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer, observing
 
 layers = keras.layers
 RULES = [tf_fpq.QuantRule(".*", weight_bits=4, activation_bits=4)]

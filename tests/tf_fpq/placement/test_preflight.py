@@ -12,7 +12,7 @@ import tf_fpq
 from tf_fpq import graph
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement import preflight
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 
 layers = keras.layers
 

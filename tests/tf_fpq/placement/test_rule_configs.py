@@ -9,8 +9,8 @@ from tests.tf_fpq import small_student
 import tf_fpq
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement import rule_configs
-from tf_fpq.placement.quantized_layers import QuantizedLayer
 from tf_fpq.quantizers import LsqQuantizer
+from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 import tflite_export
 from tflite_export.lowering import folding, operators
 

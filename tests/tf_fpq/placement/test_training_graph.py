@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import images, pair
-from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 
 def test_a_relu_before_a_quantizer_that_clips_at_zero_is_left_out_bit_for_bit():

@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.tf_fpq.quantizers.quantizer_rows import Case
+from tf_fpq.calibration import grids_from_images
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration
 from tf_fpq.quantizers.range_estimators import Samples
 
 SHAPES = {"weight": (3, 3, 2, 4), "activation": (5, 4, 4, 3)}
@@ -106,8 +106,8 @@ def assert_gradients(row, built, x, g, gradients):
 
 def start(built, x, estimator="mse"):
     spec = built.quantizer.spec
-    samples = Samples.of(calibration._by_grid(x, spec))
-    s, z = calibration.estimate(samples, built.quantizer, estimator)
+    samples = Samples.of(grids_from_images._by_grid(x, spec))
+    s, z = grids_from_images.estimate(samples, built.quantizer, estimator)
     built.quantizer.set_grid(
         built.variables, s.reshape(spec.step_shape(x.shape)), z.reshape(spec.step_shape(x.shape))
     )

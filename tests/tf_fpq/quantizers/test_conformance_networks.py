@@ -7,9 +7,10 @@ import tensorflow_model_optimization as tfmot
 
 from tests.tf_fpq import small_student
 import tf_fpq
+from tf_fpq.calibration import grids_from_images
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration, quantize_configs
-from tf_fpq.placement.quantized_layers import (
+from tf_fpq.placement import quantize_configs
+from tf_fpq.student_layers.quantized_layers import (
     QuantizeActivation,
     QuantizedLayer,
     quantizer_variables,
@@ -141,7 +142,7 @@ def test_quantize_config_in_plain_tfmot_code(row, tmp_path):
     outputs = annotate(keras.layers.Dense(4), config_class(weight_bits=8, activation_bits=8))(x)
     with tfmot.quantization.keras.quantize_scope({config_class.__name__: config_class}):
         model = tfmot.quantization.keras.quantize_apply(keras.Model(inputs, outputs))
-    calibration.start_weights(model)
+    grids_from_images.start_weights(model)
     learned = [
         v
         for v in model.trainable_variables

@@ -12,7 +12,7 @@ from tests.tf_fpq.quantizers.quantizer_rows import ROWS
 import tf_fpq
 from tf_fpq import quantizers
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.training import ewgs_hessian
 
 ROW = {row.name: row for row in ROWS}

@@ -22,7 +22,7 @@ import tf_fpq
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.distillation import ChannelStandardizedDistillation
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
-from tf_fpq.placement.quantized_layers import quantizer_variables
+from tf_fpq.student_layers.quantized_layers import quantizer_variables
 from tf_fpq.training.qat_model import QatModel
 
 

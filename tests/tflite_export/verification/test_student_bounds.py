@@ -12,7 +12,7 @@ import pytest
 import tf_fpq
 from tf_fpq.conversion import normalization
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tflite_export.lowering import builder
 from tflite_export.twin import integer_twin
 from tflite_export.verification import student_bounds

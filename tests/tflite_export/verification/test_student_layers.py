@@ -6,7 +6,7 @@ from tests.tflite_export import small_student
 from tests.tflite_export.verification import test_several_inputs as several
 import tf_fpq
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tflite_export.lowering import builder
 from tflite_export.runtimes import litert
 from tflite_export.verification import student_bounds, student_layers

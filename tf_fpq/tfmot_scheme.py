@@ -7,9 +7,10 @@ from typing import Any
 import tensorflow_model_optimization as tfmot
 
 from tf_fpq import graph, roles
+from tf_fpq.calibration import grids_from_images
 from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration, grids, rule_configs
+from tf_fpq.placement import grids, rule_configs
 from tf_fpq.placement.quantize_configs import GridQuantizeConfig, LsqQuantizeConfig
 from tf_fpq.placement.rule_configs import RuleConfig
 
@@ -56,7 +57,7 @@ class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
         }
         make_config = functools.partial(default.with_bits, 8)
         student = grids.place(model, configs, make_config, the_plan, outputs)
-        calibration.start_weights(student)
+        grids_from_images.start_weights(student)
         return student, {}
 
     def _default(self, annotated: Mapping[str, Any]) -> GridQuantizeConfig:

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 import tf_fpq
+from tf_fpq.calibration import calibration_images
+from tf_fpq.calibration.calibration_images import CalibrationImages
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration_images
-from tf_fpq.placement.calibration_images import CalibrationImages
 
 layers = keras.layers
 RANDOM = np.random.default_rng(0)

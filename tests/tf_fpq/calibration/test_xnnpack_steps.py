@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tf_fpq
+from tf_fpq.calibration import xnnpack_steps
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import xnnpack_steps
 
 layers = keras.layers
 

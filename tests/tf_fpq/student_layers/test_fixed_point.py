@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_fpq.placement import fixed_point
+from tf_fpq.student_layers import fixed_point
 
 
 def reference(x: int, real: float) -> int:

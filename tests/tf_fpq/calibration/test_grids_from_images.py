@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from tests.tf_fpq import small_student
 import tf_fpq
+from tf_fpq.calibration import grids_from_images
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import calibration
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 
 X = small_student.images()
 
@@ -116,13 +116,13 @@ def test_unmoved_ranges_are_named():
         return np.array([12 / spec.qmax]), np.array([round(spec.qmax / 2)])
 
     student = _student()
-    assert len(calibration.uncalibrated(student)) == len(_grids(student))
+    assert len(grids_from_images.uncalibrated(student)) == len(_grids(student))
     with pytest.warns(
         UserWarning, match="still have the range they were made with: image_quantize"
     ):
         tf_fpq.calibrate(student, X, estimator=stay, verbose=0)
     tf_fpq.calibrate(student, X, verbose=0)
-    assert calibration.uncalibrated(student) == []
+    assert grids_from_images.uncalibrated(student) == []
 
 
 @pytest.mark.parametrize("quantizer", ["lsq", "lsq_plus", "ewgs", "min_max"])

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 # Bytes of the largest tensor that a forward pass may make. A convolution, its batch norm and its
 # activation hold a handful of such tensors at once: a pass of EfficientNet-B0 at 224 x 224 then

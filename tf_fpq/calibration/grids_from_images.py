@@ -10,15 +10,15 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
 from tf_fpq import graph
+from tf_fpq.calibration import batch_norms, xnnpack_steps
+from tf_fpq.calibration.calibration_images import CalibrationImages
+from tf_fpq.calibration.observation import observe
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import batch_norms, xnnpack_steps
-from tf_fpq.placement.calibration_images import CalibrationImages
-from tf_fpq.placement.observation import observe
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer, observing
 from tf_fpq.quantizers import range_estimators
 from tf_fpq.quantizers.base import GridQuantizer, Variables, assign
 from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
 from tf_fpq.quantizers.spec import QuantSpec
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer, observing
 
 
 def estimate(samples: Samples, quantizer: GridQuantizer, estimator: str | Estimator) -> Grids:

@@ -19,10 +19,10 @@ import tensorflow as tf
 from tf_fpq import roles
 from tf_fpq.conversion.normalization import ChannelMean, ReciprocalRoot
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import fixed_point, reciprocal_root
-from tf_fpq.placement.fixed_point import INT8_MAX, INT8_MIN
-from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.quantizers import numerics
+from tf_fpq.student_layers import fixed_point, reciprocal_root
+from tf_fpq.student_layers.fixed_point import INT8_MAX, INT8_MIN
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 layers = keras.layers
 

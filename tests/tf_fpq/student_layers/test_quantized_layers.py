@@ -11,10 +11,10 @@ import tensorflow as tf
 from tests.integration.exactness import images_for, randomize, student_of
 import tf_fpq
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import quantized_layers as fpq_layers
 from tf_fpq.placement.quantize_configs import LsqQuantizeConfig
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
 from tf_fpq.quantizers import LsqQuantizer
+from tf_fpq.student_layers import quantized_layers as fpq_layers
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 
 layers = keras.layers
 TARGETS = np.eye(3, dtype=np.float32)[np.arange(8) % 3]

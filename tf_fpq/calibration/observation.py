@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_fpq import graph
+from tf_fpq.calibration.calibration_images import CalibrationImages
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.calibration_images import CalibrationImages
-from tf_fpq.placement.quantized_layers import QuantizeActivation, observing
 from tf_fpq.quantizers.range_estimators import Reservoir, Samples
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, observing
 
 # Values of one tensor and batch that an estimator looks at; the range is always exact.
 SAMPLES_PER_BATCH = 16384

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 import tf_fpq
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.deployed_rounding import DeployedRounding
-from tf_fpq.placement.quantized_layers import QuantizeActivation, observing
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.student_layers.deployed_rounding import DeployedRounding
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, observing
 
 layers = keras.layers
 STEP = 0.25

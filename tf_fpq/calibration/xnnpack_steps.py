@@ -16,8 +16,8 @@ import tensorflow as tf
 from tf_fpq import graph, roles
 from tf_fpq.conversion.normalization import ChannelMean
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.roles import Role
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 # XNNPACK's limits, lowest ratio taken and lowest no longer taken: of step / output step for each
 # operand of a sum, and of step * step / output step for a product. A kernel's products have the

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.placement import reciprocal_root
+from tf_fpq.student_layers import reciprocal_root
 
 
 def test_the_fixed_point_root_is_within_two_millionths():

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from tests.tf_fpq import small_student
 import tf_fpq
+from tf_fpq.calibration.batch_norms import disagreement
+from tf_fpq.calibration.observation import Moments
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.batch_norms import disagreement
-from tf_fpq.placement.observation import Moments
 
 IMAGES = small_student.images(64)
 NORMS = ("stem_bn", "depthwise_bn", "pointwise_bn")

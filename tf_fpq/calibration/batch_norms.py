@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_fpq import graph
+from tf_fpq.calibration.observation import Moments
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement.observation import Moments
 
 # How far the median channel of a batch norm may be off: by a standard deviation, or by a factor of
 # 2 in it. A factor of 2 is one bit of a grid, clipped or unused.

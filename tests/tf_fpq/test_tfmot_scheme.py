@@ -10,7 +10,7 @@ import tensorflow_model_optimization as tfmot
 from tests.integration.exactness import assert_twin_is_interpreter
 import tf_fpq
 from tf_fpq.keras_compat import deserialize, keras, serialize
-from tf_fpq.placement.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
 import tflite_export
 
 layers = keras.layers

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from tf_fpq import graph, roles
 from tf_fpq.keras_compat import keras, register
-from tf_fpq.placement import operator_arithmetic
-from tf_fpq.placement.operator_arithmetic import Grid, Operands
-from tf_fpq.placement.quantized_layers import QuantizeActivation
 from tf_fpq.quantizers import numerics
 from tf_fpq.roles import Role
+from tf_fpq.student_layers import operator_arithmetic
+from tf_fpq.student_layers.operator_arithmetic import Grid, Operands
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 _MOVE_CODES = (Role.SAME_GRID, Role.JOINT_GRID)
 

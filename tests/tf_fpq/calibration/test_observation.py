@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tests.tf_fpq import small_student
 import tf_fpq
+from tf_fpq.calibration import observation
+from tf_fpq.calibration.calibration_images import CalibrationImages
+from tf_fpq.calibration.observation import Moments
 from tf_fpq.keras_compat import keras
-from tf_fpq.placement import observation
-from tf_fpq.placement.calibration_images import CalibrationImages
-from tf_fpq.placement.observation import Moments
 from tf_fpq.quantizers import range_estimators
 
 

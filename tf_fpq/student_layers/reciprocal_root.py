@@ -5,7 +5,7 @@ that brings epsilon in.
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.placement import fixed_point
+from tf_fpq.student_layers import fixed_point
 
 # Bits that RSQRT keeps below the binary point before the final multiplier.
 SHIFT = 20
