@@ -27,12 +27,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "batch norm": ("FusedBatchNorm",),
     "quantize": ("QuantizeAndDequantize", "ClipByValue"),
     "random numbers": ("RandomUniform",),
+    # Before the kind of Mul: MatMul is the quantizers' sums of products, and the logits'.
+    "reduce": ("Sum", "Mean", "L2Loss", "MatMul"),
     "multiply, divide": ("Mul", "RealDiv"),
     "add, subtract": ("Add", "Sub"),
     "round, clip, ReLU": ("Round", "Minimum", "Maximum", "Relu"),
     "compare, cast, select": ("Less", "Greater", "Equal", "LogicalAnd", "Cast", "Select"),
-    # Products are those of the quantizers' sums, and the logits'.
-    "reduce": ("Sum", "Mean", "L2Loss", "MatMul"),
 }
 _GRADIENT_KINDS = ("convolution, by input", "convolution, by kernel")
 # Operations that contain others, or wait for them.
