@@ -6,7 +6,7 @@ import setuptools
 
 setuptools.setup(
     name="tf_fpq",
-    version="0.1.0",
+    version="0.2.0",
     description=(
         "Quantization-aware training for tf_keras whose exported TFLite model is the trained one,"
         " code for code."

@@ -60,7 +60,7 @@ class Config:
       kernels: Kernel sets of the interpreter that verification runs over the test set, "xnnpack"
         among them.
       min_top1_agreement: Share of test images on which student and exported model must choose the
-        same class. A hardly trained network has near ties and misses the default.
+        same class; None leaves it to `tflite_export.verify`, which knows what chaos alone does.
     """
 
     dataset: str = "digits"
@@ -93,7 +93,7 @@ class Config:
     input_type: str = "int8"
     output_type: str = "int8"
     kernels: tuple[str, ...] = KERNELS
-    min_top1_agreement: float = 0.995
+    min_top1_agreement: float | None = None
 
     def __post_init__(self) -> None:
         """Checks everything that can be checked before hours of training.
@@ -145,7 +145,7 @@ class Config:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite. Received: {name}={value}.")
-        if not 0 <= self.min_top1_agreement <= 1:
+        if self.min_top1_agreement is not None and not 0 <= self.min_top1_agreement <= 1:
             raise ValueError(
                 "min_top1_agreement must be between 0 and 1. Received:"
                 f" min_top1_agreement={self.min_top1_agreement}."

@@ -76,10 +76,9 @@ def run(config: Config) -> Result:
             teacher=teacher,
             kernels=config.kernels,
             min_top1_agreement=config.min_top1_agreement,
+            save=(workdir / "report.json", workdir / "report.html"),
             verbose=_bar(),
         )
-    report.save(workdir / "report.json")
-    report.save(workdir / "report.html")
     metrics = {
         "float_accuracy": accuracy(teacher, dataset),
         "calibrated_accuracy": start_accuracy,

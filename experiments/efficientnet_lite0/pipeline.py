@@ -199,10 +199,14 @@ def run_scheme(
         exported = tflite_export.export(student, path)
     student.save(workdir / f"{scheme.lower()}.keras")
     with _timed("verify", seconds):
-        report = tflite_export.verify(
-            student, exported, images.test, kernels=("xnnpack",), verbose=verbose
+        tflite_export.verify(
+            student,
+            exported,
+            images.test,
+            kernels=("xnnpack",),
+            save=path.with_suffix(".html"),
+            verbose=verbose,
         )
-    report.save(path.with_suffix(".html"))
     return {
         "scheme": scheme,
         "steps": settings.steps,
