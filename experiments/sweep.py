@@ -1,8 +1,7 @@
 r"""Runs a grid of experiments over seeds and prints mean and standard deviation.
 
-    python -m experiments.sweep --dataset=fashion_mnist --quantizers=lsq,pact --schemes=W4A4,W2A4
-    --seeds=0,1,2 \
-        --results=experiments/results/quantizers.jsonl
+    python -m experiments.sweep --dataset=fashion_mnist --quantizers=lsq,pact --schemes=W4A4,W2A4 \
+        --seeds=0,1,2 --results=experiments/results/quantizers.jsonl
 
 Every run is a line of JSON in --results, written when the run ends; runs that are in it already are
 not repeated, so a sweep that was stopped goes on where it was. Several sweeps may run at once on

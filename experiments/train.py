@@ -1,5 +1,4 @@
-"""Trains a float network, quantizes it, trains the quantized one with the float one as teacher, and
-proves the export.
+r"""Trains a float network, quantizes it, trains on with it as teacher, and proves the export.
 
 Writes to --workdir: float.keras, student.keras, model.tflite, report.json, report.html and
 result.json (configuration, versions, commit, metrics).
@@ -10,8 +9,8 @@ Examples:
     python -m experiments.train
 
   Real images, two bits, the plain base quantizer as a baseline, a float network trained before.
-    python -m experiments.train --dataset=fashion_mnist --weight_bits=2 --activation_bits=4
-    --methods=none \
+    python -m experiments.train --dataset=fashion_mnist --weight_bits=2 \
+        --activation_bits=4 --methods=none \
         --teacher=runs/fashion/float.keras --workdir=runs/fashion_lsq_w2a4
 
   Half of FPQ: the noise only, after the quantizer.

@@ -1,5 +1,6 @@
-"""Lists what quantization would do with every layer of a saved model; exits with status 1 if a
-layer is not supported.
+"""Lists what quantization would do with every layer of a saved model.
+
+Exit code: 0, or 1 if a layer is not supported or the file cannot be read.
 
 The file may come from Keras 2 or Keras 3 (`.keras`, `.h5`, or a SavedModel folder of Keras 2). In
 Python: `tf_fpq.check(model, rules)`.

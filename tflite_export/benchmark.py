@@ -1,8 +1,9 @@
-"""Measures latency, size and memory of models on the CPU, the first one being what the others are
-compared with.
+r"""Measures latency, size and memory of models on the CPU.
 
-  python -m tflite_export.benchmark FLOAT.keras STUDENT.keras [OTHER.tflite ...]
-  [--kernels=xnnpack,builtin] [--threads=2] [--json]
+  python -m tflite_export.benchmark FLOAT.keras STUDENT.keras [OTHER.tflite ...] \
+      [--kernels=xnnpack,builtin] [--threads=2] [--json]
+
+The first model is what the others are compared with.
 
 A float .keras model is converted to a float .tflite; a student is exported with int8 weights, and
 with packed INT4 weights too where they fit; a .tflite file is taken as it is (then no TensorFlow is

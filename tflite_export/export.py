@@ -1,7 +1,8 @@
-"""Writes a trained student as a .tflite file.
+r"""Writes a trained student as a .tflite file.
 
-  python -m tflite_export.export STUDENT.keras OUTPUT.tflite [--weights=int4] [--input_type=float32]
-      [--target=tflite_2_14] [--labels=labels.txt] [--mean=127.5 --std=127.5] [--json]
+  python -m tflite_export.export STUDENT.keras OUTPUT.tflite \
+      [--weights=int4] [--input_type=float32] [--target=tflite_2_14] \
+      [--labels=labels.txt] [--mean=127.5 --std=127.5] [--json]
 
 STUDENT is what `tf_fpq.quantize_model` made and training left, saved with
 `student.save("x.keras")`. Its integers become the file's integers; batch norms are folded. Prove it

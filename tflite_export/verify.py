@@ -1,7 +1,7 @@
-"""Proves that a .tflite file computes what was trained, or compares two .tflite files.
+r"""Proves that a .tflite file computes what was trained, or compares two .tflite files.
 
-  python -m tflite_export.verify STUDENT.keras MODEL.tflite --images=test.npz
-  [--teacher=FLOAT.keras] [--save=report.html]
+  python -m tflite_export.verify STUDENT.keras MODEL.tflite --images=test.npz \
+      [--teacher=FLOAT.keras] [--save=report.html]
 
   python -m tflite_export.verify LEFT.tflite RIGHT.tflite [--images=test.npz] [--max_lsb=0]
 

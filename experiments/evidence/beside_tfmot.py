@@ -1,4 +1,4 @@
-"""tfmot beside us: one trained float network, one set of images, both ways to an int8 file, W8A8.
+r"""tfmot beside us: one trained float network, one set of images, both ways to an int8 file, W8A8.
 
 From one float network both libraries make a quantized network, train it with the same optimizer,
 batches and epochs, and write an int8 `.tflite` file. Measured over all test images: how many output
@@ -11,12 +11,12 @@ already are skipped, so an interrupted run goes on where it stopped.
 Examples:
 
   Three seeds of a small network (about two minutes each on two cores), and the page.
-    python -m experiments.evidence.beside_tfmot --json=experiments/results/beside_tfmot.jsonl
-    --markdown=docs/beside_tfmot.md --seeds=0,1,2
+    python -m experiments.evidence.beside_tfmot --json=experiments/results/beside_tfmot.jsonl \
+        --markdown=docs/beside_tfmot.md --seeds=0,1,2
 
   The page from the rows that are there.
-    python -m experiments.evidence.beside_tfmot --json=experiments/results/beside_tfmot.jsonl
-    --markdown=docs/beside_tfmot.md --networks=
+    python -m experiments.evidence.beside_tfmot --json=experiments/results/beside_tfmot.jsonl \
+        --markdown=docs/beside_tfmot.md --networks=
 
   A look in half a minute.
     python -m experiments.evidence.beside_tfmot --json=/tmp/rows.jsonl --dataset=digits --width=8

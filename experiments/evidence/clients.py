@@ -1,4 +1,4 @@
-"""Our files in the runtimes of others: does it load, and does it compute the same codes?
+r"""Our files in the runtimes of others: does it load, and does it compute the same codes?
 
 A trained W8A8 network for 16x16 RGB images is exported twice for each client, with one scale for
 its Dense layer and with one per output; what a target refuses is written with the current runtime's
@@ -11,8 +11,8 @@ The Task Library needs the system's libusb-1.0; tflite-runtime and tflite-suppor
 Examples:
 
   All clients (ten minutes, most of it downloads), and the table.
-    python -m experiments.evidence.clients --envs=/tmp/clients
-    --json=experiments/results/clients.jsonl --markdown=docs/targets.md
+    python -m experiments.evidence.clients --envs=/tmp/clients \
+        --json=experiments/results/clients.jsonl --markdown=docs/targets.md
 
   Two of them.
     python -m experiments.evidence.clients --envs=/tmp/clients --clients=tflite_runtime,task_library

@@ -1,28 +1,27 @@
-"""Takes every model of keras.applications through quantize, one FPQ step, export and verify, and
-asks tfmot for its answer.
+r"""Takes every model of keras.applications through quantize, one FPQ step, export and verify.
 
-Each model runs in a process of its own under a memory and a time limit, so that a crash loses one
-row. Rows are appended to --json, one JSON object a line; models that are in the file already are
-skipped, so an interrupted run goes on where it stopped. A later row of a model replaces an earlier
-one in the table.
+tfmot is asked for its answer to the same model. Each model runs in a process of its own under a
+memory and a time limit, so that a crash loses one row. Rows are appended to --json, one JSON object
+a line. Models that are in the file already are skipped, so an interrupted run goes on where it
+stopped. A later row of a model replaces an earlier one in the table.
 
 Examples:
 
   All 71 models of tf_keras and the 40 of Keras 3 (hours), and the table.
-    python -m experiments.evidence.coverage --json=experiments/results/coverage.jsonl
-    --markdown=docs/coverage.md
+    python -m experiments.evidence.coverage --json=experiments/results/coverage.jsonl \
+        --markdown=docs/coverage.md
 
   Two models of Keras 3.
-    python -m experiments.evidence.coverage --json=/tmp/coverage.jsonl --source=keras
-    --names=MobileNetV2,ResNet50
+    python -m experiments.evidence.coverage --json=/tmp/coverage.jsonl --source=keras \
+        --names=MobileNetV2,ResNet50
 
   How far Keras 3 models are from their conversions, and nothing else.
-    python -m experiments.evidence.coverage --parity --json=experiments/results/parity.jsonl
-    --markdown=docs/parity.md
+    python -m experiments.evidence.coverage --parity --json=experiments/results/parity.jsonl \
+        --markdown=docs/parity.md
 
   The table again, without running anything.
-    python -m experiments.evidence.coverage --json=experiments/results/coverage.jsonl
-    --markdown=docs/coverage.md --names=
+    python -m experiments.evidence.coverage --json=experiments/results/coverage.jsonl \
+        --markdown=docs/coverage.md --names=
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
-"""Exactness at scale: trained networks, exported, and every code of 10,000 test images compared
-between twin, file and runtimes.
+r"""Exactness at scale: every code of 10,000 test images, in twin, file and runtimes.
 
 For each network and scheme: a float network trained on some images, quantized, calibrated, trained
 on the same images once more and exported. Compared are the output codes of all test images (twin
@@ -14,18 +13,16 @@ Examples:
 
   Everything (about an hour on two cores), and the table.
     pip install --pre tflite-micro; python -m tflite_export.runtimes.arm_rig
-    python -m experiments.evidence.exactness --json=experiments/results/exactness.jsonl
-    --markdown=docs/exactness.md
+    python -m experiments.evidence.exactness --json=experiments/results/exactness.jsonl \
+        --markdown=docs/exactness.md
 
   Seconds and memory of export and verification, on 1,000 and on 10,000 images.
-    python -m experiments.evidence.exactness --networks=resnet20 \
+    python -m experiments.evidence.exactness --networks=resnet20 --schemes=W4A4 --cost \
         --json=experiments/results/exactness.jsonl
-    --schemes=W4A4 --cost
 
   A look at one network.
     python -m experiments.evidence.exactness --networks=resnet8 --schemes=W4A4 \
-        --json=/tmp/rows.jsonl
-    --images=500 --runtimes=
+        --json=/tmp/rows.jsonl --images=500 --runtimes=
 """
 
 from collections.abc import Sequence

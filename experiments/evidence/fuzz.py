@@ -1,5 +1,6 @@
-"""Random networks through the whole exporter: each is exact on every code, or refused with a clear
-error before a file is written.
+"""Random networks through the whole exporter: exact on every code, or refused.
+
+A refusal is a clear error before a file is written.
 
 Every seed is a network, its weights, its widths (W2-W8, A2-A8) and its images. Equal must be, on
 every code of every tensor: integer twin and XNNPACK, double-rounding twin and reference kernels;

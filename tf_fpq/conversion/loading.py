@@ -71,8 +71,8 @@ def _explanation(message: str) -> str:
 def check_archive(path: str | os.PathLike[str]) -> None:
     """Checks the sizes that a `.keras` file claims before anything is unpacked.
 
-    Keras stores the members of its archives as they are, or packs them a few times smaller. One that
-    says it is far larger than its bytes would only fill the memory.
+    Keras stores the members of its archives as they are, or packs them a few times smaller. A
+    member that claims to be far larger than its bytes would only fill the memory.
 
     Raises:
       ValueError: If it is a damaged archive, or a member claims too much.

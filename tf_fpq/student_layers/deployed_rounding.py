@@ -47,13 +47,15 @@ def arithmetic_of(computed: Any, read: Any) -> operator_arithmetic.Arithmetic | 
 
 @register
 class DeployedRounding(keras.layers.Layer):
-    """`rounding([y, x])` is `y`, an operator's output for `x`, moved into the cell of the deployed
-    code.
+    """Moves an operator's float output into the cell of the code that the phone gives it.
 
+    `rounding([y, x])` is `y`, which the operator computed for `x`, or where the integer kernel
+    rounds it to another code than the student would, the nearest value that rounds to that code.
     The gradient is that of `y`. While the quantizer behind it observes, `y` passes as it is.
 
-    Note: A quantizer that moves its range in training (`MinMaxQuantizer`) moves it when it is called,
-    after the layer; there a training step may meet a tie that the deployed grid does not have.
+    Note: A quantizer that moves its range in training (`MinMaxQuantizer`) does so when it is
+    called, which is after this layer. A training step may then meet a tie that the deployed grid
+    does not have.
 
     The operator and both grids are those around the layer in the model that it was made for, built
     or loaded: the graph says which, no config repeats it.

@@ -85,8 +85,8 @@ def with_outputs(
 
     Returns:
       `x` and `y` for `fit`: images have become `{"images": ..., "teacher": ...}`. An array is
-        shuffled by `fit` as ever; the
-      batches of a dataset are those of its first epoch, in the order of its first epoch.
+      shuffled by `fit` as ever. The batches of a dataset are those of its first epoch, in the order
+      of its first epoch.
 
     Raises:
       ValueError: If the data has two views or does not end, or the outputs would not fit the memory

@@ -154,8 +154,9 @@ class Interpreter:
         self._litert.invoke()
 
     def to_input(self, batch: Any) -> Any:
-        """`batch` in the inputs' dtypes: `clip(rint(x * (1 / scale)) + zero_point)` for floats into an
-        integer input.
+        """`batch` in the dtypes of the file's inputs.
+
+        Floats for an integer input become codes, `clip(rint(x * (1 / scale)) + zero_point)`.
 
         Returns:
           The array of a model with one input, else the tuple of its arrays.

@@ -15,10 +15,10 @@ from tflite_export import deployed as deployed_lib
 from tflite_export.verification.last_bit_bounds import LAST_BIT, Bound
 
 # Moving, selecting and comparing codes rounds nothing; and where kernels round by a rule of their
-# own, the student does too (`tf_fpq/placement/operator_arithmetic.py`).
+# own, the student does too (`tf_fpq/student_layers/operator_arithmetic.py`).
 EXACT = Bound(lsb=0, share=0.0)
-# Float32 results beside a tie. On random grids at 2 to 8 bits 1 of 10^5 codes of a softmax, and none
-# of a product or a scaling; step sizes in a small ratio to each other tie more often.
+# Float32 results beside a tie. On random grids at 2 to 8 bits 1 of 10^5 codes of a softmax, and
+# none of a product or a scaling; step sizes in a small ratio to each other tie more often.
 NEAR_TIE = Bound(lsb=1, share=0.005)
 # XNNPACK adds with 20-bit multipliers and takes ties upward. Random step sizes hardly ever tie (no
 # difference in 10^5 codes), but those in a small ratio do: 94 of 16,384 codes of a sum in steps of
