@@ -13,15 +13,16 @@ from tf_fpq.calibration.observation import Moments
 from tf_fpq.keras_compat import keras
 
 # How far the median channel of a batch norm may be off: by a standard deviation, or by a factor of
-# 2 in it. A factor of 2 is one bit of a grid, clipped or unused.
+# 2 in it. Chosen here for what it means: a factor of 2 is one bit of a grid, clipped or unused.
 MOST = 1.0
 # Batch norms that a warning lists.
 _LISTED = 5
 
 
 def reestimate(student: keras.Model, batches: Iterable[Any]) -> None:
-    """Replaces the moving statistics of all batch norms by means over batches (arXiv 2203.11086,
-    section 4.1); nothing else changes.
+    """Replaces the moving statistics of all batch norms by means over batches.
+
+    This is section 4.1 of arXiv 2203.11086. Nothing else changes.
 
     Args:
       student: A functional model.
@@ -86,8 +87,8 @@ def _momentum(norms: list[keras.layers.Layer], momentum: float) -> Iterator[None
 def disagreement(norm: keras.layers.BatchNormalization, moments: Moments) -> float:
     """How far moving statistics are from what a batch norm reads, for its median channel.
 
-    A channel is off by the larger of `|mean - moving_mean| / sigma` and `|log2(std / sigma)|`,
-    where `sigma^2 = moving_variance + epsilon` and `std^2 = variance + epsilon`. The median is
+    A channel is off by the larger of `|mean - moving_mean| / sigma` and `|log2(std / sigma)|`.
+    Here `sigma^2 = moving_variance + epsilon` and `std^2 = variance + epsilon`. The median is
     deaf to dead channels, of which trained networks have some.
 
     A worked number: moving statistics 0 and 1 against a mean of 0.5 and a variance of 1/16 are off
@@ -97,6 +98,7 @@ def disagreement(norm: keras.layers.BatchNormalization, moments: Moments) -> flo
         np.asarray(statistic, np.float64).ravel()
         for statistic in (norm.moving_mean, norm.moving_variance)
     )
+    # `tiny` keeps the quotient finite where a norm has epsilon 0 and a channel no variance.
     epsilon = norm.epsilon + np.finfo(np.float32).tiny
     sigma = np.sqrt(variance + epsilon)
     off = np.abs(moments.mean.ravel() - mean) / sigma
@@ -131,7 +133,7 @@ def warn_about_statistics(
         )
         return
     off = {norm.name: disagreement(norm, moments[norm.name]) for norm in norms}
-    off = {name: amount for name, amount in off.items() if not amount <= MOST}
+    off = {name: amount for name, amount in off.items() if not amount <= MOST}  # NaN is off too
     if off:
         listed = ", ".join(f"{name} ({amount:.1f})" for name, amount in list(off.items())[:_LISTED])
         more = f" and {len(off) - _LISTED} more" if len(off) > _LISTED else ""

@@ -1,5 +1,6 @@
-"""The images of a calibration: taken from whatever holds them, checked, and handed out in batches
-that fit in memory.
+"""The images of a calibration.
+
+They are taken from whatever holds them, checked, and handed out in batches that fit in memory.
 """
 
 from collections.abc import Iterator, Mapping

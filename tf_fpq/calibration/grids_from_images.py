@@ -1,5 +1,6 @@
-"""Where step sizes and zero points start: from the weights, and from a few batches of real images
-(`quantizers/range_estimators.py`).
+"""Where step sizes and zero points start: from the weights, and from a few batches of real images.
+
+The estimators themselves are in `quantizers/range_estimators.py`.
 """
 
 from typing import Any
@@ -22,11 +23,11 @@ from tf_fpq.student_layers.quantized_layers import QuantizeActivation, Quantized
 
 
 def estimate(samples: Samples, quantizer: GridQuantizer, estimator: str | Estimator) -> Grids:
-    """Step sizes and zero points by an estimator; a grid that saw only zeros gets its siblings'
-    largest step.
+    """Step sizes and zero points by an estimator.
 
-    A step for zeros is free to choose. One that is far smaller than the others would push the bias,
-    which the deployed model holds in units of it, out of int32.
+    A grid that saw only zeros gets the largest step of its siblings. Its step is free to choose.
+    One that is far smaller than the others would push the bias out of int32, as the deployed model
+    holds the bias in units of it.
     """
     step_size, zero_point = quantizer.estimate(samples, estimator)
     largest = step_size.max()
@@ -60,8 +61,9 @@ def start_weights(model: keras.Model, estimator: str | Estimator = "mse") -> Non
 
 
 def start_latents(model: keras.Model) -> None:
-    """Replaces the float weights of all quantized layers by latent ones that the quantizers turn
-    into them.
+    """Replaces the float weights of all quantized layers by latent weights.
+
+    The quantizers turn these into the float weights, before they round.
     """
     for layer in model.layers:
         for _, weight, quantizer, _ in quantized_weights(layer):
@@ -71,8 +73,9 @@ def start_latents(model: keras.Model) -> None:
 def quantized_weights(
     layer: keras.layers.Layer,
 ) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
-    """Name, variable, quantizer and its variables of each weight of a `QuantizedLayer`, or in
-    tfmot's own wrapper.
+    """Name, variable, quantizer and quantizer's variables of each quantized weight of a layer.
+
+    The layer may be a `QuantizedLayer` or tfmot's own wrapper; others have none.
     """
     if isinstance(layer, QuantizedLayer):
         return layer.quantized_weights()

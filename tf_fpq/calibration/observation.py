@@ -1,8 +1,7 @@
-"""What the tensors of a student hold while images run through it, in memory that does not grow with
-the images.
+"""What the tensors of a student hold while images run through it.
 
-Only minima, maxima, moments and a subsample leave TensorFlow's graph, so that a tensor is dropped
-as soon as its readers have run.
+Memory does not grow with the number of images: only minima, maxima, moments and a subsample leave
+TensorFlow's graph, so that a tensor is dropped as soon as its readers have run.
 """
 
 import dataclasses
@@ -17,7 +16,8 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.quantizers.range_estimators import Reservoir, Samples
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation, observing
 
-# Values of one tensor and batch that an estimator looks at; the range is always exact.
+# Values of one tensor and batch that an estimator looks at; the range is always exact. Chosen here:
+# four batches fill a `Reservoir`, and a batch moves 64 KB a tensor out of TensorFlow.
 SAMPLES_PER_BATCH = 16384
 # As many consecutive numbers hold one without a common factor with any number of channels below 9.7
 # million, a product of the first eight primes (Jacobsthal's function of it is 34).
@@ -37,7 +37,7 @@ class Moments:
     variance: np.ndarray
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both together."""
+        """The moments of both together (the parallel update of Chan, Golub and LeVeque, 1979)."""
         images = self.images + other.images
         share = other.images / images
         apart = other.mean - self.mean
@@ -125,8 +125,10 @@ def _channels(tensor: tf.Tensor) -> int:
 
 
 def _stride(size: tf.Tensor, channels: int) -> tf.Tensor:
-    """The lowest stride that leaves at most `SAMPLES_PER_BATCH` values and visits all channels, as
-    one does that shares no factor with their number.
+    """The lowest stride that leaves at most `SAMPLES_PER_BATCH` values and visits all channels.
+
+    A stride visits all channels if it shares no factor with their number. Of 16 channels a stride
+    of 4 would only ever see four; 5 sees all.
     """
     lowest = -(-size // SAMPLES_PER_BATCH)
     strides = lowest + tf.range(_STRIDES)

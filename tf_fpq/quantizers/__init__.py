@@ -1,5 +1,6 @@
-"""Base quantizers: one paper, one file. Each is a tfmot `Quantizer` whose output lies on the grid
-that is deployed.
+"""Base quantizers: one paper, one file.
+
+Each is a tfmot `Quantizer` whose output lies on the grid that is deployed.
 """
 
 from tf_fpq.quantizers.base import GridQuantizer

@@ -46,7 +46,7 @@ class _Adopted(GridQuantizer):
         return self.inner.build(tensor_shape, name, layer) or {}
 
     def _run(self, inputs: tf.Tensor, training: Any, weights: Variables) -> tf.Tensor:
-        """The inner quantizer, which takes a tensor for `inputs` and none for `training`."""
+        """Calls the inner quantizer, which takes a tensor for `inputs` and none for `training`."""
         inputs = tf.convert_to_tensor(inputs)
         if not tf.is_tensor(training):
             return self.inner(inputs, bool(training), weights=weights)
@@ -59,12 +59,15 @@ class _Adopted(GridQuantizer):
 
 @register
 class RangeQuantizer(_Adopted):
-    """One of tfmot's quantizers to a range: `LastValueQuantizer`, `MovingAverageQuantizer`,
-    `AllValuesQuantizer` or `FixedQuantizer`.
+    """A `GridQuantizer` around one of tfmot's quantizers to a range.
 
-    They follow the range as tfmot has them. The grid is the one that TensorFlow's `fake_quant`
-    nudges a range `[a, b]` to: `s = (b - a) / (qmax - qmin)`, with the zero point
+    These are `LastValueQuantizer`, `MovingAverageQuantizer`, `AllValuesQuantizer` and
+    `FixedQuantizer`. They follow the range as tfmot has them. The grid is the one that TensorFlow's
+    `fake_quant` nudges a range `[a, b]` to: `s = (b - a) / (qmax - qmin)`, with the zero point
     `qmin - a / s` rounded.
+
+    A worked number: the range [-1, 2] at 4 bits has `s = 3 / 15 = 0.2` and the zero point
+    `0 - (-1 / 0.2) = 5`.
 
     Note: `fake_quant` rounds ties up; here they round to even, as the file's do.
     """

@@ -11,7 +11,8 @@ from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
 from tf_fpq.quantizers.spec import QuantSpec
 
-# The range a quantizer covers before calibration, as in tfmot.
+# The range a quantizer covers before calibration, [-6, 6] as in tfmot's own quantizers
+# (`init_min`, `init_max` of `tfmot.quantization.keras.quantizers`).
 UNCALIBRATED_RANGE = 6.0
 
 Variables = dict[str, Any]
@@ -28,7 +29,7 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     Attributes:
       spec: The `QuantSpec` of the grid.
       observes: Whether a call with `training=True` looks at the tensor and moves the grid. Each
-        tensor is then shown to its quantizer once in a step.
+        tensor is then shown to its quantizer exactly once in a step.
       has_grid: Whether there is a grid; only a quantizer of another library may have none.
     """
 
@@ -131,7 +132,10 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         )
 
     def _uncalibrated_grid(self) -> tuple[float, int]:
-        """Step size and zero point that cover `UNCALIBRATED_RANGE` on both sides of 0."""
+        """Step size and zero point that cover `UNCALIBRATED_RANGE` on both sides of 0.
+
+        A worked number: an unsigned 8-bit grid has the step 12 / 255 and the zero point 128.
+        """
         spread = (1 if self.spec.symmetric else 2) * UNCALIBRATED_RANGE
         return spread / self.spec.qmax, 0 if self.spec.symmetric else round(self.spec.qmax / 2)
 
@@ -166,8 +170,9 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         )
 
     def latent(self, values: np.ndarray) -> np.ndarray:
-        """The weights to train so that the quantizer, before it rounds, makes `values` of them:
-        `values` themselves.
+        """The weights to train, such that the quantizer makes `values` of them before it rounds.
+
+        Here they are `values` themselves. A quantizer that bends its weights inverts that (DoReFa).
         """
         return values
 
@@ -178,7 +183,7 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
     def held(
         self, inputs: tf.Tensor, codes: tf.Tensor, mask: tf.Tensor, variables: Variables
     ) -> tf.Tensor:
-        """Weights that are `inputs`, but where `mask` is true such that their codes are `codes`.
+        """`inputs`, changed where `mask` is true so that the codes there are `codes`.
 
         Args:
           inputs: Latent weights.
@@ -190,23 +195,28 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return tf.where(mask, numerics.dequantize(codes, step_size, zero_point), inputs)
 
     def sets_scale(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Booleans: which latent weights the codes of others depend on, so that these move when it
-        is held. None does where the step size is a variable of its own.
+        """Booleans: on which latent weights the codes of other weights depend.
+
+        Holding such a weight would move the codes of the others. Where the step size is a variable
+        of its own there is no such weight.
         """
         return tf.zeros_like(inputs, tf.bool)
 
     def is_largest(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Booleans: which weights have the largest magnitude of those that share a step size, up to
-        float rounding.
+        """Booleans: which weights are the largest of those that share a step size.
+
+        Compared are magnitudes, up to float rounding.
         """
         magnitudes = tf.abs(inputs)
         axes = self.spec.shared_axes(inputs.shape.rank)
         largest = tf.reduce_max(magnitudes, axis=axes, keepdims=True)
+        # 1e-6 is 8 float32 ulps, chosen here: what rounding may make of weights that are equal.
         return magnitudes >= largest * (1.0 - 1e-6)
 
     def set_grid(self, variables: Variables, step_size: np.ndarray, zero_point: np.ndarray) -> None:
-        """Sets the variables so that `grid` returns this step size and zero point: the end of a
-        calibration.
+        """Sets the variables so that `grid` returns this step size and zero point.
+
+        That is how a calibration ends.
         """
         assign(variables["step_size"], step_size)
         assign(variables["zero_point"], zero_point)
@@ -220,22 +230,26 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return range_estimators.ESTIMATORS[estimator](samples, self.spec)
 
     def paper_start(self, samples: Samples) -> Grids:
-        """The start that the quantizer's paper prescribes; least squared error where it prescribes
-        none.
+        """The start that the quantizer's paper prescribes.
+
+        Where the paper prescribes none it is that of least squared error.
         """
         return range_estimators.mse(samples, self.spec)
 
 
 def assign(variable: tf.Variable, value: np.ndarray | float) -> None:
-    """Sets a variable, broadcasting; in a graph of TensorFlow 1 too, where `assign` is an operator
+    """Sets a variable to a value that broadcasts to its shape.
+
+    This works in a graph of TensorFlow 1 too, where `variable.assign` would only make an operator
     for later.
     """
     keras.backend.set_value(variable, np.broadcast_to(value, variable.shape))
 
 
 def is_weight(tensor_shape: Any) -> bool:
-    """Whether `build` was given the shape of a weight: an activation's first axis is the batch,
-    which is None.
+    """Whether `build` was given the shape of a weight.
+
+    An activation's shape begins with the batch axis, which is None.
     """
     return tuple(tensor_shape)[:1] != (None,)
 
@@ -243,8 +257,10 @@ def is_weight(tensor_shape: Any) -> bool:
 def elements_per_step(
     inputs: tf.Tensor, step_size: tf.Tensor, of_weight: bool
 ) -> tf.Tensor | float:
-    """LSQ's N: how many elements of a weight, or of one image's activation, share a step size
-    (arXiv 1902.08153, 2.2).
+    """LSQ's N: how many elements share a step size (arXiv 1902.08153, section 2.2).
+
+    Counted are the elements of a weight, or those of one image's activation. A 3x3 kernel
+    `[3, 3, 16, 32]` with a step size per output channel has N = 3 * 3 * 16 = 144.
     """
     shape = inputs.shape if of_weight else inputs.shape[1:]
     if shape.is_fully_defined():
@@ -256,5 +272,13 @@ def elements_per_step(
 def lsq_gradient_scale(
     inputs: tf.Tensor, step_size: tf.Tensor, qmax: int, of_weight: bool
 ) -> tf.Tensor | float:
-    """LSQ's `g = 1 / sqrt(N * Q_P)` (arXiv 1902.08153, section 2.2)."""
+    """LSQ's `g = 1 / sqrt(N * Q_P)` (arXiv 1902.08153, section 2.2).
+
+    The gradient of a step size is a sum over all elements that share it, so it grows with their
+    number. `g` makes a step size move, relative to its size, about as fast as the weights do.
+
+    A worked number: a 3x3 kernel over 16 channels at 4 bits has N = 144 weights a channel and
+    `Q_P = 7`, so `g = 1 / sqrt(144 * 7) = 0.031`. An activation of 32 x 32 x 16 at 4 bits has
+    N = 16,384 and `Q_P = 15`, so `g = 0.0020`.
+    """
     return (elements_per_step(inputs, step_size, of_weight) * float(qmax)) ** -0.5

@@ -15,7 +15,8 @@ from tf_fpq.quantizers import numerics, range_estimators
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
 
-# tanh is as good as 1 beyond; latent weights that start further out would not train.
+# Where the largest latent weight of a channel starts, at most. Chosen here by the slope of tanh,
+# 1 - tanh(3)^2 = 0.0099 at 3: a latent weight that starts further out would hardly train.
 MAX_LATENT = 3.0
 # The float32 below 1, whose atanh is finite (8.7).
 MAX_SQUASHED = 1.0 - 2.0**-24
@@ -23,17 +24,21 @@ MAX_SQUASHED = 1.0 - 2.0**-24
 
 @register
 class DoReFaQuantizer(GridQuantizer):
-    """Weights for a symmetric grid, activations for an asymmetric one. Nothing but the weights
-    themselves learns.
+    """DoReFa's weights for a symmetric grid, its activations for an asymmetric one.
 
-    Published (eq. 9 and 11), with `Q_k(a) = round((2^k - 1) a) / (2^k - 1)`:
+    Nothing but the weights themselves learns. Published (eq. 9 and 11), with
+    `Q_k(a) = round((2^k - 1) a) / (2^k - 1)`:
 
-        w_hat = 2 Q_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1           x_hat = Q_k(clip(x, 0, 1))
+        w_hat = 2 Q_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1
+        x_hat = Q_k(clip(x, 0, 1))
 
     Here, with the frozen `step_size` s and `zero_point` z:
 
-        w_hat = s * round(qmax * tanh(w) / max|tanh(w)|)               x_hat = s * (clip(round(x /
-        s) + z, 0, 2^k - 1) - z)
+        w_hat = s * round(qmax * tanh(w) / max|tanh(w)|)
+        x_hat = s * (clip(round(x / s) + z, 0, 2^k - 1) - z)
+
+    A worked number: latent weights 0.5 and 1 at 4 bits (qmax = 7) have tanh 0.462 and 0.762. The
+    codes are round(7 * 0.462 / 0.762) = 4 and 7.
 
     Gradients: rounding passes them straight through; those of tanh and of the maximum are exact, as
     the paper's framework has them. `d x_hat / d x` is 1 inside the range, else 0.
@@ -44,10 +49,11 @@ class DoReFaQuantizer(GridQuantizer):
     Note: the published weight grid has an even number of levels, all odd multiples of `1 / (2^k -
     1)`: no zero, and a k-bit integer times a scale does not give it. The nearest grid that an
     integer kernel has is the symmetric one without its lowest code, which loses one level of 2^k.
+
     Note: published weights lie in [-1, 1] and activations are clipped to [0, 1] because networks
-    are trained so from the start. A trained float network means something else, so all estimators
-    but "paper" keep its scale, an activation's range is that of the calibration, and
-    `quantize_model` starts from latent weights that tanh turns into the float network's.
+    are trained so from the start. A trained float network has other ranges. So all estimators but
+    "paper" keep its scale, an activation's range is that of the calibration, and `quantize_model`
+    starts from latent weights that tanh turns into the float network's.
     """
 
     def __init__(self, num_bits: int, **kwargs: Any):
@@ -99,8 +105,10 @@ class DoReFaQuantizer(GridQuantizer):
         return numerics.divide_no_zero(squashed, largest)
 
     def latent(self, values: np.ndarray) -> np.ndarray:
-        """For a symmetric grid `atanh(tanh(m) * values / m)` with `m = max|values|`, so that tanh
-        does not bend trained weights.
+        """Latent weights of which tanh makes a multiple of `values`, for a symmetric grid.
+
+        They are `atanh(tanh(m) * values / m)` with `m = max|values|`, at most `MAX_LATENT`. Without
+        this tanh would bend trained weights.
         """
         if not self.spec.symmetric:
             return values
@@ -117,8 +125,10 @@ class DoReFaQuantizer(GridQuantizer):
     def held(
         self, inputs: tf.Tensor, codes: tf.Tensor, mask: tf.Tensor, variables: Variables
     ) -> tf.Tensor:
-        """For a symmetric grid `atanh(m * codes / qmax)` where `mask` is true, with `m` the largest
-        `|tanh(w)|` of the weights that share a step size and are not held: it divides them all.
+        """`inputs`, for a symmetric grid with `atanh(m * codes / qmax)` where `mask` is true.
+
+        `m` is the largest `|tanh(w)|` of the weights that share a step size and are not held. It is
+        what all of them are divided by.
         """
         if not self.spec.symmetric:
             return super().held(inputs, codes, mask, variables)
@@ -136,16 +146,20 @@ class DoReFaQuantizer(GridQuantizer):
         return self.is_largest(tf.tanh(tf.cast(inputs, tf.float32)))
 
     def estimate(self, samples: Samples, estimator: str | Estimator) -> Grids:
-        """For a symmetric grid "mse" is the step whose highest code is the largest sample: rounding
-        is then all that is lost.
+        """Step sizes and zero points for `samples`, as `GridQuantizer.estimate`.
+
+        For a symmetric grid "mse" is the step whose highest code is the largest sample. DoReFa
+        always spreads its codes over the whole range, so nothing is clipped and rounding is all
+        that is lost.
         """
         if not self.spec.symmetric or estimator != "mse":
             return super().estimate(samples, estimator)
         return range_estimators.min_max(samples, self.spec)
 
     def paper_start(self, samples: Samples) -> Grids:
-        """`s = 1 / qmax`; the zero point is that of the whole range (0 where nothing is negative,
-        as published).
+        """`s = 1 / qmax`, with the zero point of the whole range.
+
+        The zero point is 0, as published, where nothing is negative.
         """
         zero_point = range_estimators.min_max(samples, self.spec)[1]
         return np.full_like(zero_point, 1.0 / self.spec.qmax), zero_point

@@ -25,8 +25,11 @@ class EwgsQuantizer(LsqQuantizer):
     Forward: that of `LsqQuantizer`. With the upstream gradient `g`, inside the range (eq. 5;
     outside, 0):
 
-        d loss / d x = g * (1 + delta * sign(g) * (x_n - x_q)),        x_n - x_q = (x / s - round(x
-        / s)) / (qmax - qmin)
+        d loss / d x = g * (1 + delta * sign(g) * (x_n - x_q))
+        x_n - x_q    = (x / s - round(x / s)) / (qmax - qmin)
+
+    A worked number: with `delta = 0.1`, `g = 1` and 4 bits without a sign, a value of 2.4 steps
+    gets the gradient `1 + 0.1 * 0.4 / 15 = 1.0027`.
 
     The step size learns through the same scaled gradient. `delta = 0` is `LsqQuantizer`, bit for
     bit. `delta` is a variable that no optimizer moves: fixed, or set from the Hessian by
@@ -39,7 +42,9 @@ class EwgsQuantizer(LsqQuantizer):
     scale per layer beside the intervals. An integer operator has one step per weight channel and
     one per activation, so here a value keeps its size and the step is interval and scale in one; a
     batch norm absorbs the difference. For the same reason weights have the symmetric grid with a
-    zero rather than an even number of levels. Note: the paper gives the quantizers' parameters a
+    zero rather than an even number of levels.
+
+    Note: the paper gives the quantizers' parameters a
     learning rate of their own; here their gradients have LSQ's factor `1 / sqrt(N * Q_P)`, so that
     one setting suits all quantizers.
     """
@@ -49,7 +54,8 @@ class EwgsQuantizer(LsqQuantizer):
 
         Args:
           num_bits: Width, 2 to 8.
-          delta: Scaling factor, where it starts.
+          delta: Scaling factor, where it starts. The default is chosen here, small enough to be
+            next to `LsqQuantizer`; the paper takes it from the Hessian.
           **kwargs: Arguments of `GridQuantizer`.
 
         Raises:
@@ -97,7 +103,11 @@ class EwgsQuantizer(LsqQuantizer):
         return outputs if self.watch is None else self.watch(self, outputs, weights)
 
     def paper_start(self, samples: Samples) -> Grids:
-        """Three standard deviations; of a half normal distribution for activations."""
+        """Three standard deviations, for activations those of a half normal distribution.
+
+        `sqrt(1 - 2 / pi) = 0.603` is the standard deviation of the absolute value of a standard
+        normal variable, so dividing by it gives the sigma before a ReLU.
+        """
         deviation = samples.values.std(axis=1)
         if self.spec.symmetric:
             return range_estimators.grids_of_range(-3 * deviation, 3 * deviation, self.spec)

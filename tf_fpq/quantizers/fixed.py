@@ -14,8 +14,9 @@ from tf_fpq.quantizers.base import GridQuantizer, Variables
 class FixedQuantizer(GridQuantizer):
     """Quantizes on a grid that is prescribed, as TFLite prescribes steps of 1/256 for a softmax.
 
-    Note: The probabilities of a softmax are not quantized in training (`in_training=False`): the
-    logarithm in a cross entropy would meet some that are rounded to 0.
+    Note: The probabilities of a softmax are not quantized in training (`in_training=False`). On
+    steps of 1/256 a probability below 1/512 rounds to 0, and a cross entropy would take its
+    logarithm.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class FixedQuantizer(GridQuantizer):
     def __call__(
         self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
     ) -> tf.Tensor:
-        """Returns `inputs` on the grid, with a straight-through gradient; `inputs` as they are in
-        training if so configured.
+        """Returns `inputs` on the grid, with a straight-through gradient.
+
+        With `in_training=False` it returns `inputs` as they are in training.
         """
         if training and not self.in_training:
             return inputs

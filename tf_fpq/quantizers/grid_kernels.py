@@ -26,8 +26,9 @@ import tensorflow as tf
 _BELOW_ONE = float(np.float32(1.0 - 2.0**-24))
 _TINY = float(np.finfo(np.float32).tiny)
 
-# Codes of the fused operator, less the zero point. A power of two, so that the step that the
-# operator derives from its range is exactly the step that made the range.
+# Codes of the fused operator, less the zero point: from -255 to 255, which 9 bits hold. A power of
+# two, so that the step that the operator derives from its range is exactly the step that made the
+# range.
 _REACH = 256.0
 
 
@@ -89,7 +90,7 @@ def _fused_on_grid(x: tf.Tensor, step: tf.Tensor, low: tf.Tensor, high: tf.Tenso
 
 
 def _fused_inside(g: tf.Tensor, x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    # The operator's interval is closed.
+    # The operator's interval is closed, ours is open: one float further in at either end.
     low, high = low * _BELOW_ONE + _TINY, high * _BELOW_ONE - _TINY
     return tf.raw_ops.QuantizeAndDequantizeV4Grad(
         gradients=g, input=x, input_min=low, input_max=high
@@ -127,6 +128,8 @@ def kernels_for(step: tf.Tensor) -> GridKernels:
 
 def _under_xla() -> bool:
     """Whether what is traced now is compiled by XLA (`jit_compile=True`), at any level."""
+    # XLA marks the graph that it compiles by a control flow context, and TensorFlow has no public
+    # question for it. A `tf.function` inside has a graph of its own, hence the way outwards.
     graph = tf.compat.v1.get_default_graph() if not tf.executing_eagerly() else None
     while graph is not None:
         context = graph._get_control_flow_context()

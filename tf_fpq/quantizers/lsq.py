@@ -24,11 +24,16 @@ class LsqQuantizer(GridQuantizer):
 
         v_hat = s * clip(round(v / s), -Q_N, Q_P)
 
-    Gradients (eq. 3, 5), `N` = number of weights, or of features of one image, that share the step:
+    Gradients (eq. 3, 5):
 
         d v_hat / d v = 1 inside the range, else 0
-        d v_hat / d s = (round(v / s) - v / s) inside, -Q_N below, Q_P above, times 1 / sqrt(N *
-        Q_P)
+        d v_hat / d s = g * (round(v / s) - v / s) inside, g * -Q_N below, g * Q_P above
+        g             = 1 / sqrt(N * Q_P)
+
+    `N` is the number of weights, or of features of one image, that share the step.
+
+    A worked number: with `s = 0.1` and codes up to 7, the value 0.34 becomes 0.3. Its gradient by
+    `s` is `g * (3 - 3.4) = -0.4 g`. The value 1 is clipped to 0.7, and its gradient by `s` is `7 g`.
 
     Start (section 2.1): `s = 2 mean|v| / sqrt(Q_P)`.
 

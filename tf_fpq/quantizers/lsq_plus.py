@@ -18,10 +18,9 @@ from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 @register
 class LsqPlusQuantizer(GridQuantizer):
-    """Uniform quantizer with a learned step size and, for asymmetric grids (activations), a learned
-    offset.
+    """Uniform quantizer with a learned step size and a learned offset.
 
-    Published forward (eq. 3-4):
+    The offset exists for asymmetric grids (activations) only. Published forward (eq. 3-4):
 
         x_hat = round(clip((x - beta) / s, n, p)) * s + beta
 
@@ -33,16 +32,21 @@ class LsqPlusQuantizer(GridQuantizer):
 
         d x_hat / d x    = 1 inside the range, else 0
         d x_hat / d beta = 0 inside the range, 1 outside
-        d x_hat / d s    = round(x / s) - x / s inside, n below and p above, plus round(beta / s) -
-        beta / s outside
+        d x_hat / d s    = round(x / s) - x / s inside the range
+        d x_hat / d s    = n below and p above, plus round(beta / s) - beta / s
 
     Start (section 4): weights `s = max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1)`; activations `s`
     and `beta` with the least squared error.
 
-    Note: a deployed zero point is an integer code, so `beta` acts rounded to a multiple of `s`;
-    where it is one, this is the published quantizer, else the last term above is new: `s` moves the
-    rounded offset as well. Rounding and clipping of `z` pass gradients straight through. The range
-    of `z` keeps 0 on the grid, as padding needs. Note: a value that lies exactly on an end of the
+    A worked number: `s = 0.1` and `beta = -0.27` at 4 bits have `z = 3`. The grid begins at -0.3
+    where the published one begins at -0.27.
+
+    Note: a deployed zero point is an integer code, so `beta` acts rounded to a multiple of `s`.
+    Where it is such a multiple this is the published quantizer. Else the last term above is new:
+    `s` moves the rounded offset as well. Rounding and clipping of `z` pass gradients straight
+    through. The range of `z` keeps 0 on the grid, as padding needs.
+
+    Note: a value that lies exactly on an end of the
     range, such as the zeros that a ReLU makes, does not move `beta`.
     """
 
@@ -81,8 +85,9 @@ class LsqPlusQuantizer(GridQuantizer):
     def _offset_gradient(
         self, inputs: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor
     ) -> tf.Tensor:
-        """Zeros whose gradient with respect to the zero point is `-s` outside the range: there
-        `x_hat = (n or p - z) * s`.
+        """Zeros whose gradient by the zero point is `-s` outside the range, else 0.
+
+        Outside, `x_hat` is an end of the range, `(n - z) * s` or `(p - z) * s`.
         """
         levels = tf.cast(inputs, tf.float32) / step_size + zero_point
         outside = tf.logical_or(levels < float(self.spec.qmin), levels > float(self.spec.qmax))
@@ -106,8 +111,9 @@ class LsqPlusQuantizer(GridQuantizer):
             assign(variables["offset"], -zero_point * step_size)
 
     def paper_start(self, samples: Samples) -> Grids:
-        """Three sigma for symmetric grids, least squared error over step size and offset for
-        asymmetric ones.
+        """Three sigma for symmetric grids, least squared error for asymmetric ones.
+
+        The error is minimised over step size and offset together.
         """
         if not self.spec.symmetric:
             return range_estimators.offset_mse(samples, self.spec)

@@ -1,8 +1,12 @@
-"""Rounding, quantizing and their gradients: pure functions of tensors, without Keras. Here and in
-`grid_kernels` is the only place that rounds.
+"""Rounding, quantizing and their gradients: pure functions of tensors, without Keras.
+
+Quantizers round here and in `grid_kernels`, and nowhere else.
 
 A quantized value is `step_size * (code - zero_point)` with integer codes in `[qmin, qmax]`. Ties
-round to even, as XNNPACK does. `step_size` and `zero_point` broadcast against the tensor: shape
+round to even, as XNNPACK does. A worked number: on the step 0.5 with zero point 2 the value 0.7 is
+1.4 steps, which round to 1. Its code is 3, and the quantized value is `0.5 * (3 - 2) = 0.5`.
+
+`step_size` and `zero_point` broadcast against the tensor: shape
 `[]` for one grid per tensor, or the tensor's rank with 1 in every axis that shares a step.
 """
 
@@ -17,14 +21,16 @@ from tf_fpq.quantizers import grid_kernels
 # zero from becoming a NaN.
 MIN_STEP_SIZE = 1e-12
 
-# How far inside its cell `into_cell` puts a value, in steps: four times the error of a division in
-# float32 at 255 steps, and far below what a gradient sees.
+# How far inside its cell `into_cell` puts a value, in steps. `x * (1 / step)` rounds twice, by up
+# to 2^-24 each, so at 255 steps it is off by up to 2^-15 steps. This is four times as much, and far
+# below what a gradient sees.
 CELL_MARGIN = 2.0**-13
 
 
 def round_ste(x: tf.Tensor) -> tf.Tensor:
-    """Rounds half to even; the gradient is the identity (straight-through), and second derivatives
-    exist.
+    """Rounds half to even, with the identity as gradient (straight-through).
+
+    Second derivatives exist.
     """
     return x + tf.stop_gradient(tf.round(x) - x)
 
@@ -52,8 +58,9 @@ def scale_gradient(x: tf.Tensor, scale: tf.Tensor | float) -> tf.Tensor:
 def quantize(
     x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
 ) -> tf.Tensor:
-    """Codes `clip(round(x * (1 / step_size)) + zero_point, qmin, qmax)` as a float tensor (FPQ
-    eq. 4).
+    """Codes of `x` on a grid, as a float tensor (FPQ eq. 4).
+
+    They are `clip(round(x * (1 / step_size)) + zero_point, qmin, qmax)`.
 
     Note: the product with the reciprocal, and not the quotient, is the definition. XNNPACK's own
     quantization computes it, and so do the student, the integer twin and the interpreter's inputs.
@@ -80,16 +87,16 @@ def fake_quant(
     slope_inside: bool = True,
     delta: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Quantizes and dequantizes with the gradients of LSQ (arXiv 1902.08153, eq. 1-3 and 5; FPQ eq.
-    4-5).
+    """Quantizes and dequantizes with the gradients of LSQ.
 
+    The equations are 1-3 and 5 of arXiv 1902.08153, and 4-5 of FPQ.
     With `v = x / step_size`, `n = qmin - zero_point <= 0`, `p = qmax - zero_point >= 0`:
 
         y         = step_size * clip(round(v), n, p)
         dy/dx     = 1 if n < v < p else 0
         dy/dstep  = (round(v) - v if n < v < p else clip(v, n, p)) * gradient_scale
 
-    It is computed without `v`: inside, `dy/dstep` is `(y - x) / step_size`, and outside
+    It is computed without `v`. Inside, `dy/dstep` is `(y - x) / step_size`, and outside
     `y / step_size`, so that only `x` and `y` are kept for the gradient. `n < v < p` is computed as
     `n * step_size < x < p * step_size`. `grid_kernels` has the operations, as formula and fused.
 
@@ -132,6 +139,7 @@ def fake_quant(
         def gradient(upstream: tf.Tensor):
             dx, dstep = _linear_gradient(kernels, x32, step, low, high, slope)(upstream)
             if delta is not None:
+                # EWGS: g * delta * sign(g) * (v - round(v)) / (qmax - qmin), and sign(g) * g = |g|.
                 extra = tf.abs(dx) * tf.stop_gradient(slope() * (-delta / step / (qmax - qmin)))
                 moved = tf.stop_gradient(kernels.inside(x32, x32, low, high))
                 dx, dstep = dx + extra, dstep - kernels.product_sum(extra, moved, step) / step
@@ -178,11 +186,14 @@ def _linear_gradient(
 def fake_quant_fixed(
     x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
 ) -> tf.Tensor:
-    """Quantizes and dequantizes on a grid that has no gradient: `dy/dx` is 1 where `x` is less than
-    half a step outside of the range, so that rounding does not saturate, else 0.
+    """Quantizes and dequantizes on a grid that has no gradient.
 
-    Unlike `fake_quant`, a value that rounds to the first or last code passes its gradient: the
-    largest weight of a grid made for it would never train otherwise. Arguments as `fake_quant`.
+    `dy/dx` is 1 where `x` is less than half a step outside of the range, so that rounding does not
+    saturate. Elsewhere it is 0.
+
+    Unlike `fake_quant`, a value that rounds to the first or last code passes its gradient. The
+    largest weight of a grid that is made for it would never train otherwise. Arguments are those of
+    `fake_quant`.
     """
     kernels = grid_kernels.kernels_for(step_size)
     low, high = (float(qmin) - zero_point) * step_size, (float(qmax) - zero_point) * step_size
@@ -193,7 +204,7 @@ def fake_quant_fixed(
 
         @tf.custom_gradient
         def passed(upstream: tf.Tensor):
-            margin = 0.5 * step_size
+            margin = 0.5 * step_size  # what still rounds to the first or last code
             return kernels.inside(
                 tf.stop_gradient(upstream), x32, low - margin, high + margin
             ), passed

@@ -17,24 +17,27 @@ from tf_fpq.quantizers.dorefa import DoReFaQuantizer
 from tf_fpq.quantizers.range_estimators import Grids, Samples
 
 # Where alpha starts by the estimator "paper": far above the activations of a normalised network, so
-# that nothing is clipped.
+# that nothing is clipped. The number is chosen here; arXiv 1805.06085 asks for a value larger than
+# typical activations, which regularization then brings down.
 PAPER_ALPHA = 10.0
 
 
 @register
 class PactQuantizer(DoReFaQuantizer):
-    """Asymmetric grids (activations) with a learned clip; symmetric grids (weights) are
-    `DoReFaQuantizer`'s.
+    """Asymmetric grids (activations) with a learned clip.
 
-    Forward (eq. 1-2):
+    Symmetric grids (weights) are those of `DoReFaQuantizer`. Forward (eq. 1-2):
 
-        y = 0.5 (|x| - |x - alpha| + alpha) = clip(x, 0, alpha)        y_hat = round(y / s) * s,   s
-        = alpha / (2^k - 1)
+        y     = 0.5 (|x| - |x - alpha| + alpha) = clip(x, 0, alpha)
+        y_hat = round(y / s) * s,   s = alpha / (2^k - 1)
 
     Gradients (eq. 3), without a scale of their own:
 
-        d y_hat / d x = 1 for 0 < x < alpha, else 0                    d y_hat / d alpha = 1 for x
-        >= alpha, else 0
+        d y_hat / d x     = 1 for 0 < x < alpha, else 0
+        d y_hat / d alpha = 1 for x >= alpha, else 0
+
+    A worked number: with `alpha = 3` at 4 bits the step is 3 / 15 = 0.2. The value 0.65 is 3.25
+    steps and becomes 0.6. The value 5 becomes 3. Only the 5 moves `alpha`.
 
     `l2 * alpha^2` joins the losses of the layer (section 3: the same strength as the weights' own
     decay).
@@ -43,8 +46,10 @@ class PactQuantizer(DoReFaQuantizer):
 
     Note: tensors with negative values (images, sums) get a frozen zero point `z` at calibration;
     `alpha` is then the width of the range `[-z s, (2^k - 1 - z) s]`, and each end moves by its
-    share. With `z = 0` it is the published quantizer. Note: tfmot's own wrapper drops the losses of
-    its layers' variables, so there `l2` has no effect.
+    share. With `z = 0` it is the published quantizer.
+
+    Note: tfmot's own wrapper drops the losses of its layers' variables, so there `l2` has no
+    effect.
     """
 
     def __init__(self, num_bits: int, *, l2: float = 2e-4, **kwargs: Any):
@@ -52,7 +57,8 @@ class PactQuantizer(DoReFaQuantizer):
 
         Args:
           num_bits: Width, 2 to 8.
-          l2: Factor of `alpha^2` in the loss.
+          l2: Factor of `alpha^2` in the loss. The default is chosen here, at the size of
+            a common weight decay; the paper takes the strength of the weights' decay.
           **kwargs: Arguments of `GridQuantizer`.
 
         Raises:
@@ -68,8 +74,9 @@ class PactQuantizer(DoReFaQuantizer):
         return {**super().get_config(), "l2": self.l2}
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
-        """Adds `alpha` (trains) and `zero_point` (frozen) to `layer`; for a symmetric grid,
-        DoReFa's variables.
+        """Adds `alpha` (trains) and `zero_point` (frozen) to `layer`.
+
+        A symmetric grid gets DoReFa's variables.
         """
         if self.spec.symmetric:
             return super().build(tensor_shape, name, layer)

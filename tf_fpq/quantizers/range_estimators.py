@@ -1,9 +1,11 @@
 """Where a grid starts: step sizes and zero points estimated from samples. Pure NumPy.
 
 An estimator takes `Samples` and the `QuantSpec` of the grids and returns a step size and a zero
-point per grid. Grids are asymmetric as FPQ prints them (arXiv 2503.11159, eq. 6), `s = (x_max -
-x_min) / (2^q - 1)`, `z = round(q_max - x_max / s)`, or symmetric, `s = max|x| / qmax`; 0 is always
-on the grid.
+point per grid. Asymmetric grids are as FPQ prints them (arXiv 2503.11159, eq. 6), and 0 is always
+on a grid:
+
+    s = (x_max - x_min) / (2^q - 1),   z = round(q_max - x_max / s)
+    s = max|x| / qmax,                 z = 0                           (symmetric)
 """
 
 from collections.abc import Callable
@@ -13,17 +15,22 @@ import numpy as np
 
 from tf_fpq.quantizers.spec import QuantSpec
 
-# Of the values on either side of 0, the part in percent that `percentile` keeps.
+# Of the values on either side of 0, the part in percent that `percentile` keeps. Chosen here among
+# those that H. Wu et al. compare (arXiv 2004.09602): the most that `MAX_SAMPLES` still measures.
 KEPT_PERCENT = 99.9
 # Values that a `Reservoir` keeps: 65 of them lie beyond the percentile above, on either side. With
-# their keys they are half a megabyte, for each tensor of a network.
+# their keys they are half a megabyte, for each tensor of a network. Chosen here by these two.
 MAX_SAMPLES = 2**16
 
 
 @dataclasses.dataclass
 class Samples:
-    """Values of one or more grids: `values[grids, elements]`, and the exact range `low[grids]` to
-    `high[grids]`.
+    """Values of one or more grids, and their exact range.
+
+    Attributes:
+      values: `[grids, elements]`.
+      low: Lowest value of each grid, at most 0, `[grids]`.
+      high: Highest value of each grid, at least 0, `[grids]`.
     """
 
     values: np.ndarray
@@ -37,11 +44,11 @@ class Samples:
 
 
 class Reservoir:
-    """Samples of one grid, gathered batch by batch: the exact range and at most `MAX_SAMPLES`
-    values.
+    """Samples of one grid, gathered batch by batch.
 
-    Every value has a random key, and those of the lowest keys stay. So each value that was ever
-    added is among them with the same probability, whatever the batches were.
+    Kept are the exact range and at most `MAX_SAMPLES` values. Every value gets a random key, and
+    the values with the lowest keys stay. So each value that was ever added is among them with the
+    same probability, whatever the batches were.
     """
 
     def __init__(self) -> None:
@@ -51,7 +58,7 @@ class Reservoir:
         self._low = self._high = 0.0
 
     def add(self, values: np.ndarray, low: float, high: float) -> None:
-        """Adds values whose range is `low` to `high`, or of which that is the range."""
+        """Adds values that come out of a tensor with the range `low` to `high`."""
         self._low, self._high = min(self._low, low), max(self._high, high)
         keys = self._random.random(len(values), np.float32)
         self._values = np.concatenate([self._values, values])
@@ -70,7 +77,11 @@ Estimator = Callable[[Samples, QuantSpec], Grids]
 
 
 def grids_of_range(low: np.ndarray, high: np.ndarray, spec: QuantSpec) -> Grids:
-    """The grids that cover `low <= 0` to `high >= 0` (FPQ eq. 6)."""
+    """The grids that cover `low <= 0` to `high >= 0` (FPQ eq. 6).
+
+    A worked number: [-1, 2] at 4 bits, without a sign, has 15 steps of 3 / 15 = 0.2, and 0 at the
+    code 15 - 2 / 0.2 = 5. A symmetric grid with 7 as highest code has the step 2 / 7.
+    """
     if spec.symmetric:
         step_size = np.maximum(-low, high) / spec.qmax
         return step_size, np.zeros_like(step_size)
@@ -85,8 +96,10 @@ def min_max(samples: Samples, spec: QuantSpec) -> Grids:
 
 
 def percentile(samples: Samples, spec: QuantSpec, percent: float = KEPT_PERCENT) -> Grids:
-    """The range without its outliers: `percent` of the values on each side of the median's are
-    kept.
+    """The range without its outliers.
+
+    Kept are `percent` of the values on each side: an asymmetric grid ends at the two percentiles
+    `100 - percent` and `percent`, a symmetric one at the percentile of the magnitudes.
 
     Raises:
       ValueError: If `percent` is not above 50 and at most 100.
@@ -101,8 +114,19 @@ def percentile(samples: Samples, spec: QuantSpec, percent: float = KEPT_PERCENT)
 
 
 def mse(samples: Samples, spec: QuantSpec) -> Grids:
-    """The fraction of the min-max range with the smallest squared error, found by two rounds of
-    search.
+    """The fraction of the min-max range with the smallest squared error.
+
+    A smaller range clips a few large values and rounds all others more finely. The zero point stays
+    that of the whole range.
+
+    A worked number: 1,000 weights in [-1, 1] and one of 7, on 4 bits with codes to 7. The whole
+    range needs steps of 1, and the squared errors add up to 85. Steps of 0.31 clip the 7 to 2.1 and
+    leave 31.
+
+    The search has two rounds. The first tries 25 fractions from 1 to 0.05, each 0.88 of the one
+    before. The second tries 11 fractions within 10 % of the best, 2 % apart. Both are chosen here:
+    the second covers the gap that the first leaves, and 0.05 is below what any width wants (of a
+    normal distribution 2 bits keep 0.31, 4 bits 0.62).
     """
     full, zero_point = min_max(samples, spec)
     best = np.ones_like(full)
@@ -116,8 +140,10 @@ def mse(samples: Samples, spec: QuantSpec) -> Grids:
 
 
 def offset_mse(samples: Samples, spec: QuantSpec) -> Grids:
-    """The step size *and* zero point with the smallest squared error: both ends of the range are
-    searched by themselves.
+    """The step size *and* the zero point with the smallest squared error.
+
+    Both ends of the range are searched by themselves, over 15 fractions from 1 to 0.1 each (chosen
+    here: 225 pairs, each 0.85 of the one before). The result of `mse` stays if no pair is better.
     """
     step_size, zero_point = mse(samples, spec)
     best = squared_error(samples.values, step_size, zero_point, spec)
@@ -150,7 +176,8 @@ def squared_error(
     return errors
 
 
-# Elements that are computed at once; they fit a cache.
+# Elements that are computed at once. Chosen here: in float64 they are half a megabyte, which fits
+# the second cache of a core.
 _CHUNK = 2**16
 
 

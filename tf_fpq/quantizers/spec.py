@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 import dataclasses
 
+# An int8 container holds at most 8 bits. A signed grid of 1 bit, less its lowest code, has only 0.
 MIN_BITS, MAX_BITS = 2, 8
 
 
 def check_bits(name: str, num_bits: int) -> None:
-    """Raises ValueError unless `num_bits` is an integer from 2 to 8, the widths that an int8
-    container holds exactly.
+    """Raises ValueError unless `num_bits` is an integer from 2 to 8.
+
+    These are the widths that an int8 container holds exactly.
     """
     if (
         isinstance(num_bits, bool)
@@ -24,6 +26,8 @@ def check_bits(name: str, num_bits: int) -> None:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantSpec:
     """The integer grid of one tensor.
+
+    At 4 bits unsigned codes are 0 to 15 and signed ones -8 to 7, with `narrow_range` -7 to 7.
 
     Attributes:
       num_bits: Width, 2 to 8.
