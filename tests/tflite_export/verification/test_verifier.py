@@ -10,6 +10,7 @@ from tests.integration import exactness
 from tests.tflite_export import small_student
 from tf_fpq.keras_compat import keras
 import tflite_export
+from tflite_export import exported_model
 from tflite_export.errors import InterpreterError
 from tflite_export.flatbuffer import reader, writer
 from tflite_export.runtimes import litert
@@ -37,6 +38,20 @@ def tamper(exported, name, **changes):
     writer.write(
         dataclasses.replace(found, tensors={**found.tensors, name: changed}), exported.path
     )
+
+
+def exporter_changes(monkeypatch, name, changes):
+    """From now on the exporter itself makes one tensor otherwise, for files and for `verify`."""
+    original = exported_model._lowered
+
+    def changed(student, weights):
+        lowered = original(student, weights)
+        tensors = dict(lowered.deployed.tensors)
+        tensors[name] = dataclasses.replace(tensors[name], **changes(tensors[name]))
+        deployed = dataclasses.replace(lowered.deployed, tensors=tensors)
+        return dataclasses.replace(lowered, deployed=deployed)
+
+    monkeypatch.setattr(exported_model, "_lowered", changed)
 
 
 def failure(exported, **arguments):
@@ -128,17 +143,7 @@ def test_a_swapped_channel_is_caught(exported):
 def test_the_students_own_codes_are_a_second_opinion_on_the_fold(exported, monkeypatch):
     # An exporter that swaps two channels of codes, scales and biases together would agree with
     # itself.
-    from tflite_export import exported_model
-
-    original = exported_model.deployed_model
-
-    def swapped(student, weights="int8"):
-        deployed = original(student, weights)
-        kernel = deployed.tensors["logits_kernel"]
-        broken = dataclasses.replace(kernel, data=kernel.data[::-1].copy())
-        return dataclasses.replace(deployed, tensors={**deployed.tensors, "logits_kernel": broken})
-
-    monkeypatch.setattr(exported_model, "deployed_model", swapped)
+    exporter_changes(monkeypatch, "logits_kernel", lambda t: {"data": t.data[::-1].copy()})
     broken = tflite_export.export(small_student.student(), exported.path)
     assert "logits_kernel: codes are not the student's in 4 channels" in str(failure(broken))
 
@@ -225,17 +230,8 @@ def test_too_low_agreement_of_the_student_is_caught(exported, monkeypatch):
 
 
 def test_a_wrong_grid_of_the_exporter_is_blamed_on_its_layer(exported, monkeypatch):
-    from tflite_export import exported_model
-
-    original = exported_model.deployed_model
-
-    def coarser(student, weights="int8"):
-        deployed = original(student, weights)
-        tensor = deployed.tensors["depthwise_relu_quantize"]
-        wrong = dataclasses.replace(tensor, scale=tensor.scale * np.float32(1.02))
-        return dataclasses.replace(deployed, tensors={**deployed.tensors, tensor.name: wrong})
-
-    monkeypatch.setattr(exported_model, "deployed_model", coarser)
+    wider = np.float32(1.02)
+    exporter_changes(monkeypatch, "depthwise_relu_quantize", lambda t: {"scale": t.scale * wider})
     student = small_student.make_student()
     broken = tflite_export.export(student, exported.path, round_biases=False)
     with pytest.raises(tflite_export.VerificationError, match="given the same codes") as caught:
