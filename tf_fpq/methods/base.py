@@ -28,8 +28,10 @@ from tf_fpq.keras_compat import keras
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The images of one training step (a tensor each, or a structure of them for a model of several
-    inputs).
+    """The images of one training step.
+
+    A model of one input has a tensor for each attribute, a model of several inputs a structure of
+    them.
 
     Attributes:
       images: What the student reads: the labeled images, then the unlabeled ones; strongly
@@ -77,8 +79,9 @@ class Gradients(NamedTuple):
 
 
 class Method(keras.layers.Layer):
-    """Base class. A method contributes to the loss by `add_loss` in its `call`, and is logged under
-    its own name.
+    """Base class of training methods.
+
+    A method contributes to the loss by `add_loss` in its `call`, and is logged under its own name.
 
     Attributes:
       needs_teacher: The method compares with the float teacher.
@@ -87,9 +90,9 @@ class Method(keras.layers.Layer):
       student_features: Names of the student's layers whose outputs `Step.features` must hold.
       teacher_features: Names of the teacher's layers whose outputs `Step.teacher_features` must
         hold.
-      affine_features_from: None, or the variance of a channel from which on the method compares no
-        otherwise with an affine map of the channel, of positive slope. The teacher's batch norms
-        are then folded into its kernels, which is faster.
+      affine_features_from: None, or a variance. Where a channel varies at least so much, the method
+        takes an affine map of it with a positive slope for the same feature. The teacher's batch
+        norms are then folded into its kernels, which is faster.
     """
 
     needs_teacher = False
@@ -100,14 +103,16 @@ class Method(keras.layers.Layer):
     affine_features_from: float | None = None
 
     def __init__(self, **kwargs: Any):
-        """Creates the method. It computes in float32, under any mixed precision policy, unless
-        `dtype` says otherwise.
+        """Creates the method.
+
+        It computes in float32 under any mixed precision policy, unless `dtype` says otherwise.
         """
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def build(self, input_shape: Any = None) -> None:
-        """Makes a variable of each coefficient, so that changing one does not trace the step
-        again.
+        """Makes a variable of each coefficient.
+
+        Changing a variable does not trace the training step again.
         """
         self._variables = {
             name: self.add_weight(
@@ -145,15 +150,18 @@ class Method(keras.layers.Layer):
         self._variables[name].assign(value)
 
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
-        """Prepares the method for a student and its teacher. Called once, when a `QatModel` is
-        made.
+        """Prepares the method for a student and its teacher.
+
+        Called once, when a `QatModel` is made.
         """
         if not self.built:
             self.build()
 
     def rewrite(self, student: keras.Model, make: MakeCall) -> MakeCall:
-        """What the method changes in the graph that the student trains as. Called once, when a
-        `QatModel` is made. Inference and export read the student itself, which stays as it is.
+        """What the method changes in the graph that the student trains as.
+
+        Called once, before the first training step. Inference and export read the student itself,
+        which stays as it is.
 
         The graph is made call by call. `make(call, args, kwargs)` makes one: it returns the outputs
         of `call.layer`, a layer of the student, on symbolic tensors. A method returns a function
@@ -176,8 +184,9 @@ class Method(keras.layers.Layer):
     def gradients(
         self, variables: Sequence[tf.Variable], compute: Callable[[], Gradients]
     ) -> Gradients:
-        """Where gradients are taken, and how often. Called in every step; the optimizer gets what
-        it returns.
+        """Where gradients are taken, and how often.
+
+        Called in every step. The optimizer gets what it returns.
 
         Args:
           variables: The variables that train, in the order of `Gradients.values`.
@@ -187,14 +196,16 @@ class Method(keras.layers.Layer):
         return compute()
 
     def targets(self, batch: Batch) -> Any:
-        """What the method compares the student with, besides the teacher's outputs. Called outside
-        the gradient tape.
+        """What the method compares the student with, besides the teacher's outputs.
+
+        Called outside the gradient tape.
         """
         return None
 
     def add_step_losses(self, step: Step) -> None:
-        """Calls the layer on what it compares. Called once in every forward pass, under the
-        gradient tape.
+        """Calls the layer on what it compares.
+
+        Called once in every forward pass, under the gradient tape.
         """
         return
 
@@ -203,7 +214,8 @@ class Method(keras.layers.Layer):
         return
 
     def set_total_steps(self, steps: int | None) -> None:
-        """Told by `QatModel.fit` how many steps the training has, from its first epoch; None if
-        that is unknown.
+        """Takes the number of steps that the training has, from its first epoch.
+
+        `QatModel.fit` calls it. `steps` is None if the number is unknown.
         """
         return

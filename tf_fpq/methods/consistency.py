@@ -1,5 +1,6 @@
-"""CR, consistency regularization: the student agrees with a moving average of itself on another
-view of the same image.
+"""CR, consistency regularization: the student agrees with its own moving average.
+
+The two see different views of the same image.
 
 J. Pang, T. Cai, B. Zhang, J. Wu, *Push Quantization-Aware Training Toward Full Precision
 Performances via Consistency Regularization*, arXiv 2402.13497 (2024). Only abstract and summaries
@@ -22,15 +23,20 @@ from tf_fpq.student_layers.quantized_layers import observing
 
 
 def ema_decay(updates: tf.Tensor, decay: float) -> tf.Tensor:
-    """Decay of the update number `updates` + 1: `min(1 - 1 / (updates + 1), decay)`, a plain mean
-    at first.
+    """Decay of the moving average in the update that follows `updates` updates.
+
+    It is `min(1 - 1 / (updates + 1), decay)`, as in the code of Mean Teacher. So the average is a
+    plain mean at first. A worked number: the first update has the decay 0 and copies the student,
+    the tenth has 0.9, and from the thousandth on `decay=0.999` holds.
     """
     return tf.minimum(1.0 - 1.0 / (updates + 1.0), decay)
 
 
 def ramp(step: tf.Tensor, ramp_steps: tf.Tensor) -> tf.Tensor:
-    """`exp(-5 (1 - step / ramp_steps)^2)` for `step < ramp_steps`, then 1 (S. Laine, T. Aila, arXiv
-    1610.02242).
+    """Rises from nearly 0 to 1 over `ramp_steps` steps (S. Laine, T. Aila, arXiv 1610.02242).
+
+    It is `exp(-5 (1 - step / ramp_steps)^2)` for `step < ramp_steps`, then 1. A worked number: that
+    is 0.007 at the start, 0.29 half way and 0.95 at nine tenths. Without a ramp it is always 1.
     """
     share = tf.minimum(step / tf.maximum(ramp_steps, 1.0), 1.0)
     return tf.where(ramp_steps < 1.0, 1.0, tf.exp(-5.0 * tf.square(1.0 - share)))
@@ -38,24 +44,29 @@ def ramp(step: tf.Tensor, ramp_steps: tf.Tensor) -> tf.Tensor:
 
 @register
 class ConsistencyRegularization(Method):
-    """Adds the consistency loss between the student on the strong view and its EMA teacher on the
-    weak view:
+    """Adds a loss between the student on the strong view and its EMA teacher on the weak view.
 
-        ema_teacher <- a * ema_teacher + (1 - a) * student         a = min(1 - 1 / (t + 1), decay),
-        after every update L_CR = weight * ramp(t) * D( softmax(ema_teacher(weak) / T) ||
-        softmax(student(strong) / T) ) ramp(t) = exp(-5 (1 - t / t_r)^2) for t < t_r, then 1
+        ema_teacher <- a * ema_teacher + (1 - a) * student            after every update
+        a       = min(1 - 1 / (t + 1), decay)
+        L_CR    = weight * ramp(t)
+                  * D( softmax(ema_teacher(weak) / T) || softmax(student(strong) / T) )
+        ramp(t) = exp(-5 (1 - t / t_r)^2) for t < t_r, then 1
 
-    `D` is the Kullback-Leibler divergence or the squared difference. With `latent_weight`,
-    `latent_weight * ramp(t) *` the mean squared difference of the latent features is added. No
-    float teacher is needed.
+    `t` counts updates, and `t_r` is the length of the ramp. `D` is the Kullback-Leibler divergence
+    or the squared difference. With `latent_weight`, `latent_weight * ramp(t) *` the mean squared
+    difference of the latent features is added. No float teacher is needed.
 
     The batches come from `tf_fpq.two_views`, with unlabeled images or without; labels of unlabeled
     images are never seen, and the task loss never sees unlabeled images. With plain batches both
     networks see the same images.
 
-    Note: averaged are all trainable weights, latent ones as well as step sizes; moving statistics
-    are the student's own, and the EMA teacher runs with `training=False`, without noise and outside
-    the gradient. A reconstruction, see the module.
+    Note: averaged are all trainable weights, latent ones as well as step sizes. Moving statistics
+    are the student's own. The EMA teacher runs with `training=False`, without noise and outside the
+    gradient.
+
+    Note: the equations are a reconstruction, see the module. The defaults `decay=0.999` and
+    `ramp_up=0.15` are chosen here: the former is Mean Teacher's in its later phase, and Laine and
+    Aila ramp over 80 of 300 epochs.
 
     Attributes:
       ema_teacher: The averaged model, once the method is part of a `QatModel`.
@@ -85,8 +96,8 @@ class ConsistencyRegularization(Method):
           decay: The largest decay of the moving average.
           temperature: Softens both distributions.
           divergence: "kl" or "mse".
-          ramp_up: How long the weight rises: below 1 as a share of the steps of `fit`, from 1 on a
-            number of steps; 0 not at all.
+          ramp_up: How long the weight rises. Below 1 it is a share of the steps of `fit`, from 1 on
+            a number of steps. 0 is no ramp.
           quantized_teacher: Whether the EMA teacher computes on its (averaged) grids, or in float.
           latent_weight: Factor of the consistency of latent features.
           latent_layer: Name of the student's layer whose output is latent; None for the input of
@@ -193,8 +204,11 @@ class ConsistencyRegularization(Method):
             return self._ema_graph(batch.weak_images, training=False)
 
     def call(self, inputs: list[Any]) -> Any:
-        """Adds the loss of `[student_predictions, ema_predictions]`, with latent features `[...,
-        student_latent, ema_latent]`, and returns the student's predictions.
+        """Adds the loss and returns the student's predictions.
+
+        Args:
+          inputs: `[student_predictions, ema_predictions]`, with latent features followed by
+            `student_latent, ema_latent`.
         """
         student, teacher, *latents = inputs
         distance = divergence.DIVERGENCES[self.divergence]
@@ -232,8 +246,9 @@ class ConsistencyRegularization(Method):
         self._updates.assign_add(1.0)
 
     def __dir__(self) -> list[str]:
-        """Without models whose weights are elsewhere: Keras' saver looks for state under these
-        names.
+        """Names of all attributes but the models whose weights are elsewhere.
+
+        Keras' saver looks for state under the names that this returns.
         """
         hidden = ("ema_teacher", "_ema_graph", "_student")
         return [name for name in super().__dir__() if name not in hidden]

@@ -16,18 +16,18 @@ from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.methods.checks import check_not_negative
 
-# Weights of CSD beside a cross entropy: as the paper's total is printed (eq. 22), and what trained
-# low-bit students best here.
+# Weights of CSD beside a cross entropy. The paper's total (eq. 22) prints none, which is 1. The
+# other is chosen here: at 1, 2-bit students trained worse in trials before commit 2df3cbe, of which
+# no rows were kept. experiments/README.md has W4A4 runs with 1.
 PAPER_CSD_WEIGHT = 1.0
 TUNED_CSD_WEIGHT = 0.1
 
 
 def standardize(features: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
-    """`(z - mean(z)) / sqrt(var(z) + epsilon)` per channel, over batch and space (eq. 15-16), in
-    float32.
+    """`(z - mean(z)) / sqrt(var(z) + epsilon)` per channel, in float32 (eq. 15-16).
 
-    They go through the fused batch normalization kernel with scale 1 and offset 0, which is this
-    formula.
+    Mean and variance are over batch and space. The fused batch normalization kernel computes this
+    formula with scale 1 and offset 0.
 
     Args:
       features: `[batch, ..., channels]`.
@@ -61,8 +61,10 @@ def _standardized(features: tf.Tensor, epsilon: float) -> tf.Tensor:
 def standardized_distance(
     student: tf.Tensor, teacher: tf.Tensor, epsilon: float = 1e-5, weight: tf.Tensor | float = 1.0
 ) -> tf.Tensor:
-    """`weight` times the mean squared difference of the standardized features: 0 for equal
-    features, and for any per-channel affine map of them with positive slope; at most 4.
+    """`weight` times the mean squared difference of the standardized features.
+
+    It is 0 for equal features, and for any per-channel affine map of them with positive slope. It
+    is `2 - 2 r` for a correlation of `r`: 0.1 at 0.95, 2 for unrelated features, and at most 4.
 
     With `r` the correlation of a channel, `v` its variance and `n` the elements of the features,
     the squares are multiplied out:
@@ -73,9 +75,9 @@ def standardized_distance(
     The gradient of batch normalization, given `norm(z_t)` as its upstream gradient, has both `r`
     and the second line as its outputs, in one kernel.
 
-    Note: the gradient of the first term is left out, a share of `eps / (v_s + eps)`. It only makes
-    channels smaller that hardly vary. There is no gradient to the teacher. A second derivative
-    is that of the whole formula.
+    Note: the gradient of the first term is left out, a share of `eps / (v_s + eps)` of the whole.
+    It would only shrink channels that hardly vary. There is no gradient to the teacher. A second
+    derivative is that of the whole formula.
 
     Args:
       student: `[batch, ..., channels]`.
@@ -150,17 +152,20 @@ def _scaled(
 
 @register
 class ChannelStandardizedDistillation(Method):
-    """Adds FPQ's distillation loss on convolution outputs before batch norm (eq. 17):
+    """Adds FPQ's distillation loss on convolution outputs before batch norm (eq. 17).
 
         L_CSD = weight * sum over convolutions of mean || norm(z_t) - norm(z_s) ||^2
 
-    Note: the paper prints a sum over channels of a sum over elements and no weight; on ResNet-18
+    Note: the paper prints a sum over channels of a sum over elements and no weight. On ResNet-18
     that would be 480 times the cross entropy at a correlation of 0.95. The mean over all elements
     of a layer makes the weight independent of size. Statistics are per channel over batch, height
-    and width; under `tf.distribute` over those of a replica.
+    and width, under `tf.distribute` over those of a replica.
+
+    A worked number: a ResNet-18 has 20 convolutions, and at a correlation of 0.95 each adds 0.1.
+    Their sum 2 counts 0.2 with the weight 0.1.
 
     Note: `weight` is `TUNED_CSD_WEIGHT`, 0.1, and not the paper's 1 (`PAPER_CSD_WEIGHT`), at which
-    2-bit students trained worse.
+    2-bit students trained worse here.
 
     Works without `QatModel` too: `ChannelStandardizedDistillation()([student_features,
     teacher_features])` in a functional model adds the loss to the model and returns
@@ -195,7 +200,7 @@ class ChannelStandardizedDistillation(Method):
             raise ValueError(f"epsilon must be positive. Received: epsilon={epsilon}.")
         self.weight = weight
         self.epsilon = epsilon
-        # Above, epsilon changes a standardized value by less than 1 / 2000.
+        # Above, epsilon changes a standardized value by less than 1 / 2000: 1 / sqrt(1.001).
         self.affine_features_from = 1000.0 * epsilon
 
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
@@ -204,8 +209,9 @@ class ChannelStandardizedDistillation(Method):
         self.student_features = self.teacher_features = check_pairs(student, teacher)
 
     def call(self, inputs: Sequence[Any]) -> Any:
-        """Adds the loss of `[student_features, teacher_features]` (tensors, or lists of them) and
-        returns the former.
+        """Adds the loss of `[student_features, teacher_features]` and returns the former.
+
+        Both are tensors, or lists of tensors.
         """
         student, teacher = inputs
         pairs = zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True)
@@ -232,13 +238,12 @@ class ChannelStandardizedDistillation(Method):
 
 @register
 class KnowledgeDistillation(Method):
-    """Adds Hinton's distillation loss (section 2; `T^2` keeps the gradient's size over
-    temperatures):
+    """Adds Hinton's distillation loss (section 2).
 
         L_KD = weight * T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
 
-    averaged over the batch, beside the task loss at weight 1. The teacher may have any architecture
-    with the same classes.
+    It is averaged over the batch, beside the task loss at weight 1. `T^2` keeps the gradient's size
+    the same over temperatures. The teacher may have any architecture with the same classes.
 
     Works without `QatModel` too, as `KnowledgeDistillation()([student_logits, teacher_logits])` in
     a functional model.
@@ -261,7 +266,7 @@ class KnowledgeDistillation(Method):
         Args:
           weight: Factor of the loss.
           temperature: Softens both distributions; above 1 the teacher's small probabilities count
-            more.
+            more. The default is chosen here; the paper finds 2.5 to 4 best for small students.
           from_logits: Whether the models end in logits (else in a softmax).
           name: Name of the method; the loss is logged as `<name>_loss`.
           **kwargs: Arguments of `keras.layers.Layer`.

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+# Probabilities below have the logarithm of this one, so that 0 has a finite one: Keras' epsilon, at
+# which its own cross entropies clip.
 _SMALLEST = 1e-7
 
 
@@ -20,8 +22,10 @@ def logits_of(predictions: tf.Tensor, from_logits: bool) -> tf.Tensor:
 def kl(
     teacher: tf.Tensor, student: tf.Tensor, temperature: float = 1.0, from_logits: bool = True
 ) -> tf.Tensor:
-    """`KL(softmax(teacher / T) || softmax(student / T))` over the last axis, mean over the
-    others.
+    """`KL(softmax(teacher / T) || softmax(student / T))` over the last axis, mean over the others.
+
+    A worked number: two classes at 0.9 and 0.1 against 0.8 and 0.2 are
+    `0.9 log(0.9 / 0.8) + 0.1 log(0.1 / 0.2) = 0.037`.
     """
     log_p = tf.nn.log_softmax(logits_of(teacher, from_logits) / temperature)
     log_q = tf.nn.log_softmax(logits_of(student, from_logits) / temperature)

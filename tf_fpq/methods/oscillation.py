@@ -51,8 +51,11 @@ def quantized_weights(student: keras.Model) -> list[QuantizedWeight]:
 class OscillationState(tf.Module):
     """What is remembered of one weight to see it oscillate.
 
-    A weight oscillates in a step when its integer moves, against the direction of its previous move
+    A weight oscillates in a step when its integer moves against the direction of its previous move
     (eq. 5). Its frequency is `f <- m * oscillated + (1 - m) * f` (eq. 6).
+
+    A worked number: the codes 3, 4, 3, 3, 4 oscillate in the third and in the fifth step. With
+    `m = 0.01` the frequency is then 0.01 and, after 0.0099 in between, 0.0198.
 
     Attributes:
       codes: Integer weights after the previous step.
@@ -70,8 +73,13 @@ class OscillationState(tf.Module):
         self.frequency = _variable(tf.zeros_like(codes), "frequency")
 
     def update(self, codes: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Looks at the weight's integers after an update, or at `codes` in their place; returns
-        them and the new frequencies.
+        """Looks at the weight's integers after an update.
+
+        Args:
+          codes: Integers to look at in place of the weight's own.
+
+        Returns:
+          The integers, and the new frequencies.
         """
         codes = self._weight.codes() if codes is None else codes
         move = tf.sign(codes - self.codes)
@@ -90,12 +98,12 @@ def _variable(value: tf.Tensor, name: str) -> tf.Variable:
 
 @register
 class OscillationDampening(Method):
-    """Adds a loss that pulls weights to the middle of their bins (section 4.2):
+    """Adds a loss that pulls weights to the middle of their bins (section 4.2).
 
         L_dampen = weight * sum over layers of || w_hat - clip(w, s * n, s * p) ||^2
 
-    without a gradient to `w_hat` and `s`; clipped weights have none. `w` is what the quantizer
-    rounds: the latent weight itself, or what DoReFa's tanh makes of it.
+    There is no gradient to `w_hat` and `s`, and none to weights that are clipped. `w` is what the
+    quantizer rounds: the latent weight itself, or what DoReFa's tanh makes of it.
 
     Note: the paper raises the weight over training along a cosine; see `callbacks.Schedule` and
     `callbacks.cosine`.
@@ -108,7 +116,8 @@ class OscillationDampening(Method):
         """Creates the method.
 
         Args:
-          weight: Factor of the loss.
+          weight: Factor of the loss. The default is chosen here; the paper tunes it for each
+            network and schedule.
           name: Name of the method; the loss is logged as `<name>_loss`.
           **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -152,12 +161,12 @@ def _distance_to_bins(weight: QuantizedWeight) -> tf.Tensor:
 
 @register
 class OscillationFreezing(Method):
-    """Freezes weights that oscillate too often, for the rest of the training, at the integer they
-    were at on average (algorithm 1):
+    """Freezes weights that oscillate too often (algorithm 1).
 
         f > threshold:    w <- s * round(EMA of integers)    from then on, whatever the gradient
 
-    The integer is frozen, the step size still learns.
+    A weight is frozen for the rest of the training, at the integer that it was at on average. The
+    integer is frozen, the step size still learns.
 
     Note: DoReFa and min-max divide by the largest weight of a channel, so `w` is then the latent
     weight whose integer this is beside the present largest one; and the largest one, which is
@@ -175,8 +184,10 @@ class OscillationFreezing(Method):
         """Creates the method.
 
         Args:
-          threshold: Frequency above which a weight freezes; 1 or more freezes none.
-          momentum: Momentum `m` of the moving averages.
+          threshold: Frequency above which a weight freezes; 1 or more freezes none. With the
+            defaults three oscillations in a few steps freeze a weight. The default is chosen here,
+            in the range of the paper, which anneals it.
+          momentum: Momentum `m` of the moving averages; 0.01 is the paper's.
           name: Name of the method.
           **kwargs: Arguments of `keras.layers.Layer`.
 

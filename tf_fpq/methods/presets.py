@@ -21,8 +21,9 @@ CSD_WEIGHTS = {"tuned": TUNED_CSD_WEIGHT, "paper": PAPER_CSD_WEIGHT}
 def fpq(
     preset: str = "tuned", *, probability: float = 0.1, seed: int | None = None
 ) -> list[Method]:
-    """FPQ (arXiv 2503.11159): stochastic feature perturbation and channel-wise standardization
-    distillation.
+    """FPQ (arXiv 2503.11159), which is the methods SFP and CSD.
+
+    SFP is stochastic feature perturbation, CSD channel-wise standardization distillation.
 
         tf_fpq.QatModel(student, teacher, tf_fpq.fpq())
 
@@ -48,8 +49,9 @@ def fpq(
 
 
 def cr(**arguments: Any) -> list[Method]:
-    """CR (arXiv 2402.13497): consistency with an EMA teacher, its weight ramping up over the first
-    15 % of the training.
+    """CR (arXiv 2402.13497), consistency with an EMA teacher.
+
+    Its weight ramps up over the first 15 % of the training.
 
         tf_fpq.QatModel(student, methods=tf_fpq.cr()).fit(tf_fpq.two_views(train))
 

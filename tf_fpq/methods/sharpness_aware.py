@@ -19,14 +19,14 @@ from tf_fpq.student_layers.quantized_layers import quantizer_variables
 
 @register
 class SharpnessAwareMinimization(Method):
-    """Takes the gradient of the whole loss at the worst nearby weights instead of at the weights:
+    """Takes the gradient of the whole loss at the worst nearby weights instead of at the weights.
 
         w <- w - lr * gradient(w + rho * g / ||g||),      g = gradient(w)
 
-    A step has two forward and backward passes; the losses that are logged are means over both.
+    A step has two forward and backward passes. The losses that are logged are means over both.
 
-    Note: latent weights are perturbed (the float ones that the optimizer moves), not the
-    quantizers' step sizes; moving statistics of batch norms are those of the first pass; noise of
+    Note: latent weights are perturbed (the float ones that the optimizer moves), and not the
+    quantizers' step sizes. Moving statistics of batch norms are those of the first pass. Noise of
     `FeaturePerturbation` is drawn anew in the second. Under `tf.distribute` `g` is the gradient of
     the global batch.
     """
@@ -37,7 +37,7 @@ class SharpnessAwareMinimization(Method):
         """Creates the method.
 
         Args:
-          rho: Radius of the neighbourhood.
+          rho: Radius of the neighbourhood; 0.05 is the paper's default.
           name: Name of the method.
           **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -69,8 +69,9 @@ class SharpnessAwareMinimization(Method):
     def perturbed(
         self, variables: Sequence[tf.Variable], gradients: Sequence[tf.Tensor | None]
     ) -> Iterator[None]:
-        """Within the context the weights are `w + rho * g / ||g||`; after it, they and the moving
-        statistics are what they were.
+        """Within the context the weights are `w + rho * g / ||g||`.
+
+        After it the weights and the moving statistics are what they were, also after an error.
         """
         chosen = [
             (v, g)
@@ -81,6 +82,7 @@ class SharpnessAwareMinimization(Method):
         summed = distributed.sum_over_replicas(
             [tf.convert_to_tensor(gradient) for _, gradient in chosen]
         )
+        # 1e-12 is far below any norm that matters: zeros move nothing, instead of making NaN.
         scale = self.coefficient("rho") / (tf.linalg.global_norm(summed) + 1e-12)
         kept = [*moved, *self._statistics]
         saved = [tf.identity(variable) for variable in kept]

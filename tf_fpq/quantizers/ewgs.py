@@ -54,8 +54,8 @@ class EwgsQuantizer(LsqQuantizer):
 
         Args:
           num_bits: Width, 2 to 8.
-          delta: Scaling factor, where it starts. The default is chosen here, small enough to be
-            next to `LsqQuantizer`; the paper takes it from the Hessian.
+          delta: Scaling factor, where it starts. The default is the fixed factor of the authors'
+            published scripts; the paper also takes it from the Hessian.
           **kwargs: Arguments of `GridQuantizer`.
 
         Raises:

@@ -33,7 +33,7 @@ class LsqQuantizer(GridQuantizer):
     `N` is the number of weights, or of features of one image, that share the step.
 
     A worked number: with `s = 0.1` and codes up to 7, the value 0.34 becomes 0.3. Its gradient by
-    `s` is `g * (3 - 3.4) = -0.4 g`. The value 1 is clipped to 0.7, and its gradient by `s` is `7 g`.
+    `s` is `g * (3 - 3.4) = -0.4 g`. The value 1 is clipped to 0.7, with the gradient `7 g`.
 
     Start (section 2.1): `s = 2 mean|v| / sqrt(Q_P)`.
 

@@ -1,5 +1,7 @@
-"""The student rounds as the phone does: the layer that brings what an operator computes in float32
-into the cell that its integer kernel rounds to.
+"""The student rounds as the phone does.
+
+The layer here brings what an operator computes in float32 into the cell that its integer kernel
+rounds to.
 
 A quantizer rounds `y / s` half to even. An integer kernel has its own rule: a pooling rounds the
 mean of raw codes away from zero, a LeakyReLU multiplies by 8 bits. So between an operator and its

@@ -8,14 +8,15 @@ of all 256 codes of an int8 tensor, so none of it costs anything.
 import tensorflow as tf
 
 INT8_MIN, INT8_MAX = -128, 127
+# Of IEEE 754's float64: bits of the fraction, and the exponent field of numbers in [0.5, 1).
 _FRACTION_BITS, _EXPONENT_BIAS = 52, 1022
 
 
 def quantize_multiplier(real: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """TFLite's `QuantizeMultiplier`: int64 `(m, shift)` with `real ~ m * 2^(shift - 31)`, `m` in
-    [2^30, 2^31).
+    """TFLite's `QuantizeMultiplier`: a real number as an integer and a power of two.
 
-    A worked number: 0.75 is `m = 0.75 * 2^31 = 1610612736`, `shift = 0`.
+    Returned are int64 `(m, shift)` with `real ~ m * 2^(shift - 31)` and `m` in [2^30, 2^31). A
+    worked number: 0.75 is `m = 0.75 * 2^31 = 1610612736`, `shift = 0`.
 
     Args:
       real: Positive normal number, scalar.
@@ -37,7 +38,8 @@ def multiply(x: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
     """int64 `x * real`, rounded twice as by TFLite's `MultiplyByQuantizedMultiplier`.
 
     The high half of the product is rounded first (ties upward), then the division by what is left
-    of the power of two (ties away from zero).
+    of the power of two (ties away from zero). A worked number: 5 * 0.25 = 1.25 becomes 2. With
+    `m = 2^30` and `shift = -1` the first rounding makes 3 of 2.5, the second 2 of 1.5.
 
     Args:
       x: int64 values within int32.
@@ -63,8 +65,9 @@ def multiply_eight_bits(x: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
 
 
 def round_away(x: tf.Tensor) -> tf.Tensor:
-    """C's `round`: ties away from zero. Not `floor(x + 0.5)`, whose sum rounds for the float just
-    below one half.
+    """C's `round`: ties away from zero.
+
+    This is not `floor(x + 0.5)`, whose sum rounds up for the float just below one half.
     """
     magnitude = tf.abs(x)
     whole = tf.floor(magnitude)

@@ -1,12 +1,13 @@
-"""What the integer kernels of the phone compute, for operators that sum no products, on step sizes
-that train.
+"""What the integer kernels of the phone compute, on step sizes that train.
 
-Each function computes the int8 codes that XNNPACK, or the builtin kernel where XNNPACK does not
-take the operator, writes for inputs on their grid: the "single" rounding of
-`tflite_export/kernels`, where each rule stands with its proof against the interpreter. It returns
-the operator's float output, moved into the cells of those codes. A function of one code is a table
-of 256 values. Operators that are missing here need none: they only move codes, or float arithmetic
-and kernel differ next to ties alone.
+Here are the operators that sum no products. Each function computes the int8 codes that XNNPACK
+writes for inputs on their grid, or the builtin kernel where XNNPACK does not take the operator.
+That is the "single" rounding of `tflite_export/kernels`, where each rule stands with its proof
+against the interpreter. A function returns the operator's float output, moved into the cells of
+those codes. A function of one code is a table of 256 values.
+
+Operators that are missing here need none: they only move codes, or float arithmetic and kernel
+differ next to ties alone.
 """
 
 from collections.abc import Callable
@@ -26,12 +27,12 @@ from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 layers = keras.layers
 
-# Terms up to which the integer sum of levels is read off a float32 mean: its error is below `(n +
-# 4) * n * 255 / 2^24` levels in any order of summation, 0.26 here.
+# Terms up to which the integer sum of levels is read off a float32 mean. In any order of summation
+# its error is below `(n + 4) * n * 255 / 2^24` levels, 0.26 here, and half a level would be wrong.
 _TERMS_OF_A_MEAN = 128
 # Ratios of scales that XNNPACK's 8-bit multipliers take.
 _EIGHT_BIT_RATIOS = (2.0**-8, 2.0**7)
-# Fraction bits of XNNPACK's bilinear weights.
+# Fraction bits of XNNPACK's bilinear weights: an int8 code times two of them fits int32.
 _BILINEAR_BITS = 11
 
 
@@ -168,8 +169,9 @@ def _length(x: tf.Tensor, axis: int) -> Any:
 
 @_by_codes
 def _mean(operands: Operands) -> tf.Tensor:
-    """MEAN over height and width: `rint(sum x * r + (z_out - n z_in * r))`, `r = s_in / s_out * (1
-    / n)`, in float32.
+    """MEAN over height and width.
+
+    In float32 it is `rint(sum x * r + (z_out - n z_in * r))` with `r = s_in / s_out * (1 / n)`.
     """
     x, source, output = operands.x, operands.source, operands.output
     known = x.shape[1:3].num_elements()
@@ -182,8 +184,10 @@ def _mean(operands: Operands) -> tf.Tensor:
 
 @_by_codes
 def _channel_mean(operands: Operands) -> tf.Tensor:
-    """FULLY_CONNECTED of one unit with weights `1 / channels`: codes 64, the largest power of two
-    within int8, times `1 / (64 channels)`.
+    """FULLY_CONNECTED of one unit with weights `1 / channels`.
+
+    The weights' codes are 64, the largest power of two within int8, on the scale
+    `1 / (64 channels)`.
     """
     source, output = operands.source, operands.output
     total = tf.reduce_sum(source.levels(operands.x), -1, keepdims=True)
@@ -194,8 +198,9 @@ def _channel_mean(operands: Operands) -> tf.Tensor:
 
 @_by_codes
 def _bilinear(operands: Operands) -> tf.Tensor:
-    """RESIZE_BILINEAR with half-pixel centers: weights of 11 bits, the sum of 22 bits rounded with
-    ties upward.
+    """RESIZE_BILINEAR with half-pixel centers.
+
+    Each axis has weights of 11 bits. Their product has 22, which are rounded off with ties upward.
     """
     codes = tf.cast(operands.source.levels(operands.x) + operands.source.zero_point, tf.int32)
     for axis in (2, 1):
@@ -220,8 +225,10 @@ def _interpolate(codes: tf.Tensor, axis: int, length: Any, target: Any) -> tf.Te
 
 
 def _table(function: Callable[[tf.Tensor, Operands], tf.Tensor]) -> Arithmetic:
-    """The arithmetic of a function of one code, a table of all 256: `function` maps `code -
-    zero_point`, int64, to levels of the output.
+    """The arithmetic of a function of one code, as a table of all 256.
+
+    Args:
+      function: Maps `code - zero_point`, int64, to levels of the output.
     """
 
     def arithmetic(operands: Operands) -> tf.Tensor:
@@ -241,8 +248,10 @@ def _table(function: Callable[[tf.Tensor, Operands], tf.Tensor]) -> Arithmetic:
 
 @_table
 def requantize(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
-    """QUANTIZE from one grid to another, by an 8-bit multiplier; where XNNPACK does not take the
-    ratio, the file goes there over a grid `2^7` as coarse or as fine.
+    """QUANTIZE from one grid to another, by an 8-bit multiplier.
+
+    Where XNNPACK does not take the ratio of the steps, the file goes there over a grid in between,
+    `2^7` times as coarse or as fine as the first.
     """
     step_in, step_out = operands.source.step_size, operands.output.step_size
     ratio, (lowest, highest) = step_in / step_out, _EIGHT_BIT_RATIOS
@@ -256,8 +265,9 @@ def requantize(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
 
 @_table
 def _relu(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
-    """RELU and RELU6 as operators of their own, which round twice; a bound other than 6 is a
-    MINIMUM.
+    """RELU and RELU6 as operators of their own, which round twice.
+
+    A bound other than 6 is a MINIMUM in the file.
     """
     step_size = operands.output.step_size
     _, high = roles.clamp(roles.inner(operands.layer)) or (0.0, math.inf)
@@ -270,8 +280,9 @@ def _relu(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
 
 @_table
 def _leaky_relu(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
-    """LEAKY_RELU: an 8-bit multiplier for each sign where XNNPACK takes both ratios, else two
-    roundings.
+    """LEAKY_RELU, with an 8-bit multiplier for each sign where XNNPACK takes both ratios.
+
+    Elsewhere the builtin kernel runs, which rounds twice.
     """
     step_in, step_out = operands.source.step_size, operands.output.step_size
     alpha = tf.constant(float(roles.inner(operands.layer).alpha), tf.float32)

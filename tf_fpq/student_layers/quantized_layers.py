@@ -22,8 +22,7 @@ from tf_fpq.quantizers.lsq import LsqQuantizer
 
 
 class _BuiltInScope:
-    """A layer whose variables are called the same when a `.keras` file builds it as when a call
-    does.
+    """A layer whose variables have the same names, whoever builds it: a call or a `.keras` file.
 
     Keras builds layers of one's own from such a file outside of their name scope; two `step_size:0`
     then cannot be saved as HDF5.
@@ -144,8 +143,9 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
         keras.layers.Layer.build(self, input_shape)
 
     def quantized_weights(self) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
-        """Attribute name, trained variable, quantizer and quantizer's variables of each quantized
-        weight.
+        """What belongs to each quantized weight.
+
+        That is its attribute's name, the trained variable, the quantizer and its variables.
         """
         return [
             (name, getattr(owner, name), quantizer, variables)
@@ -215,8 +215,9 @@ def owner_and_attribute(layer: keras.layers.Layer, weight: Any) -> tuple[Any, st
 
 
 def observing(model: keras.Model) -> contextlib.AbstractContextManager[None]:
-    """Within the context `model`'s quantizers pass values through, so it computes what the float
-    model computes.
+    """Within the context `model`'s quantizers pass values through.
+
+    So it computes what the float model computes.
     """
     layers = [
         layer for layer in model.layers if isinstance(layer, QuantizeActivation | QuantizedLayer)

@@ -1,5 +1,8 @@
-"""RSQRT on int8 codes, `1 / sqrt(x + epsilon)`: TFLite's fixed-point Newton iteration, and the sum
-that brings epsilon in.
+"""RSQRT on int8 codes, `1 / sqrt(x + epsilon)`.
+
+It is TFLite's fixed-point Newton iteration, behind the sum that brings epsilon in. `Q_k` is an
+int32 with k integer bits: its value is `raw * 2^(k - 31)`. Constants and shifts are those of
+`tensorflow/lite/kernels/internal/common.h`.
 """
 
 import numpy as np
@@ -19,8 +22,9 @@ _ABOVE = 512
 
 
 def inverse_root(values: np.ndarray, extra: int) -> tuple[np.ndarray, np.ndarray]:
-    """TFLite's `GetInvSqrtQuantizedMultiplierExp`: `(m, shift)` with `m * 2^(shift - 31) ~ 2^extra
-    / sqrt(value)`, values 1 .. 2^29 - 1.
+    """TFLite's `GetInvSqrtQuantizedMultiplierExp` for values 1 .. 2^29 - 1.
+
+    Returned are `(m, shift)` with `m * 2^(shift - 31) ~ 2^extra / sqrt(value)`.
     """
     bits = np.frexp(values.astype(np.float64))[1]
     pairs = (31 - bits) // 2 - 1

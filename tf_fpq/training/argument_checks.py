@@ -56,8 +56,9 @@ def check_teacher(
 
 
 def check_outputs(student: keras.Model, methods: Sequence[Method], loss: Any) -> None:
-    """Raises ValueError if a method that compares class scores would read other numbers as such;
-    warns if the loss would.
+    """Raises ValueError if a method would take other numbers for the class scores it compares.
+
+    Warns if the loss would.
     """
     readers = [method for method in methods if hasattr(method, "from_logits")]
     if readers and len(student.outputs) > 1:

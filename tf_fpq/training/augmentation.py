@@ -1,8 +1,8 @@
-"""Weak and strong augmentation of image batches, grey or colour, whatever their value range; all in
-stateless tensor operations.
+"""Weak and strong augmentation of image batches, in stateless tensor operations.
 
-The strong one follows RandAugment (E. D. Cubuk et al., arXiv 1909.13719): a number of operations
-drawn from a list for each image, then cutout (T. DeVries, G. W. Taylor, arXiv 1708.04552).
+Images are grey or colour and may have any value range. The strong augmentation follows RandAugment
+(E. D. Cubuk et al., arXiv 1909.13719): a number of operations drawn from a list for each image,
+then cutout (T. DeVries, G. W. Taylor, arXiv 1708.04552).
 """
 
 import dataclasses
@@ -25,12 +25,13 @@ def _check_share(name: str, value: float) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeakAugmentation:
-    """Random shift and mirror: `augmentation(images, seed)` with images `[N, H, W, C]` and a seed
-    of two integers.
+    """Random shift and mirror.
+
+    `augmentation(images, seed)` takes images `[N, H, W, C]` and a seed of two integers.
 
     Attributes:
-      shift: Largest shift, as a share of height and width; pixels from outside are copies of the
-        edge.
+      shift: Largest shift, as a share of height and width. The default is the 4 pixels of 32 that
+        are usual for CIFAR. Pixels from outside are copies of the edge.
       flip: Whether half of the images are mirrored left to right.
     """
 
@@ -73,7 +74,8 @@ class StrongAugmentation:
 
     Attributes:
       weak: What comes first; None for nothing.
-      operations: Number of operations per image.
+      operations: Number of operations per image. The default, and that of `magnitude`, are chosen
+        here after RandAugment's 2 or 3 operations at half of its scale.
       magnitude: Strength at which an operation is drastic is 1: rotation by 30 degrees, shear by
         0.3, zoom by 0.3, translation by 0.3 of the size, brightness by a standard deviation of the
         image, contrast by a factor of 1.9.

@@ -186,8 +186,10 @@ class DivergenceGuard:
 
 
 def _squared_norm(values: Any) -> tf.Tensor:
-    """Half the sum of squares of all numbers in a structure, in float32: finite only if all
-    of them are, and if their norm is below 1.8e19.
+    """Half the sum of squares of all numbers in a structure, in float32.
+
+    It is finite only if all of them are, and if their norm is below 1.8e19, the root of the largest
+    float32.
     """
     tensors = [
         tf.convert_to_tensor(value) for value in tf.nest.flatten(values) if value is not None

@@ -1,11 +1,11 @@
-"""EWGS' scaling factors from the Hessian: J. Lee, D. Kim, B. Ham, CVPR 2021, arXiv 2104.00903,
-section 3.3.
+"""EWGS' scaling factors from the Hessian.
+
+J. Lee, D. Kim, B. Ham, CVPR 2021, arXiv 2104.00903, section 3.3. For each quantized tensor
 
     delta = (Tr(H) / N) / G,      G = 3 std(g)
 
-for each quantized tensor, with the gradient `g` and the Hessian `H` of the loss with respect to the
-tensor's `N` quantized values in units of its range (`x_q` from 0 to 1). A negative delta is set to
-0.
+with the gradient `g` and the Hessian `H` of the loss by the tensor's `N` quantized values, in units
+of its range (`x_q` from 0 to 1). A negative delta is set to 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,8 +29,7 @@ def update_deltas(
     probes: int = 8,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Sets `delta` of every `EwgsQuantizer` of `student` from the Hessian of the loss on one batch,
-    and returns them.
+    """Sets `delta` of every `EwgsQuantizer` of `student` from the Hessian of the loss on one batch.
 
     Note: the authors' code estimates one trace after another, with up to 50 random vectors each.
     Here one Rademacher vector spans all tensors, and each takes its own part of `v * Hv`, whose
@@ -42,7 +41,8 @@ def update_deltas(
       images: One batch.
       labels: Its labels.
       loss: `loss(labels, predictions)`, such as a `keras.losses.Loss`.
-      probes: Number of random vectors.
+      probes: Number of random vectors; the default is chosen here for its price, eight
+        Hessian-vector products.
       seed: Seed of the random vectors.
 
     Returns:
@@ -142,8 +142,9 @@ def _ewgs_quantizers(student: keras.Model) -> Iterator[EwgsQuantizer]:
 
 
 class EwgsDeltaUpdate(keras.callbacks.Callback):
-    """Sets the deltas from the Hessian before every `every`-th epoch, but not before the first (all
-    deltas keep their start).
+    """Sets the deltas from the Hessian before every `every`-th epoch.
+
+    In the first epoch all deltas keep their start.
 
     The first argument of `fit` may be the student or a `QatModel` that trains it.
     """

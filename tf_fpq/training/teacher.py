@@ -1,5 +1,6 @@
-"""The float teacher: which of its outputs a step needs, in which precision, and outputs computed
-once for all epochs.
+"""The float teacher: which of its outputs a step needs, and in which precision.
+
+The outputs may be computed once for all epochs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +16,18 @@ from tf_fpq.training import folded_teacher, two_views
 
 TEACHER_DTYPES = ("float32", "float16", "bfloat16")
 
-# Teacher outputs that `cache_teacher` keeps in memory, at most.
+# Teacher outputs that `cache_teacher` keeps in memory, at most. Chosen here: predictions for
+# CIFAR-10 are 2 MB, and CSD's features of it in a ResNet-18 would be more than 100 GB.
 CACHE_LIMIT_BYTES = 4 * 2**30
 
 
 def teacher_graph(
     teacher: keras.Model, shown: Mapping[str, float | None], dtype: str | None = None
 ) -> keras.Model:
-    """A model with outputs `{"predictions": ..., "features": {name: output}}` that computes what
-    the teacher computes in inference. Its batch norms are folded into its kernels, see
-    `folded_teacher`; the teacher itself is not changed.
+    """A model that computes what the teacher computes in inference.
+
+    Its outputs are `{"predictions": ..., "features": {name: output}}`. Its batch norms are folded
+    into its kernels, see `folded_teacher`. The teacher itself is not changed.
 
     Args:
       teacher: A functional model.
@@ -53,8 +56,10 @@ def teacher_graph(
 
 
 def shown_to(methods: Sequence[Method]) -> dict[str, float | None]:
-    """The features that the methods compare, and from which variance on all that compare one take
-    an affine map of it (`folded_teacher.folded_graph`).
+    """The features that the methods compare, in the form that `folded_teacher.folded_graph` takes.
+
+    A feature has None if a method needs it exactly. Else it has the variance from which on all that
+    compare it take an affine map of it.
     """
     asked: dict[str, list[float | None]] = {}
     for method in methods:
@@ -106,8 +111,9 @@ def with_outputs(
 
 
 def images_of(x: Any) -> Any:
-    """The images in what `with_outputs` made, such as the part that `validation_split` takes;
-    anything else as it is.
+    """The images in what `with_outputs` made; anything else as it is.
+
+    `validation_split`, for example, takes a part of what `with_outputs` made.
     """
     cached = isinstance(x, dict) and set(x) == {"images", "teacher"}
     return x["images"] if cached else x

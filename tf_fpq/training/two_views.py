@@ -1,13 +1,12 @@
-"""Two augmented views of every image, and labeled batches zipped with unlabeled ones: the data of
-consistency training.
+"""The data of consistency training: two augmented views of every image.
 
-The input pipeline hands a step its views under fixed keys in place of the images,
+Labeled batches may be zipped with unlabeled ones. The input pipeline hands a step its views under
+fixed keys in place of the images. In the second form the N labels are those of the first N images:
 
     {"weak": [N, ...], "strong": [N, ...]}                                 with labels [N]
-    {..., "unlabeled_weak": [M, ...], "unlabeled_strong": [M, ...]}        with labels [N] of the
-    first N images
+    {..., "unlabeled_weak": [M, ...], "unlabeled_strong": [M, ...]}        with labels [N]
 
-and `split` is what `QatModel` reads them with. Plain images are a view for both purposes.
+`QatModel` reads them with `split`. Plain images are a view for both purposes.
 """
 
 from collections.abc import Callable
@@ -41,8 +40,9 @@ def split(x: Any) -> Batch:
 
 
 def evaluated(x: Any) -> Any:
-    """The images that evaluation sees: of two views the weak one of the labeled images, the one
-    that is closer to an image as it is.
+    """The images that evaluation sees: of two views the weak one of the labeled images.
+
+    It is the one that is closer to an image as it is.
     """
     return x[WEAK] if has_two_views(x) else x
 
