@@ -6,7 +6,7 @@ rebuilds the model with a `QuantizeActivation` behind each such tensor, a `Deplo
 it where the operator's kernel rounds by a rule of its own, and its kernels in `QuantizedLayer`s.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -236,7 +236,7 @@ class _Placer:
         value = self._clone(call.layer)(*args, **kwargs)
         again = kind is Role.AVERAGE and id(output) not in self._plan.needs_grid
         if again or id(output) in self._plan.needs_grid:
-            return self._quantize(value, output, call.name, read=args[0])
+            return self._quantize(value, output, call.name, tf.nest.flatten(args[0]))
         return value
 
     def _onto(self, output: Any, value: Any, tensor: Any) -> Any:
@@ -245,16 +245,16 @@ class _Placer:
         if same:
             return value
         name = f"{graph.producer(tensor).name}_again"
-        return self._quantize(value, output, name, read=value)
+        return self._quantize(value, output, name, [value])
 
-    def _quantize(self, value: Any, tensor: Any, name: str, read: Any = None) -> Any:
-        """`value`, made of `read`, on the grid of `tensor`, rounded as deployed."""
+    def _quantize(self, value: Any, tensor: Any, name: str, read: Sequence[Any] = ()) -> Any:
+        """`value`, made of what was `read`, on the grid of `tensor`, rounded as deployed."""
         group = self._plan.find(id(tensor))
         if self._widths.get(group, self._default_bits) == FLOAT:
             return value
-        if read is not None and deployed_rounding.arithmetic_of(value, read) is not None:
+        if read and deployed_rounding.arithmetic_of(value, read) is not None:
             rounding = graph.unique_name(f"{name}_rounding", self._names)
-            value = DeployedRounding(name=rounding)([value, read])
+            value = DeployedRounding(name=rounding)([value, *read])
         if group not in self._grids:
             name = graph.unique_name(f"{name}_quantize", self._names)
             self._grids[group] = QuantizeActivation(self._quantizer(group), name=name)

@@ -9,6 +9,7 @@ quantizer stands a `DeployedRounding`, which moves `y` where both disagree, and 
 The quantizer, and noise before it, need not know.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -34,24 +35,25 @@ def source_of(tensor: Any) -> QuantizeActivation | None:
     return None
 
 
-def arithmetic_of(computed: Any, read: Any) -> operator_arithmetic.Arithmetic | None:
-    """How the kernel rounds that makes the symbolic tensor `computed` of `read`; None if it has no
-    rule of its own or reads no grid.
+def arithmetic_of(computed: Any, read: Sequence[Any]) -> operator_arithmetic.Arithmetic | None:
+    """How the kernel rounds that makes the symbolic tensor `computed` of those in `read`; None if
+    it has no rule of its own or reads a tensor on no grid.
 
     A tensor that is made of itself moves to another grid.
     """
-    if computed is read:
+    if computed is read[0]:
         found = operator_arithmetic.requantize
     else:
         found = operator_arithmetic.of(graph.producer(computed))
-    return found if found is not None and source_of(read) is not None else None
+    on_grids = found is not None and all(source_of(tensor) is not None for tensor in read)
+    return found if on_grids else None
 
 
 @register
 class DeployedRounding(keras.layers.Layer):
     """Moves an operator's float output into the cell of the code that the phone gives it.
 
-    `rounding([y, x])` is `y`, which the operator computed for `x`, or where the integer kernel
+    `rounding([y, *x])` is `y`, which the operator computed for `x`, or where the integer kernel
     rounds it to another code than the student would, the nearest value that rounds to that code.
     The gradient is that of `y`. While the quantizer behind it observes, `y` passes as it is.
 
@@ -68,21 +70,20 @@ class DeployedRounding(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Returns the first of two tensors, rounded as deployed."""
-        y, x = inputs
+        """Returns the first tensor, rounded as deployed."""
+        y, *inputs = inputs
         output = graph.first_reader(self)
         if not isinstance(output, QuantizeActivation) or output.observing:
             return y
-        if not output.quantizer.has_grid:  # one of a user, that may do anything
+        computed, *read = graph.first_inputs(self)
+        arithmetic, sources = arithmetic_of(computed, read), [source_of(tensor) for tensor in read]
+        if arithmetic is None:
             return y
-        computed, read = graph.first_inputs(self)
-        arithmetic, source = arithmetic_of(computed, read), source_of(read)
-        if arithmetic is None or source is None:
-            return y
-        x = tf.stop_gradient(x)
-        value = x if computed is read else tf.stop_gradient(y)
-        operator, grids = graph.producer(computed), (Grid.of(source), Grid.of(output))
-        moved = arithmetic(Operands(operator, x, value, *grids))
+        inputs = tuple(tf.stop_gradient(x) for x in inputs)
+        value = inputs[0] if computed is read[0] else tf.stop_gradient(y)
+        grids = tuple(Grid.of(source) for source in sources if source is not None)
+        operator = graph.producer(computed)
+        moved = arithmetic(Operands(operator, inputs, value, grids, Grid.of(output)))
         return numerics.straight_through(y, moved)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -5,6 +5,9 @@ step sizes of a student in training, so multipliers are computed in the graph. O
 of all 256 codes of an int8 tensor, so none of it costs anything.
 """
 
+from collections.abc import Sequence
+import functools
+
 import tensorflow as tf
 
 INT8_MIN, INT8_MAX = -128, 127
@@ -62,6 +65,24 @@ def multiply_eight_bits(x: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
     """
     multiplier = tf.cast(tf.round(256.0 * tf.cast(ratio, tf.float32)), tf.int64)
     return _shift_right(x * multiplier + 128, 8)
+
+
+def weighted_sum(terms: Sequence[tf.Tensor], ratios: Sequence[tf.Tensor]) -> tf.Tensor:
+    """int64 `sum of term * ratio` as XNNPACK's ADD rounds it: 20-bit multipliers, ties upward.
+
+    A worked number: at ratios 1 and 1/2 the terms 1 and -1 are a tie of 0.5, which becomes 1.
+
+    Args:
+      terms: int64, broadcastable, within 9 bits.
+      ratios: Positive scalars.
+    """
+    ratios = [tf.cast(ratio, tf.float64) for ratio in ratios]
+    # frexp's exponent is one more than the logarithm's floor.
+    shift = 21 - quantize_multiplier(functools.reduce(tf.maximum, ratios))[1]
+    unit = tf.bitwise.left_shift(tf.ones_like(shift), shift)
+    multipliers = [tf.cast(tf.round(r * tf.cast(unit, tf.float64)), tf.int64) for r in ratios]
+    total = sum(term * m for term, m in zip(terms, multipliers, strict=True))
+    return tf.bitwise.right_shift(total + unit // 2, shift)
 
 
 def round_away(x: tf.Tensor) -> tf.Tensor:

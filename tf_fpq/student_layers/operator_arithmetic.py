@@ -78,17 +78,27 @@ class Operands:
 
     Attributes:
       layer: The Keras layer, wrapped or not.
-      x: Its input, on the grid `source`.
-      y: Its output in float32; `x` itself for a tensor that moves to another grid.
-      source: The input's grid.
+      inputs: What it reads, each on its grid.
+      y: Its output in float32; its input itself for a tensor that moves to another grid.
+      sources: The inputs' grids.
       output: The output's grid.
     """
 
     layer: keras.layers.Layer
-    x: tf.Tensor
+    inputs: tuple[tf.Tensor, ...]
     y: tf.Tensor
-    source: Grid
+    sources: tuple[Grid, ...]
     output: Grid
+
+    @property
+    def x(self) -> tf.Tensor:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def source(self) -> Grid:
+        """The first input's grid."""
+        return self.sources[0]
 
     def function(self, x: tf.Tensor) -> tf.Tensor:
         """What the layer, one without weights, computes of another tensor."""
@@ -297,6 +307,24 @@ def _leaky_relu(levels: tf.Tensor, operands: Operands) -> tf.Tensor:
 
 
 @_by_codes
+def _subtract(operands: Operands) -> tf.Tensor:
+    """SUB by 20-bit multipliers, ties upward.
+
+    Steps of a layer normalization may be in small ratios to each other, which makes ties frequent.
+    Sums of two tensors (ADD) go without: their steps are trained or measured apart, and residual
+    networks would pay for it in every step.
+    """
+    output = operands.output
+    ratios = [source.step_size / output.step_size for source in operands.sources]
+    levels = [
+        tf.cast(source.levels(x), tf.int64)
+        for source, x in zip(operands.sources, operands.inputs, strict=True)
+    ]
+    total = fixed_point.weighted_sum([levels[0], -levels[1]], ratios)
+    return _clip(total + tf.cast(output.zero_point, tf.int64))
+
+
+@_by_codes
 def _prelu(operands: Operands) -> tf.Tensor:
     """PRELU, which rounds twice: codes of x times codes of alpha on the negative side."""
     source, output = operands.source, operands.output
@@ -359,6 +387,7 @@ _ARITHMETIC: dict[type, Arithmetic] = {
     layers.AveragePooling2D: _average_pool,
     layers.GlobalAveragePooling2D: _mean,
     layers.Resizing: _bilinear,
+    layers.Subtract: _subtract,
     layers.UpSampling2D: _bilinear,
     layers.LeakyReLU: _leaky_relu,
     layers.PReLU: _prelu,

@@ -79,19 +79,11 @@ def levels(
     constant = tf.constant(epsilon, tf.float32)
     added = (constant >= step_in / 2.0) & tf.equal(zero_point, fixed_point.INT8_MIN)
     step_sum = step_in + constant / 255.0
-    x = tf.where(added, _sum(x, step_in / step_sum, constant / _EPSILON_CODE / step_sum), x)
+    ratios = step_in / step_sum, constant / _EPSILON_CODE / step_sum
+    epsilon_code = tf.constant(_EPSILON_CODE, tf.int64)
+    total = tf.clip_by_value(fixed_point.weighted_sum([x, epsilon_code], ratios), 0, 255)
+    x = tf.where(added, total, x)
     step = tf.sqrt(tf.where(added, step_sum, step_in)) * step_out
     roots = tf.gather(tf.constant(_ROOTS, tf.int64), tf.clip_by_value(x, 0, 255))
     found = fixed_point.multiply(roots, 2.0**-SHIFT / tf.cast(step, tf.float64))
     return tf.where(x > 0, found, tf.constant(_ABOVE, tf.int64))
-
-
-def _sum(x: tf.Tensor, ratio: tf.Tensor, ratio_of_epsilon: tf.Tensor) -> tf.Tensor:
-    """XNNPACK's ADD of epsilon's constant: 20-bit multipliers, ties upward, on a grid from -128."""
-    ratios = [tf.cast(part, tf.float64) for part in (ratio, ratio_of_epsilon)]
-    # frexp's exponent is one more than the logarithm's floor.
-    shift = 21 - fixed_point.quantize_multiplier(tf.maximum(*ratios))[1]
-    unit = tf.bitwise.left_shift(tf.ones_like(shift), shift)
-    first, second = (tf.cast(tf.round(r * tf.cast(unit, tf.float64)), tf.int64) for r in ratios)
-    total = x * first + _EPSILON_CODE * second + unit // 2
-    return tf.clip_by_value(tf.bitwise.right_shift(total, shift), 0, 255)

@@ -66,7 +66,7 @@ STUDENT_BOUNDS: Mapping[str, Bound] = {
         NEAR_TIE,
     ),
     "ADD": FIXED_POINT,
-    "SUB": FIXED_POINT,
+    "SUB": FIXED_POINT,  # exact but for one with a clamp behind it
     # The student's table is the twin's; the interpreter's has the C library's last bit.
     **dict.fromkeys(("LOGISTIC", "TANH", "GELU"), LAST_BIT),
 }

@@ -46,3 +46,15 @@ def test_eight_bits():
 def test_ties_go_away_from_zero():
     x = np.array([0.5, 1.5, -0.5, -2.5, np.nextafter(np.float32(0.5), 0), 2.0], np.float32)
     assert fixed_point.round_away(tf.constant(x)).numpy().tolist() == [1, 2, -1, -3, 0, 2]
+
+
+def test_sums_take_ties_upward():
+    """1 - 1/2, 0 - 1/2 and -1 - 1/2; 3 * 5/6 + 0 is 2.5 less what 20 bits cannot hold."""
+    left, right = (tf.constant(values, tf.int64) for values in ([1, 0, -1], [-1, -1, -1]))
+    found = fixed_point.weighted_sum([left, right], [tf.constant(1.0), tf.constant(0.5)])
+    assert found.numpy().tolist() == [1, 0, -1]
+    three, none = tf.constant(3, tf.int64), tf.constant(0, tf.int64)
+    ratios = [tf.constant(5 / 6), tf.constant(0.5)]
+    multiplier = round(5 / 6 * 2**21)
+    expected = (3 * multiplier + 2**20) >> 21
+    assert int(fixed_point.weighted_sum([three, none], ratios)) == expected

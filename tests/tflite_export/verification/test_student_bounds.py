@@ -97,6 +97,7 @@ EXACT = (
     "RESIZE_BILINEAR",
     "RESIZE_NEAREST_NEIGHBOR",
     "RSQRT",
+    "SUB",
     "TANH",
 )
 
@@ -168,6 +169,32 @@ def test_equal_grids_add_exactly():
     found = builder.student_codes(student)(images)
     assert np.array_equal(found["total_quantize"], expected["total_quantize"])
     assert len(np.unique(expected["total_quantize"])) > 200
+
+
+def test_a_layer_normalization_of_two_channels_is_exact_in_its_ties():
+    """The mean of two channels has half of their range: their difference ties on every other
+    code."""
+    image = keras.Input((4, 4, 2), name="image")
+    mean = normalization.ChannelMean(name="mean")(image)
+    difference = layers.Subtract(name="difference")([image, mean])
+    student = tf_fpq.quantize_model(
+        keras.Model(image, [difference, layers.Conv2D(2, 1, name="conv")(image)]),
+        [tf_fpq.QuantRule()],
+    )
+    for name, step, zero_point in (
+        ("image", 0.02, 0),
+        ("mean", 0.01, 0),
+        ("difference", 0.02, 128),
+    ):
+        layer = student.get_layer(f"{name}_quantize")
+        layer.quantizer.set_grid(
+            layer.variables_of_quantizer, np.float32(step), np.float32(zero_point)
+        )
+    images = np.random.default_rng(0).uniform(0, 5, (64, 4, 4, 2)).astype(np.float32)
+    expected = integer_twin.IntegerTwin(builder.deploy(student)).codes(images)
+    found = builder.student_codes(student)(images)
+    for name in ("mean_quantize", "difference_quantize"):
+        assert np.array_equal(found[name], expected[name])
 
 
 def test_every_row_of_the_table_has_an_operator_here():
