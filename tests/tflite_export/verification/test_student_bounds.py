@@ -144,7 +144,13 @@ def _student(bits: int, rng: np.random.Generator) -> tuple[keras.Model, np.ndarr
     return student, images
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+WIDTHS = [
+    bits if bits in (2, 4, 8) else pytest.param(bits, marks=pytest.mark.slow)
+    for bits in range(2, 9)
+]
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
 def test_student_and_twin_agree_operator_by_operator(bits):
     wrong = {}
     for name, (differ, codes, lsb) in differing(bits).items():
