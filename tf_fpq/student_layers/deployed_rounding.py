@@ -36,10 +36,10 @@ def source_of(tensor: Any) -> QuantizeActivation | None:
 
 
 def arithmetic_of(computed: Any, read: Sequence[Any]) -> operator_arithmetic.Arithmetic | None:
-    """How the kernel rounds that makes the symbolic tensor `computed` of those in `read`; None if
-    it has no rule of its own or reads a tensor on no grid.
+    """How the kernel rounds that makes the symbolic tensor `computed` of those in `read`.
 
-    A tensor that is made of itself moves to another grid.
+    None if it has no rule of its own, or reads a tensor on no grid. A tensor that is made of itself
+    moves to another grid.
     """
     if computed is read[0]:
         found = operator_arithmetic.requantize

@@ -226,10 +226,9 @@ def observing(model: keras.Model) -> contextlib.AbstractContextManager[None]:
 
 
 def quantizer_variables(model: keras.Model) -> list[tf.Variable]:
-    """The trainable variables of all quantizers of `model` (step sizes and the like), each once, in
-    layer order.
+    """The trainable variables of all quantizers of `model`, step sizes and the like.
 
-    Those of frozen layers are left out.
+    Each is there once, in layer order. Those of frozen layers are left out.
     """
     found: dict[int, tf.Variable] = {}
     for layer in model.layers:

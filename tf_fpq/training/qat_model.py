@@ -226,9 +226,7 @@ class QatModel(keras.Model):
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Configures training as `keras.Model.compile`.
-
-        The quantizers' parameters are exempt from weight decay.
+        """Configures training as `keras.Model.compile`; weight decay spares quantizer parameters.
 
         Raises:
           TypeError: If the optimizer is of another Keras.
@@ -240,18 +238,12 @@ class QatModel(keras.Model):
         super().compile(optimizer, loss, metrics, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as the saved model was.
-
-        It also makes the optimizer's variables, so that their values can be loaded.
-        """
+        """Compiles as the saved model was, and makes the optimizer's variables to be loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Keras' own function, for the layers that are trainable now.
-
-        It stops the training where a step is not finite.
-        """
+        """Keras' own for what is trainable now; it stops where a step is not finite."""
         if self.train_function is not None and not force:
             return self.train_function
         argument_checks.check_teacher(self.methods, self.teacher, self.cache_teacher)
@@ -305,10 +297,7 @@ class QatModel(keras.Model):
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step: teachers forward, student forward and backward, update.
-
-        The student runs as often as the methods want it.
-        """
+        """One step: teachers forward, student forward and backward (as often as asked), update."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, teacher = self._unpack(x)
         before = self._guard.remember()

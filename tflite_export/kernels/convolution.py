@@ -1,7 +1,11 @@
 """CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED on codes.
 
-All three are `acc = sum((x - z_in) * w) + bias` in int32, requantized per output channel by `s_in *
-s_w / s_out`.
+All three are `acc = sum((x - z_in) * w) + bias` in int32, requantized per output channel by
+`s_in * s_w / s_out`.
+
+A worked number: codes (118, 120) with zero point 110, weights (3, -7) and bias 400 add up to
+8 * 3 - 10 * 7 + 400 = 354. With the scales 0.05, 0.01 and 0.02 that is 354 * 0.025 = 8.85, so the
+output code is 9 above its zero point.
 
 *   "single": XNNPACK takes the operator (int8 weights, zero point 0, with a bias): single rounding.
 *   Packed INT4 CONV_2D weights, and INT4 FULLY_CONNECTED weights with rows of odd length, are not
@@ -99,11 +103,10 @@ def depthwise_conv_2d(
 def fully_connected(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """FULLY_CONNECTED: inputs `(x [..., in], weights [out, in], bias int32 [out])`; weights per
-    channel or per tensor.
+    """FULLY_CONNECTED: inputs `(x [..., in], weights [out, in], bias int32 [out])`.
 
-    Options: activation="NONE"|..., keep_num_dims=False. Without keep_num_dims the input is
-    flattened to `[batch, in]`.
+    Weights have a scale per channel or one per tensor. Options: activation="NONE"|...,
+    keep_num_dims=False. Without keep_num_dims the input is flattened to `[batch, in]`.
     """
     x, weights = base.input_tensors(operator, tensors)[:2]
     codes = base.constant(operator, tensors, 1, "weights")
@@ -128,12 +131,12 @@ def fully_connected(
 def transpose_conv(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """TRANSPOSE_CONV: inputs `(output shape int32 [4] with batch 1, weights [out, h, w, in], x,
-    bias int32 [out])`.
+    """TRANSPOSE_CONV: inputs `(shape, weights [out, h, w, in], x, bias int32 [out])`.
 
-    Options: strides=(1, 1), padding="SAME"|"VALID", activation="NONE"|.... Padding is that of the
-    convolution from the output to the input. As the output shape is a constant, an interpreter runs
-    it with batch 1 only.
+    `shape` is that of the output, int32 `[4]` with batch 1. Options: strides=(1, 1),
+    padding="SAME"|"VALID", activation="NONE"|.... Padding is that of the convolution from the
+    output to the input. As the output shape is a constant, an interpreter runs it with batch 1
+    only.
 
     single: XNNPACK does not take a kernel that is smaller than its stride, and the builtin kernel,
     which would run instead, rounds ties by one rule in its vector loop and by another behind it.
@@ -173,8 +176,9 @@ def transpose_conv(
 def requantization_scale(
     operator: deployed.Operator, tensors: base.Tensors, dtype: type
 ) -> np.ndarray:
-    """`s_in * s_w / s_out` per channel, computed in float32 as XNNPACK does or in float64 as the
-    reference kernels do.
+    """`s_in * s_w / s_out` per channel.
+
+    XNNPACK computes it in float32, the reference kernels in float64.
 
     Raises:
       ValueError: If a scale is 256 or more (XNNPACK refuses it).
@@ -207,8 +211,9 @@ def _requantize(
 
 
 def _bias(operator: deployed.Operator, tensors: base.Tensors, channels: int) -> np.ndarray:
-    """int64 bias of shape `[channels]`, zeros when the operator has none; checks the weights' zero
-    point too.
+    """int64 bias of shape `[channels]`, zeros when the operator has none.
+
+    The weights' zero point is checked too.
     """
     if tensors[operator.inputs[1]].zero_point != 0:
         base.fail(

@@ -1,7 +1,8 @@
 """gemmlowp's fixed-point exponential, in NumPy on all 256 arguments an int8 operator can meet.
 
-Numbers are int64 arrays holding int32 raw values; `Q_k` means k integer bits, value = raw * 2^(k -
-31).
+Numbers are int64 arrays holding int32 raw values. `Q_k` means k integer bits, with
+`value = raw * 2^(k - 31)`: as Q_5 the raw value 2^25 is 0.5. Constants are those of gemmlowp's
+`fixedpoint/fixedpoint.h`.
 """
 
 import math
@@ -20,7 +21,7 @@ _EXP_FACTORS = {
     3: 720401,
     4: 242,
 }
-_EXP_MINUS_EIGHTH = 1895147668
+_EXP_MINUS_EIGHTH = 1895147668  # exp(-1/8)
 _ONE_THIRD = 715827883
 _ONE = 2**31 - 1
 
@@ -55,8 +56,9 @@ def exp_on_negative_values(raw: np.ndarray, integer_bits: int) -> np.ndarray:
 
 
 def exp_of_differences(scale: float, integer_bits: int) -> np.ndarray:
-    """Q_0 table of `exp(scale * d)` for `d = -255 .. 0`, zero where the kernel skips the term as
-    too small.
+    """Q_0 table of `exp(scale * d)` for `d = -255 .. 0`.
+
+    It is zero where the kernel skips the term as too small.
 
     Args:
       scale: Input scale times beta.
@@ -80,8 +82,9 @@ def _exp_on_last_quarter(raw: np.ndarray) -> np.ndarray:
 
 
 def hard_swish(centered: np.ndarray, s_in: np.float32, s_out: np.float32) -> np.ndarray:
-    """`x * clip(x + 3, 0, 6) / 6` in the reference kernel's 16-bit fixed point: levels on the
-    output scale.
+    """`x * clip(x + 3, 0, 6) / 6` in the reference kernel's 16-bit fixed point.
+
+    Returned are levels on the output scale.
 
     Args:
       centered: int64 input codes minus their zero point.

@@ -1,7 +1,7 @@
-"""The two roundings that turn an int32 accumulator into int8 codes, and the fixed-point pieces of
-the reference kernels.
+"""The two roundings that turn an int32 accumulator into int8 codes.
 
-`"single"` (XNNPACK; its `fp32` requantization):
+Here are also the fixed-point pieces of the reference kernels. `"single"` (XNNPACK; its `fp32`
+requantization):
 
     y = clip(rint(float32(acc) * float32(s_in * s_w / s_out)) + z_out, low, high),   ties to even
 
@@ -14,6 +14,11 @@ the reference kernels.
 
 The reference FULLY_CONNECTED alone multiplies by `r` in float64 and rounds once, ties away from
 zero (`real_rounding`).
+
+Worked numbers, with zero point 0. At `r = 0.5` (`m = 2^30`, `shift = 0`) an accumulator of 9 is
+4.5: single rounding gives 4, the even one, and double rounding 5. At `r = 0.25` (`m = 2^30`,
+`shift = -1`) an accumulator of 5 is 1.25: single rounding gives 1, double rounding first 3 of 2.5
+and then 2 of 1.5.
 
 All functions take and return int32 or int64 codes and accumulators; constants are NumPy arrays
 known when a twin is built.
@@ -31,8 +36,10 @@ RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 def quantize_multiplier(real: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """TFLite's `QuantizeMultiplier`: int64 arrays `(m, shift)` with `real ~ m * 2^(shift - 31)`,
-    `m` in [2^30, 2^31) or 0.
+    """TFLite's `QuantizeMultiplier`: real numbers as integers and powers of two.
+
+    Returned are int64 arrays `(m, shift)` with `real ~ m * 2^(shift - 31)` and `m` in [2^30, 2^31),
+    or 0. A worked number: 0.3 is 0.6 * 2^-1, so `m = 0.6 * 2^31 = 1288490189` and `shift = -1`.
 
     Args:
       real: Non-negative multipliers in float64.
@@ -40,9 +47,9 @@ def quantize_multiplier(real: np.ndarray | float) -> tuple[np.ndarray, np.ndarra
     fraction, shift = np.frexp(np.asarray(real, np.float64))
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     shift = shift.astype(np.int64)
-    carried = multiplier == 2**31
+    carried = multiplier == 2**31  # a fraction next to 1 rounds up to the next power of two
     multiplier, shift = np.where(carried, 2**30, multiplier), np.where(carried, shift + 1, shift)
-    vanished = shift < -31
+    vanished = shift < -31  # the kernels shift an int32, by 31 bits at most
     return np.where(vanished, 0, multiplier), np.where(vanished, 0, shift)
 
 
@@ -52,8 +59,9 @@ def wrap_int32(x: tf.Tensor) -> tf.Tensor:
 
 
 def high_multiply(x: tf.Tensor, multiplier: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """`SRDHM` on int64 tensors holding int32 values: the rounded upper half of `2 * x *
-    multiplier`.
+    """`SRDHM` on int64 tensors holding int32 values.
+
+    It is the rounded upper half of `2 * x * multiplier`.
     """
     return tf.bitwise.right_shift(x * multiplier + 2**30, tf.constant(31, tf.int64))
 
@@ -69,8 +77,10 @@ def divide_by_power(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor
 
 
 def shift_right_rounding(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """int64 `x / 2^exponent`, ties upward: the last step of ruy, the builtin kernels' matrix
-    library, on x86.
+    """int64 `x / 2^exponent`, ties upward.
+
+    It is the last step of ruy, the builtin kernels' matrix library, on x86. -3 / 2 becomes -1,
+    where `divide_by_power` gives -2.
     """
     return _shift_right(x + _half(exponent), exponent)
 
@@ -93,8 +103,13 @@ def multiply_by_quantized_multiplier(
     shift: np.ndarray,
     divide: Callable[..., tf.Tensor] = divide_by_power,
 ) -> tf.Tensor:
-    """TFLite's `MultiplyByQuantizedMultiplier` with double rounding, on an int64 tensor of int32
-    values.
+    """TFLite's `MultiplyByQuantizedMultiplier` with double rounding.
+
+    Args:
+      x: int64 tensor of int32 values.
+      multiplier: `m` of `quantize_multiplier`.
+      shift: Its `shift`.
+      divide: The second rounding.
     """
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     if np.any(left > 0):
@@ -116,6 +131,7 @@ def single_rounding(
       high: Highest code.
     """
     levels = tf.round(tf.cast(accumulator, tf.float32) * tf.constant(scale, tf.float32))
+    # Clipped as floats: a level beyond int32 has no meaning after the cast.
     levels = tf.clip_by_value(levels, float(low - zero_point), float(high - zero_point))
     return tf.cast(levels, tf.int32) + zero_point
 
@@ -123,8 +139,9 @@ def single_rounding(
 def double_rounding(
     accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
-    """`clip(MultiplyByQuantizedMultiplier(acc) + zero_point, low, high)` as int32 codes; `real` in
-    float64.
+    """`clip(MultiplyByQuantizedMultiplier(acc) + zero_point, low, high)` as int32 codes.
+
+    `real` is in float64. Other arguments are those of `single_rounding`.
     """
     multiplier, shift = quantize_multiplier(real)
     levels = multiply_by_quantized_multiplier(tf.cast(accumulator, tf.int64), multiplier, shift)
@@ -134,8 +151,9 @@ def double_rounding(
 def upward_rounding(
     accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
-    """As `double_rounding`, but the second rounding takes ties upward: the builtin CONV_2D and
-    FULLY_CONNECTED on x86.
+    """As `double_rounding`, but the second rounding takes ties upward.
+
+    So do the builtin CONV_2D and FULLY_CONNECTED on x86.
     """
     multiplier, shift = quantize_multiplier(real)
     levels = multiply_by_quantized_multiplier(
@@ -147,8 +165,9 @@ def upward_rounding(
 def real_rounding(
     accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
-    """`clip(round(float64(acc) * real) + zero_point, low, high)`, ties away from zero: the
-    reference FULLY_CONNECTED.
+    """`clip(round(float64(acc) * real) + zero_point, low, high)`, ties away from zero.
+
+    This is the reference FULLY_CONNECTED.
     """
     levels = tf.cast(accumulator, tf.float64) * tf.constant(real, tf.float64)
     levels = tf.clip_by_value(round_away(levels), float(low - zero_point), float(high - zero_point))

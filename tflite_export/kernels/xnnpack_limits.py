@@ -53,10 +53,10 @@ LIMITS: Mapping[str, Limits] = {
 
 
 def of(operator: deployed.Operator, tensors: Mapping[str, deployed.Tensor]) -> np.ndarray:
-    """The operator's ratios in float32, as XNNPACK computes them: per channel of a kernel, per
-    operand of a sum, else one.
+    """The operator's ratios in float32, as XNNPACK computes them.
 
-    Empty where the kind has no limits, and for a QUANTIZE that reads floats.
+    A kernel has one per channel, a sum one per operand, and others have one. Empty where the kind
+    has no limits, and for a QUANTIZE that reads floats.
     """
     inputs, output = [tensors[name] for name in operator.inputs], tensors[operator.outputs[0]]
     scales = [

@@ -135,8 +135,14 @@ class _Walk:
         return operators.start(self._network, call.layer, name, tuple(sources), output)
 
     def _quantize(self, call: graph.Call, value: Codes | Pending | None) -> Codes:
-        """Gives the grid of a `QuantizeActivation` to a pending operator, a model input, or codes
-        on another grid.
+        """Gives the grid of a `QuantizeActivation` to what it quantizes.
+
+        That is a pending operator, an input of the model, or codes on another grid.
+
+        The codes of a narrow grid lie at the upper end of the int8 container, where its clip to 127
+        comes for free. A worked number: 4 bits have the codes 0 to 15. In the container they are
+        127 - 15 = 112 to 127, and the zero point 6 becomes 112 + 6 = 118. A code 9 becomes 121, and
+        its value `step * (9 - 6)` is still `step * (121 - 118)`.
         """
         layer, name, output = call.layer, call.name, call.outputs[0]
         spec = layer.quantizer.spec
@@ -184,8 +190,9 @@ def _code(bound: float, grid: Tensor) -> int:
 
 
 def _within_int32(pending: Pending, grid: Tensor) -> Pending:
-    """`pending` without a clamp at 6 that the grid is far below: TFLite refuses one whose code `6 /
-    scale` overflows int32.
+    """`pending` without a clamp at 6 that lies far above the grid.
+
+    TFLite refuses a clamp whose code `6 / scale` overflows int32.
     """
     if pending.clamp != (0.0, 6.0) or 6.0 / float(grid.scale) < _CODE_LIMIT:
         return pending
@@ -205,8 +212,9 @@ def static_shape(tensor: Any) -> tuple[int, ...]:
 
 
 def student_codes(student: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """A function of images that returns the student's own codes of its deployed activation tensors,
-    int8 values by tensor name.
+    """A function of images that returns the student's own codes.
+
+    They are those of the deployed activation tensors, int8 values by tensor name.
     """
     quantized = {
         call.name: (call.layer, call.outputs[0])

@@ -1,5 +1,6 @@
-"""The types a network shows to the outside: int8 as trained, or uint8 or float32 behind QUANTIZE
-and DEQUANTIZE operators.
+"""The types a network shows to the outside.
+
+They are int8 as trained, or uint8 or float32 by QUANTIZE and DEQUANTIZE operators at the border.
 """
 
 import dataclasses
@@ -9,7 +10,8 @@ import numpy as np
 from tflite_export import deployed as deployed_lib
 
 IO_TYPES = ("int8", "uint8", "float32")
-# A uint8 grid with the same scale: codes and zero point 128 higher.
+# A uint8 grid with the same scale: codes and zero point 128 higher. The int8 code 118 on the zero
+# point -10 is the uint8 code 246 on 118, and both are 128 steps.
 UINT8_OFFSET = 128
 
 

@@ -1,11 +1,16 @@
 """A convolution's or Dense layer's integer weights, and how a file stores them.
 
-With a channel's `factor` and `offset` (a batch norm: `f = gamma / sqrt(variance + epsilon)`, `beta
-- mean * f`), the channel keeps its codes (negated where `f < 0`), its scale becomes `step_size *
-|f|` and its bias `f * bias + offset`. Nothing is rounded by that.
+What follows a kernel and is affine folds into it. A batch norm has, for each channel,
+`f = gamma / sqrt(variance + epsilon)` and the offset `beta - mean * f`. The channel keeps its codes
+(negated where `f < 0`), its scale becomes `step_size * |f|`, and its bias `f * bias + offset`.
+Nothing is rounded by that.
 
-A file holds the bias as an int32 multiple of `input scale * weight scale`. `Kernel.stored` finds
-codes and scales with which all biases fit.
+A worked number: codes (3, -7) on steps of 0.04 with bias 0.2 are followed by `f = -0.25` and offset
+0.25. The file's codes are (-3, 7) on steps of 0.01, and the bias is -0.25 * 0.2 + 0.25 = 0.2.
+
+A file holds the bias as an int32 multiple of `input scale * weight scale`: with an input scale of
+0.05 that is 0.2 / (0.05 * 0.01) = 400. `Kernel.stored` finds codes and scales with which all biases
+fit.
 """
 
 import dataclasses
@@ -21,11 +26,14 @@ INT32_END = 2.0**31
 # Where float32 begins to lose bits of a step, with room for codes that are widened.
 SMALLEST_STEP = 2.0**-118
 # A constant channel's steps in an output step: its value is exact in float32 and far from any tie.
+# Chosen here: at most 255 * 2^16 steps, which is below 2^24, where float32 begins to skip integers.
 CONSTANT_STEPS = 2.0**16
-# A constant keeps the scale it has if an output step is 2^3 to 2^20 of its steps: then the code's
-# bias is off by 1/16 output step at most, and fits int32 (255 * 2^20 < 2^31).
+# A constant keeps the scale it has if an output step is 2^3 to 2^20 of its steps. Then the code's
+# bias is off by 1/16 output step at most, and fits int32 (255 * 2^20 < 2^31). Chosen here, by
+# these.
 KEPT_STEPS = (2.0**3, 2.0**20)
 # Rounded weights may move a sum by this much of an output step at most: no code by more than 1.
+# Chosen here.
 LARGEST_LOSS = 0.5
 
 
@@ -54,8 +62,10 @@ class Grids:
         return np.clip(levels, INT8_MIN, INT8_MAX)
 
     def constant_scale(self, scale: np.ndarray) -> np.ndarray:
-        """Scales of channels that are constants: their own where it holds a code, else one of
-        `CONSTANT_STEPS`.
+        """Scales of channels that are constants.
+
+        A channel keeps its own where that can hold a code (`KEPT_STEPS`). Else an output step is
+        `CONSTANT_STEPS` of its steps.
         """
         fewest, most = KEPT_STEPS
         steps = self.output_scale / (self.input_scale * scale)
@@ -82,15 +92,14 @@ class StoredKernel:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Integer weights in TFLite's layout with the scale (float64) and the float bias of each
-    channel.
+    """Integer weights in TFLite's layout, with a scale and a float bias for each channel.
 
     Attributes:
       name: Name of the weights' tensor.
       codes: int8 codes.
       axis: Channel axis.
-      scale: `[channels]`.
-      bias: `[channels]`.
+      scale: float64, `[channels]`.
+      bias: float64, `[channels]`.
       offset: The student's variable that shifts the output as it is (the layer's bias, or the batch
         norm's beta), or None.
     """
@@ -105,8 +114,9 @@ class Kernel:
     def fold(
         self, factor: np.ndarray, offset: np.ndarray, variable: tf.Variable | None = None
     ) -> "Kernel":
-        """The kernel whose output is `factor * output + offset`. A channel with factor 0 keeps its
-        scale, all its codes are 0.
+        """The kernel whose output is `factor * output + offset`; see the module.
+
+        A channel with factor 0 keeps its scale, and all its codes are 0.
         """
         scale = np.where(factor == 0, self.scale, self.scale * np.abs(factor))
         sign = self._along_channels(np.broadcast_to(np.sign(factor), scale.shape).astype(np.int8))
@@ -175,6 +185,9 @@ class Kernel:
     def scaled(self, powers: np.ndarray) -> "Kernel":
         """The same weights with codes `2^power` times as large and scales `2^-power` as large.
 
+        A worked number: codes (-1, 0, 1) of 2 bits on steps of 0.64 become (-64, 0, 64) on steps of
+        0.01, with the power 6. Codes up to 7, of 4 bits, become up to 112, with the power 4.
+
         At low widths sums of products thereby have steps as fine, beside those of their output, as
         at 8 bits. The bias, a multiple of that step, is `2^power` times as exact. And kernels that
         round twice lose their bias: they first round to a multiple of `2^-n` output steps, where n
@@ -191,8 +204,10 @@ class Kernel:
         return dataclasses.replace(self, codes=codes, scale=self.scale / factor)
 
     def _powers(self, grids: Grids, limit: int, constant: np.ndarray) -> np.ndarray:
-        """The largest powers that keep codes within `limit`, sums within int32, and steps within
-        float32; one for all channels where all have one scale and none must be narrower.
+        """The largest powers that keep codes, sums and steps within their limits.
+
+        These are `limit` for codes, int32 for sums, and float32 for steps. There is one power for
+        all channels where all have one scale and none must be narrower.
         """
         widest = int(np.abs(self.codes.astype(np.int16)).max(initial=1))
         step = grids.input_scale * self.scale

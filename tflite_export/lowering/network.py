@@ -70,8 +70,9 @@ class Network:
         self.operators.append(operator)
 
     def _within_limits(self, kind: str, inputs: tuple[str, ...], output: Tensor) -> tuple[str, ...]:
-        """The inputs, requantized where a runtime does not take their scales, which loses nothing
-        visible.
+        """The inputs, requantized where a runtime does not take their scales.
+
+        That loses nothing visible.
 
         An operand of a sum or a product whose steps are next to nothing beside the output's gets
         larger ones, as does the input of a softmax. Codes that move to a grid far away go there in
@@ -213,8 +214,9 @@ class Network:
         return written
 
     def clip(self, tensor: Tensor, low: int, high: int, codes: Codes) -> Codes:
-        """Adds the clips that an int8 container and fused activations do not give; the last one
-        writes `tensor`.
+        """Adds the clips that an int8 container and fused activations do not give.
+
+        The last one writes `tensor`.
         """
         bounds = [("MAXIMUM", low)] * (low > INT8_MIN) + [("MINIMUM", high)] * (high < INT8_MAX)
         for index, (kind, bound) in enumerate(bounds):
@@ -257,8 +259,9 @@ class Start(Protocol):
 
 
 def _activation_range(activation: str, grid: Tensor) -> tuple[int, int]:
-    """Lowest and highest code under a fused activation; where the kernel sets disagree on a tie,
-    the wider range.
+    """Lowest and highest code under a fused activation.
+
+    Where the kernel sets disagree on a tie it is the wider range.
     """
     ends = [
         activation_bounds(activation, float(grid.scale), grid.zero_point, "int8", rounding)

@@ -191,8 +191,9 @@ def _mean(
 def _channel_mean(
     builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
-    """A Dense of one unit with equal weights: exact, and on XNNPACK, unlike a MEAN over
-    channels.
+    """A Dense of one unit with equal weights.
+
+    It is exact and runs on XNNPACK, unlike a MEAN over channels.
     """
     channels = builder.tensors[sources[0].name].shape[-1]
     codes = np.ones((1, channels), np.int8)
@@ -205,8 +206,10 @@ def _channel_mean(
 def _reciprocal_root(
     builder: Network, layer: Any, name: str, sources: tuple[Codes, ...], output: Any
 ) -> Pending:
-    """RSQRT has no epsilon: where half a step of the variance's grid or more, an ADD brings it in,
-    on a grid of that sum.
+    """RSQRT, which has no epsilon of its own.
+
+    Where epsilon is half a step of the variance's grid or more, an ADD brings it in, on a grid of
+    that sum.
     """
     epsilon, variance = np.float32(roles.inner(layer).epsilon), builder.tensors[sources[0].name]
     if epsilon >= variance.scale / 2 and variance.zero_point == -128:

@@ -1,5 +1,6 @@
-"""What the walk over a student holds between two layers: codes, or an operator that waits for its
-output's grid.
+"""What the walk over a student holds between two layers.
+
+It is codes, or an operator that waits for its output's grid.
 """
 
 import dataclasses
@@ -74,8 +75,9 @@ class Pending:
 
     @property
     def fused(self) -> str:
-        """The fused activation: a clamp at another bound than 6 is a RELU with a MINIMUM after
-        it.
+        """The fused activation.
+
+        A clamp at another bound than 6 is a RELU with a MINIMUM after it.
         """
         if not self.fuses:
             return "NONE"

@@ -1,5 +1,6 @@
-"""Names of a file's inputs and outputs as TensorFlow's converter gives them: those of the Keras
-model.
+"""Names of a file's inputs and outputs, as TensorFlow's converter gives them.
+
+They are those of the Keras model.
 """
 
 from typing import Any
