@@ -80,7 +80,14 @@ class DivergenceGuard:
         self.student, self._optimizer = student, optimizer
         self._scaled = hasattr(optimizer, "inner_optimizer")
         self._trained = list(student.trainable_weights)
-        self._statistics = list(student.non_trainable_weights)
+        # Not the weights of frozen layers, which a forward pass does not move.
+        self._statistics = [v for v in student.non_trainable_weights if not v.trainable]
+        self._moving = [
+            variable
+            for layer in student.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
         self._stopped = tf.Variable(
             False, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
@@ -119,7 +126,7 @@ class DivergenceGuard:
         watched = [_squared_norm(step[name]) for name in ("images", "predictions", "learning_rate")]
         watched += [] if self._scaled else norms
         # Moving statistics too: behind a batch norm, a quantizer hides NaN in the same way.
-        watched += [_squared_norm(variable) for variable in self._statistics]
+        watched += [_squared_norm(variable) for variable in self._moving]
         (total,) = distributed.sum_over_replicas([tf.add_n(watched)])
 
         def stop(norms: Sequence[tf.Tensor], step: Any, before: Sequence[tf.Tensor]) -> None:
