@@ -9,11 +9,14 @@ import numpy as np
 import tensorflow_model_optimization as tfmot
 
 from tf_fpq import graph, roles
-from tf_fpq.calibration.grids_from_images import quantized_weights
 from tf_fpq.graph import Call
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantizers.base import GridQuantizer
-from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer
+from tf_fpq.student_layers.quantized_layers import (
+    QuantizeActivation,
+    QuantizedLayer,
+    quantized_weights,
+)
 
 FLOAT_BITS = 32
 # A bias is an int32 in the deployed model, batch norm is folded into it.

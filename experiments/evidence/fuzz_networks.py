@@ -29,14 +29,14 @@ def build(seed: int, weights: str = "spread") -> keras.Model:
 
     Args:
       seed: Of everything.
-      weights: A kind of `fuzz_weights.KINDS`. Networks of "trained_like" weights have several
-        outputs in half of the cases, and no batch norm at all in a fifth.
+      weights: A kind of `fuzz_weights.KINDS`. Networks of "trained_like" weights begin with a
+        convolution, have several outputs in half of the cases, and no batch norm at all in a fifth.
     """
     trained = weights == "trained_like"
     rng = np.random.default_rng([seed, 3] if trained else seed)
     keras.utils.set_random_seed(seed)
     image = keras.Input((pick(rng, SIZES), pick(rng, SIZES), pick(rng, CHANNELS)))
-    tensors = [image]
+    tensors = [image, _conv_norm(rng, image)] if trained else [image]
     for _ in range(int(rng.integers(4, 13))):
         tensors.append(_next(rng, tensors))
     outputs = [_head(rng, tensors[-1])]

@@ -7,8 +7,6 @@ from typing import Any
 import warnings
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_model_optimization as tfmot
 
 from tf_fpq import graph
 from tf_fpq.calibration import batch_norms, xnnpack_steps
@@ -16,10 +14,14 @@ from tf_fpq.calibration.calibration_images import CalibrationImages
 from tf_fpq.calibration.observation import observe
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantizers import range_estimators
-from tf_fpq.quantizers.base import GridQuantizer, Variables, assign
+from tf_fpq.quantizers.base import GridQuantizer, assign
 from tf_fpq.quantizers.range_estimators import Estimator, Grids, Samples
 from tf_fpq.quantizers.spec import QuantSpec
-from tf_fpq.student_layers.quantized_layers import QuantizeActivation, QuantizedLayer, observing
+from tf_fpq.student_layers.quantized_layers import (
+    QuantizeActivation,
+    observing,
+    quantized_weights,
+)
 
 
 def estimate(samples: Samples, quantizer: GridQuantizer, estimator: str | Estimator) -> Grids:
@@ -68,24 +70,6 @@ def start_latents(model: keras.Model) -> None:
     for layer in model.layers:
         for _, weight, quantizer, _ in quantized_weights(layer):
             assign(weight, quantizer.latent(keras.backend.get_value(weight)))
-
-
-def quantized_weights(
-    layer: keras.layers.Layer,
-) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
-    """Name, variable, quantizer and quantizer's variables of each quantized weight of a layer.
-
-    The layer may be a `QuantizedLayer` or tfmot's own wrapper; others have none.
-    """
-    if isinstance(layer, QuantizedLayer):
-        return layer.quantized_weights()
-    if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper):
-        return [
-            (w.name, w, q, variables)
-            for w, q, variables in layer._weight_vars
-            if isinstance(q, GridQuantizer)
-        ]
-    return []
 
 
 def _by_grid(values: np.ndarray, spec: QuantSpec) -> np.ndarray:

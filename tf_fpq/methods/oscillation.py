@@ -4,7 +4,6 @@ M. Nagel, M. Fournarakis, Y. Bondarenko, T. Blankevoort, *Overcoming Oscillation
 Quantization-Aware Training*, ICML 2022, arXiv 2203.11086, section 4 and algorithm 1.
 """
 
-import dataclasses
 from typing import Any
 
 import tensorflow as tf
@@ -13,38 +12,16 @@ from tf_fpq import distributed
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.methods.checks import check_not_negative
-from tf_fpq.quantizers.base import GridQuantizer, Variables
-from tf_fpq.student_layers.quantized_layers import QuantizedLayer
-
-
-@dataclasses.dataclass(frozen=True)
-class QuantizedWeight:
-    """A weight and its quantizer.
-
-    Attributes:
-      name: `layer/weight`.
-      variable: The latent weight.
-      quantizer: Its quantizer.
-      variables: The quantizer's variables.
-    """
-
-    name: str
-    variable: tf.Variable
-    quantizer: GridQuantizer
-    variables: Variables
-
-    def codes(self) -> tf.Tensor:
-        """The integer weights, as float32."""
-        return self.quantizer.codes(tf.convert_to_tensor(self.variable), self.variables)
+from tf_fpq.student_layers.quantized_layers import QuantizedLayer, QuantizedWeight
 
 
 def quantized_weights(student: keras.Model) -> list[QuantizedWeight]:
     """All quantized weights of a student, in layer order."""
     return [
-        QuantizedWeight(f"{layer.name}/{name}", variable, quantizer, variables)
+        weight._replace(name=f"{layer.name}/{weight.name}")
         for layer in student.layers
         if isinstance(layer, QuantizedLayer)
-        for name, variable, quantizer, variables in layer.quantized_weights()
+        for weight in layer.quantized_weights()
     ]
 
 

@@ -9,7 +9,7 @@ variables, so that every format saves and loads them.
 """
 
 import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,26 @@ from tf_fpq.keras_compat import deserialize, keras, register, serialize, switche
 from tf_fpq.quantizers.adopted import adopt
 from tf_fpq.quantizers.base import GridQuantizer, Variables
 from tf_fpq.quantizers.lsq import LsqQuantizer
+
+
+class QuantizedWeight(NamedTuple):
+    """A weight and what quantizes it.
+
+    Attributes:
+      name: Its name.
+      variable: The latent weight, which trains.
+      quantizer: Its quantizer.
+      variables: The quantizer's variables.
+    """
+
+    name: str
+    variable: tf.Variable
+    quantizer: GridQuantizer
+    variables: Variables
+
+    def codes(self) -> tf.Tensor:
+        """The integer weights, as float32."""
+        return self.quantizer.codes(tf.convert_to_tensor(self.variable), self.variables)
 
 
 class _BuiltInScope:
@@ -142,13 +162,10 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
             self._quantized.append((owner, name, quantizer, variables))
         keras.layers.Layer.build(self, input_shape)
 
-    def quantized_weights(self) -> list[tuple[str, tf.Variable, GridQuantizer, Variables]]:
-        """What belongs to each quantized weight.
-
-        That is its attribute's name, the trained variable, the quantizer and its variables.
-        """
+    def quantized_weights(self) -> list[QuantizedWeight]:
+        """The quantized weights, each by the name of its attribute."""
         return [
-            (name, getattr(owner, name), quantizer, variables)
+            QuantizedWeight(name, getattr(owner, name), quantizer, variables)
             for owner, name, quantizer, variables in self._quantized
         ]
 
@@ -246,4 +263,20 @@ def _variables_of_quantizers(layer: keras.layers.Layer) -> list[Variables]:
         return [layer.variables_of_quantizer]
     if isinstance(layer, QuantizedLayer):
         return [variables for _, _, _, variables in layer.quantized_weights()]
+    return []
+
+
+def quantized_weights(layer: keras.layers.Layer) -> list[QuantizedWeight]:
+    """The quantized weights of a layer.
+
+    The layer may be a `QuantizedLayer` or tfmot's own wrapper; others have none.
+    """
+    if isinstance(layer, QuantizedLayer):
+        return layer.quantized_weights()
+    if isinstance(layer, tfmot.quantization.keras.QuantizeWrapper):
+        return [
+            QuantizedWeight(weight.name, weight, quantizer, variables)
+            for weight, quantizer, variables in layer._weight_vars
+            if isinstance(quantizer, GridQuantizer)
+        ]
     return []
