@@ -1,5 +1,6 @@
-"""tf_fpq: quantization-aware training for Keras whose exported TFLite model is the trained one,
-code for code.
+"""Quantization-aware training for Keras whose exported TFLite model is the trained one.
+
+The two agree code for code.
 """
 
 from tf_fpq import callbacks, quantizers

@@ -1,5 +1,6 @@
-"""Callbacks: batch norm re-estimation, oscillation, step sizes in TensorBoard, schedules. They work
-with `QatModel` and with a student.
+"""Callbacks: batch norm re-estimation, oscillation, step sizes in TensorBoard, schedules.
+
+They work with `QatModel` and with a student.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,8 +24,9 @@ def student_of(model: keras.Model) -> keras.Model:
 
 
 def reestimate_batch_norm(student: keras.Model, batches: Iterable[Any]) -> None:
-    """Replaces the moving statistics of all batch norms by means over batches (arXiv 2203.11086,
-    section 4.1).
+    """Replaces the moving statistics of all batch norms by means over batches.
+
+    This is section 4.1 of arXiv 2203.11086.
 
     Oscillating weights leave moving statistics behind that fit no recent weights. Only the batch
     norms run as in training; everything else, such as dropout or a range that follows the data,
@@ -61,8 +63,9 @@ class BatchNormReestimation(keras.callbacks.Callback):
 
 
 class OscillationTracker(keras.callbacks.Callback):
-    """Measures which share of a layer's weights oscillates: has a frequency (arXiv 2203.11086, eq.
-    5-6) above a threshold.
+    """Measures which share of a layer's weights oscillates.
+
+    A weight oscillates if its frequency (arXiv 2203.11086, eq. 5-6) is above a threshold.
 
     The share of all weights is logged as `oscillating`, at the end of every epoch. Looks at the
     weights after every batch, in one compiled function, so it needs `steps_per_execution=1`.
@@ -112,8 +115,9 @@ class OscillationTracker(keras.callbacks.Callback):
 
 
 class GridLogger(keras.callbacks.Callback):
-    """Writes every grid to TensorBoard at the end of every epoch: `step_size/<name>`,
-    `range_low/<name>`, `range_high/<name>`.
+    """Writes every grid to TensorBoard at the end of every epoch.
+
+    The names are `step_size/<name>`, `range_low/<name>` and `range_high/<name>`.
 
     Of a weight with a step size per channel they are the mean step size and the widest range.
     """
@@ -138,8 +142,9 @@ class GridLogger(keras.callbacks.Callback):
 
 
 def _write_scalar(tag: str, value: float) -> None:
-    """`tf.summary.scalar`, which is part of TensorBoard and needs it installed where the training
-    runs.
+    """`tf.summary.scalar`, which is part of TensorBoard.
+
+    It needs TensorBoard installed where the training runs.
     """
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = "scalars"
@@ -148,8 +153,9 @@ def _write_scalar(tag: str, value: float) -> None:
 
 
 def grids(student: keras.Model) -> dict[str, tuple[float, float, float]]:
-    """Mean step size, lowest and highest value of every grid of a student, by layer name or
-    `layer/weight`.
+    """Mean step size, lowest and highest value of every grid of a student.
+
+    They are listed by layer name or `layer/weight`.
     """
     layers = [layer for layer in student.layers if isinstance(layer, QuantizeActivation)]
     found = {layer.name: (layer.quantizer, layer.variables_of_quantizer) for layer in layers}
@@ -170,8 +176,9 @@ def grids(student: keras.Model) -> dict[str, tuple[float, float, float]]:
 
 
 class Schedule(keras.callbacks.Callback):
-    """Sets a method's coefficient before every step: `method.set_coefficient(coefficient,
-    function(step / steps of fit))`.
+    """Sets a method's coefficient before every step.
+
+    It calls `method.set_coefficient(coefficient, function(step / steps of fit))`.
 
         Schedule(noise, "probability", lambda done: 0.1 * (1 - done))
 

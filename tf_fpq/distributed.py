@@ -42,8 +42,9 @@ def _assign_mirrored(strategy: tf.distribute.Strategy, pairs: Sequence[tuple[Any
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Sums of each tensor over the replicas of the strategy in scope; the tensors themselves with
-    one replica.
+    """Sums of each tensor over the replicas of the strategy in scope.
+
+    With one replica they are the tensors themselves.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

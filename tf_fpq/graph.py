@@ -86,15 +86,17 @@ def clone(
 
 
 def is_functional(model: object) -> bool:
-    """Whether `model` is a built Keras 2 Sequential or Functional model, whose graph can be
-    read.
+    """Whether `model` is a built Keras 2 Sequential or Functional model.
+
+    Its graph can then be read.
     """
     return isinstance(model, keras.Model) and bool(getattr(model, "_is_graph_network", False))
 
 
 def check_finite(model: keras.Model, argument: str) -> None:
-    """Refuses a model whose weights are no numbers: nothing can be calibrated on it or read from
-    its integers.
+    """Refuses a model whose weights are no numbers.
+
+    Nothing can be calibrated on it or read from its integers.
 
     Args:
       model: The model.
@@ -173,8 +175,9 @@ def unique_name(name: str, taken: set[str]) -> str:
 
 
 def readers(model: keras.Model) -> dict[int, list[Call]]:
-    """By `id` of a symbolic tensor, the calls of `model` that read it, once for each time they
-    do.
+    """The calls of `model` that read a symbolic tensor, by the tensor's `id`.
+
+    A call is there once for each time it reads the tensor.
     """
     found: dict[int, list[Call]] = {}
     for call in calls(model):
@@ -189,8 +192,9 @@ def make_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def replay(model: keras.Model, inputs: list[Any], call: MakeCall) -> Any:
-    """Runs the layers of `model` on `inputs` and returns its outputs, in the structure of
-    `model.output`.
+    """Runs the layers of `model` on `inputs` and returns its outputs.
+
+    They have the structure of `model.output`.
 
     Args:
       model: A functional model.
@@ -216,8 +220,9 @@ def producer(tensor: Any) -> keras.layers.Layer:
 
 
 def _node(tensor: Any) -> Any:
-    """The node a symbolic tensor comes out of, which in a graph of TensorFlow 1 is a tensor of that
-    graph.
+    """The node a symbolic tensor comes out of.
+
+    In a graph of TensorFlow 1 it is a tensor of that graph.
     """
     history = tensor._keras_history
     return history.layer.inbound_nodes[history.node_index]
@@ -288,8 +293,9 @@ def input_keys(model: keras.Model) -> list[str]:
 
 
 def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
-    """A new layer like `layer`, with some arguments changed, for `copy_weights` to fill. It
-    computes in float32.
+    """A new layer like `layer`, with some arguments changed, for `copy_weights` to fill.
+
+    It computes in float32.
 
     Grids are exact in float32 only, so a student computes in it, whatever the policy of the model
     it is made from. An initializer that is not Keras' own may be unknown where the student is

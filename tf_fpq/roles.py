@@ -1,5 +1,6 @@
-"""What each Keras layer means to an integer graph: one table, read by quantization, the pre-flight
-and the exporter.
+"""What each Keras layer means to an integer graph.
+
+It is one table, read by quantization, the pre-flight and the exporter.
 
 Whether a tensor needs a grid of its own follows from the roles of the layers around it: a
 convolution, its batch norm and its ReLU are one integer operator with one output grid; a max
@@ -42,8 +43,9 @@ class Role(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The weights of a layer that are quantized: attribute name and channel axes (None: one grid
-    for all).
+    """The weights of a layer that are quantized: attribute name and channel axes.
+
+    Without axes there is one grid for all.
     """
 
     name: str
@@ -152,8 +154,9 @@ def activation_name(layer: keras.layers.Layer) -> str:
 
 
 def clamp(layer: keras.layers.Layer) -> tuple[float, float] | None:
-    """Lowest and highest output of a clamping activation, or None if `layer` applies another
-    function.
+    """Lowest and highest output of a clamping activation.
+
+    None if `layer` applies another function.
     """
     if isinstance(layer, layers.ReLU):
         if layer.negative_slope or layer.threshold:

@@ -88,8 +88,9 @@ class Summary:
 
     @property
     def macs(self) -> dict[str, int]:
-        """Multiply-accumulate operations for one image by precision, as in `{"W8A8": 1000, "W4A4":
-        20000}`.
+        """Multiply-accumulate operations for one image by precision.
+
+        For example `{"W8A8": 1000, "W4A4": 20000}`.
         """
         macs: dict[str, int] = {}
         for row in self.rows:
@@ -215,8 +216,9 @@ def _folded_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
 
 
 def _own_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
-    """A layer whose weights a rule's config quantizes; what it multiplies is not known, so it has
-    no MACs.
+    """A layer whose weights a rule's config quantizes.
+
+    What it multiplies is not known, so it has no MACs.
     """
     found = [
         (math.prod(weight.shape), quantizer.spec)
@@ -283,8 +285,10 @@ def _output_channels(calls: Sequence[Call]) -> int:
 
 
 def _macs(layer: keras.layers.Layer, call: Call, kernel_shape: Any) -> int:
-    """Products of one image: each output element takes the kernel's elements that reach it; a
-    transposed convolution spreads each input element over the kernel. Unknown sizes count as 1.
+    """Products of one image.
+
+    Each output element takes the kernel's elements that reach it. A transposed convolution spreads
+    each input element over the kernel. Unknown sizes count as 1.
     """
     if type(layer) in roles.MINOR_KERNELS:
         return math.prod(size or 1 for size in call.outputs[0].shape[1:])

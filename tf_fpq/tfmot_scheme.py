@@ -16,8 +16,10 @@ from tf_fpq.placement.rule_configs import RuleConfig
 
 
 class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
-    """Layout transform of the integer graph: Conv/Depthwise/Dense + batch norm + ReLU as one
-    operator, one grid per tensor.
+    """Layout transform of the integer graph.
+
+    Conv, Depthwise or Dense with batch norm and ReLU are one operator, and each tensor has one
+    grid.
 
     tfmot's transformer rewrites small patterns of layers again and again until none matches; this
     one reads each layer's role (`roles.py`) once, in order.
@@ -29,8 +31,9 @@ class PlaceQuantizers(tfmot.quantization.keras.QuantizeLayoutTransform):
     def apply(
         self, model: keras.Model, layer_quantize_map: dict[str, Any]
     ) -> tuple[keras.Model, dict[str, Any]]:
-        """Returns the model with all quantizers in place and an empty map, as nothing is left for
-        tfmot to wrap.
+        """Returns the model with all quantizers in place, and an empty map.
+
+        Nothing is left for tfmot to wrap.
 
         A layer that was not annotated keeps its float weights; one of no class known here stays as
         it is, between tensors on grids. A config of another library quantizes what it lists, with
@@ -86,8 +89,9 @@ def _plan(model: keras.Model, annotated: Mapping[str, Any]) -> grids.Plan:
 def _configs(
     model: keras.Model, annotated: Mapping[str, Any], default: GridQuantizeConfig
 ) -> dict[str, Any]:
-    """The config of each annotated layer that has weights to quantize, or a config of another
-    library.
+    """The config of each annotated layer that has weights to quantize.
+
+    It may be a config of another library.
     """
     found: dict[str, Any] = {}
     for layer in {call.layer.name: call.layer for call in graph.calls(model)}.values():
@@ -111,8 +115,9 @@ def raise_problems(problems: dict[str, str]) -> None:
 
 
 class NoRegistry(tfmot.quantization.keras.QuantizeRegistry):
-    """tfmot asks a registry for configs of layers that are still to be wrapped; after
-    `PlaceQuantizers` there are none.
+    """The registry that tfmot asks for configs of layers that are still to be wrapped.
+
+    After `PlaceQuantizers` there are none.
     """
 
     def get_quantize_config(self, layer: keras.layers.Layer) -> None:

@@ -55,9 +55,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator: `kind` is TFLite's builtin operator name, e.g. "CONV_2D"; see `kernels/` for
-    each kind's options. Among the inputs "" stands for an optional one that is absent. `version` is
-    the one a file was written with; 0 in a model that is not from a file.
+    """One operator.
+
+    `kind` is TFLite's builtin operator name, such as "CONV_2D"; see `kernels/` for each kind's
+    options. Among the inputs "" stands for an optional one that is absent. `version` is the one a
+    file was written with, and 0 in a model that is not from a file.
     """
 
     kind: str

@@ -65,8 +65,9 @@ class ExportedModel:
 
     @functools.cached_property
     def twin(self) -> "IntegerTwin":
-        """The integer twin, a Keras model from float images to float outputs: what XNNPACK computes
-        on the phone.
+        """The integer twin, a Keras model from float images to float outputs.
+
+        It computes what XNNPACK computes on the phone.
         """
         from tflite_export.twin import integer_twin
 

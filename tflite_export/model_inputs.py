@@ -1,5 +1,6 @@
-"""Batches for models of one or several inputs: an array, arrays in the model's order, or arrays by
-name. Needs no TensorFlow.
+"""Batches for models of one or several inputs. Needs no TensorFlow.
+
+A batch is an array, arrays in the model's order, or arrays by name.
 """
 
 from collections.abc import Mapping, Sequence

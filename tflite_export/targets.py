@@ -1,5 +1,6 @@
-"""What a deployment target asks of a `.tflite` file, as one record per target, and what of it a
-file does not meet. Needs no TensorFlow.
+"""What a deployment target asks of a `.tflite` file, as one record per target.
+
+Functions say what of it a file does not meet. Needs no TensorFlow.
 
 The facts, with the runs and sources behind them, are in docs/targets.md.
 """

@@ -23,8 +23,9 @@ _ELEMENTWISE = (Role.AFFINE, Role.CLAMP, Role.FUNCTION, Role.FIXED_GRID)
 
 
 def canonical(model: keras.Model) -> keras.Model:
-    """Returns `model` in canonical layers: itself if it is canonical already, else a new model
-    without shared variables.
+    """Returns `model` in canonical layers.
+
+    It is `model` itself if it is canonical already, else a new model without shared variables.
 
     Args:
       model: A flat functional model.
@@ -58,8 +59,9 @@ def canonical(model: keras.Model) -> keras.Model:
 def _rewrite(
     layer: keras.layers.Layer, inputs: Sequence[Any], reads: Mapping[int, int]
 ) -> Rewrite | None:
-    """How `layer`, called on those tensors, is written in canonical layers, or None if it is
-    one.
+    """How `layer`, called on those tensors, is written in canonical layers.
+
+    None if it is a canonical layer.
     """
     if type(layer) in roles.KERNELS and roles.clamp(layer) is None:
         # One that is not supported stays, for the error to name the layer that the user knows.
@@ -98,8 +100,9 @@ def _rewrite(
 
 
 def _follows_kernel(x: Any, reads: Mapping[int, int]) -> bool:
-    """Whether `x` comes, unclamped and for one reader only, out of a kernel that an affine layer
-    can fold into.
+    """Whether `x` comes out of a kernel that an affine layer can fold into.
+
+    It must be unclamped and have one reader only.
     """
     layer = graph.producer(x)
     return (
@@ -131,8 +134,9 @@ def _average(rewriter: Rewriter, layer: Any, name: str, xs: Sequence[Any]) -> An
 
 
 def _is_depthwise(layer: Any, x: Any) -> bool:
-    """Whether every group of a grouped convolution is one channel, at strides that a depthwise
-    convolution takes too.
+    """Whether every group of a grouped convolution is one channel.
+
+    Its strides must be those that a depthwise convolution takes too.
 
     A kernel constraint acts along axes that a depthwise kernel does not have.
     """

@@ -1,6 +1,8 @@
-"""How single layers are written in canonical ones: activation functions as layers of their own,
-layers on sequences as layers on images of height 1, and layers on volumes `[batch, depth, height,
-width, channels]` that only select or average values as layers on images of another shape.
+"""How single layers are written in canonical ones.
+
+Activation functions become layers of their own. Layers on sequences become layers on images of
+height 1. Layers on volumes `[batch, depth, height, width, channels]` that only select or average
+values become layers on images of another shape.
 """
 
 from typing import Any
@@ -13,8 +15,9 @@ layers = keras.layers
 
 
 def affine(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-    """An affine operator of its own is a depthwise convolution, which takes `[batch, height, width,
-    channels]`.
+    """An affine operator of its own is a depthwise convolution.
+
+    That takes `[batch, height, width, channels]`.
     """
     axis = {"axis": -1} if getattr(layer, "axis", ()) else {}
     return rewriter.in_two_dimensions(name, x, rewriter.copy(layer, **axis))

@@ -25,8 +25,9 @@ _WAYS_OUT = (
 
 
 def flatten(model: keras.Model) -> keras.Model:
-    """Copies a model with its nested models dissolved, to any depth, into one flat functional
-    model.
+    """Copies a model into one flat functional model.
+
+    Nested models are dissolved, to any depth.
 
     The result is always a new Functional model that shares no variable with `model`: layers are
     made anew from their configuration and their weights are copied. A layer (or nested model) that
@@ -148,8 +149,9 @@ class _Flattener:
         path: tuple[keras.Model, ...],
         training: bool | None,
     ) -> Any:
-        """Calls the copies of `model`'s layers: `path` are the nested models they are in,
-        `training` what was given.
+        """Calls the copies of `model`'s layers.
+
+        `path` are the nested models they are in, `training` is what was given.
         """
 
         def call(record: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -290,8 +292,9 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _flat_names(model: keras.Model) -> dict[int, str]:
-    """Names for the layers of the flat model, operator layers excepted, by the `id` of the original
-    layer.
+    """Names for the layers of the flat model, by the `id` of the original layer.
+
+    Operator layers are left out.
     """
     found = {id(layer): (layer, path) for layer, path in reversed(list(_leaves(model, ())))}
     outer = {id(layer): layer.name for layer, path in found.values() if not path}
@@ -312,8 +315,9 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
 def _leaves(
     model: keras.Model, path: tuple[keras.Model, ...]
 ) -> Iterator[tuple[keras.layers.Layer, tuple[keras.Model, ...]]]:
-    """Yields (layer, nested models around it) for all layers that stay, inputs of the outermost
-    model included.
+    """Yields (layer, nested models around it) for all layers that stay.
+
+    The inputs of the outermost model are among them.
     """
     for layer in model.layers:
         if isinstance(layer, keras.Model):

@@ -24,8 +24,9 @@ from tf_fpq.keras_compat import keras
 
 
 def is_keras3_model(model: object) -> bool:
-    """Whether `model` is a Keras 3 model. Keras 3 is not imported: what it made, it made after its
-    import.
+    """Whether `model` is a Keras 3 model.
+
+    Keras 3 is not imported for this: what it made, it made after its import.
     """
     module = sys.modules.get("keras")
     return getattr(module, "__version__", "").startswith("3.") and isinstance(model, module.Model)
@@ -158,8 +159,9 @@ def _check_readable(model: Any) -> None:
 
 
 def _has_graph(model: Any) -> bool:
-    """Whether calling the Keras 3 `model` runs a graph of layers: a subclass may override
-    `call`.
+    """Whether calling the Keras 3 `model` runs a graph of layers.
+
+    A subclass may override `call`.
     """
     readable = hasattr(model, "operations") or isinstance(model, sys.modules["keras"].Sequential)
     return readable and type(model).call.__module__.startswith("keras.")
@@ -177,9 +179,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _all_values(model: Any, samples: Any) -> dict[int, np.ndarray]:
-    """What each symbolic tensor in the graph of the Keras 3 `model` is for these samples, by its
-    `id`.
-    """
+    """What each symbolic tensor of the Keras 3 `model` is for these samples, by its `id`."""
     graph = _graph(model)
     tensors = [*graph._inputs, *(tensor for node in _nodes(graph) for tensor in node.outputs)]
     observed = sys.modules["keras"].Model(graph._inputs_struct, tensors)
@@ -192,8 +192,9 @@ def _all_values(model: Any, samples: Any) -> dict[int, np.ndarray]:
 
 
 def _has_masks(model: Any) -> bool:
-    """Whether masks travel beside the tensors of the graph, so that arrays alone do not show what a
-    layer reads.
+    """Whether masks travel beside the tensors of the graph.
+
+    Arrays alone then do not show what a layer reads.
     """
     graphs = [_graph(inner) for _, inner in _models(model, model.name)]
     tensors = (tensor for graph in graphs for node in _nodes(graph) for tensor in node.outputs)
@@ -257,8 +258,9 @@ class _Converter:
         _raise(name, problems)
 
     def differences(self, model: Any, samples: Any, path: str) -> Iterator[Difference]:
-        """Yields how far each made layer, called on what the Keras 3 layer reads, is from that
-        layer.
+        """Yields how far each made layer is from the Keras 3 layer.
+
+        It is called on what the Keras 3 layer reads.
         """
         values = _all_values(model, samples)
         tensors = {key: tf.constant(value) for key, value in values.items()}
@@ -307,8 +309,9 @@ class _Converter:
 
 
 def _meant(node: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that somebody gave: Keras 3 also records `training` and the masks that travel
-    with tensors.
+    """The arguments that somebody gave.
+
+    Keras 3 also records `training` and the masks that travel with tensors.
     """
     masks = {
         id(getattr(tensor, "_keras_mask", None)) for tensor in node.arguments.keras_tensors

@@ -49,8 +49,9 @@ _HIDDEN_DEFAULTS = {"rms_scaling": False}
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """A tf_keras layer, not built, and a function to apply to its output if it cannot apply its
-    activation itself.
+    """A tf_keras layer, not built, and a function to apply to its output.
+
+    The function is there if the layer cannot apply its activation itself.
     """
 
     layer: keras.layers.Layer
@@ -63,8 +64,9 @@ class Translation:
 
 
 def translate(layer: Any) -> Translation:
-    """Makes the tf_keras layer that computes what the Keras 3 `layer` computes, with weights of its
-    own.
+    """Makes the tf_keras layer that computes what the Keras 3 `layer` computes.
+
+    It has weights of its own.
 
     Raises:
       UnsupportedError: There is none; the message says why.
@@ -118,8 +120,9 @@ def _to_numpy(variable: Any) -> np.ndarray:
 
 
 def _target_class(source: type) -> type:
-    """The tf_keras class for a class of Keras 3, or for a user's class: registered under the same
-    name.
+    """The tf_keras class for a class of Keras 3, or for a user's class.
+
+    A user's class is the one that is registered under the same name.
     """
     if source.__name__ == "Lambda":
         raise UnsupportedError(
@@ -205,8 +208,9 @@ def _dtype(value: Any) -> str:
 
 
 def _nested(name: str, value: Any) -> Any:
-    """Layers in arguments (of Bidirectional, TimeDistributed, RNN) are translated like any
-    other.
+    """Translates layers in arguments like any other.
+
+    Bidirectional, TimeDistributed and RNN have such arguments.
     """
     if isinstance(value, (list, tuple)):
         return type(value)(_nested(name, item) for item in value)

@@ -15,8 +15,9 @@ from tf_fpq.keras_compat import keras
 
 
 class UnsupportedError(ValueError):
-    """A part of a Keras 3 model that has no counterpart in tf_keras; the message says which and
-    why.
+    """A part of a Keras 3 model that has no counterpart in tf_keras.
+
+    The message says which and why.
     """
 
 
@@ -26,8 +27,9 @@ def hard_sigmoid(x: Any) -> Any:
 
 
 def hard_silu(x: Any) -> Any:
-    """`x * relu6(x + 3) / 6`, written as tf_keras' MobileNetV3 does, so that both become the same
-    layers.
+    """`x * relu6(x + 3) / 6`, written as tf_keras' MobileNetV3 does.
+
+    Both then become the same layers.
     """
     return x * hard_sigmoid(x)
 

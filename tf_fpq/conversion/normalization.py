@@ -1,5 +1,7 @@
-"""Layer normalization as integer operators: a mean, a difference, a square, a mean, a reciprocal
-root, a product, a scale and shift.
+"""Layer normalization as integer operators.
+
+They are a mean, a difference, a square, a mean, a reciprocal root, a product, and a scale and
+shift.
 
 LiteRT has no int8 layer normalization, but an int8 operator for each step:
 

@@ -1,5 +1,6 @@
-"""Real Keras layers in place of the operator layers that Keras records for `x + y`, `tf.nn.relu(x)`
-and the like.
+"""Real Keras layers in place of the operator layers that Keras records.
+
+Keras records those for `x + y`, `tf.nn.relu(x)` and the like.
 
 A functional model stores an operator on a symbolic tensor as a `TFOpLambda`: a layer without a
 class of its own, which a quantizer can neither name nor configure. `substitute` answers with the
@@ -45,9 +46,7 @@ from tf_fpq.keras_compat import keras
 
 
 def is_operator(layer: keras.layers.Layer) -> bool:
-    """Whether `layer` is one of the layers that Keras records for an operator on symbolic
-    tensors.
-    """
+    """Whether Keras recorded `layer` for an operator on symbolic tensors."""
     return type(layer).__name__ in ("TFOpLambda", "SlicingOpLambda") and type(
         layer
     ).__module__.startswith("tf_keras.")
@@ -85,8 +84,9 @@ def substitute(
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Dense, of known rank and without a mask. Integer tensors may only be shapes, which the rules
-    check themselves.
+    """Whether a tensor is dense, of known rank and without a mask.
+
+    Integer tensors may only be shapes, which the rules check themselves.
     """
     return (
         tensor.shape.rank is not None
@@ -160,8 +160,9 @@ def _extremum(
 
 
 def _unary(class_name: str, **config: Any) -> Rule:
-    """A function of one tensor; further arguments must have the value that `config` cannot express
-    otherwise.
+    """The rule of a function of one tensor.
+
+    Further arguments must have the value that `config` cannot express otherwise.
     """
 
     def rule(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:

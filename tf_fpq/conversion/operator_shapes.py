@@ -25,8 +25,9 @@ def concat(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | Non
 
 
 def reshape(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
-    """Reshape keeps the batch axis; so does any operator whose other dimensions hold as many values
-    as the input's.
+    """The rule of operators that reshape, for Keras' Reshape, which keeps the batch axis.
+
+    An operator keeps it too if its other dimensions hold as many values as the input's.
     """
     tensor, *_ = arguments.values()
     before, after = tensor.shape.as_list()[1:], shape.as_list()[1:]

@@ -41,8 +41,10 @@ class Difference:
 
     @property
     def allowed(self) -> float:
-        """`1e-5 * max(1, largest)`: an absolute bound for small tensors, one relative to the
-        largest element for others.
+        """`1e-5 * max(1, largest)`.
+
+        That is an absolute bound for small tensors, and one relative to the largest element for
+        others.
         """
         return TOLERANCE * max(1.0, self.largest)
 
@@ -103,8 +105,9 @@ def arrays(structure: Any) -> list[np.ndarray]:
 
 
 def random_samples(model: Any, converted: keras.Model) -> Any:
-    """The first random inputs that the Keras 3 `model` takes: open dimensions may have to be large
-    enough.
+    """The first random inputs that the Keras 3 `model` takes.
+
+    Open dimensions may have to be large enough.
     """
     for size in _SIZES:
         samples = _random(converted, size)

@@ -36,8 +36,9 @@ def prepare(model: Any) -> keras.Model:
 
 
 def flat(model: Any) -> keras.Model:
-    """Returns `model` as one flat functional Keras 2 model, in its own layers. As `prepare`
-    otherwise.
+    """Returns `model` as one flat functional Keras 2 model, in its own layers.
+
+    Otherwise it is as `prepare`.
     """
     if keras3.is_keras3_model(model):
         model = keras3.from_keras3(model)

@@ -18,8 +18,9 @@ Rewrite = Callable[["Rewriter", keras.layers.Layer, str, Any], Any]
 
 
 class Rewriter:
-    """Makes each new layer once, however often the old one is called, and remembers the weights it
-    starts with.
+    """Makes each new layer once, however often the old one is called.
+
+    It remembers the weights that each starts with.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -33,8 +34,9 @@ class Rewriter:
         }
 
     def name(self, name: str, part: str) -> str:
-        """Name of a new layer that does `part` of what the layer or call `name` did; no other layer
-        has it.
+        """Name of a new layer that does `part` of what the layer or call `name` did.
+
+        No other layer has it.
         """
         if (name, part) not in self._names:
             self._names[name, part] = graph.unique_name(f"{name}_{part}", self._taken)

@@ -12,8 +12,9 @@ from tf_fpq.keras_compat import keras, register
 
 @dataclasses.dataclass(frozen=True)
 class Substitute:
-    """The layer that stands for an operator: class, arguments, and what it is called on (one tensor
-    or a list).
+    """The layer that stands for an operator.
+
+    It is a class, its arguments, and what it is called on (one tensor or a list).
     """
 
     layer_class: type[keras.layers.Layer]
@@ -61,8 +62,9 @@ def is_float(*values: Any) -> bool:
 
 
 def constant_like(value: Any, like: Any) -> Any:
-    """`value` as nested lists of Python floats in the precision of `like`; None unless it is a
-    numeric constant.
+    """`value` as nested lists of Python floats in the precision of `like`.
+
+    None unless it is a numeric constant.
     """
     if is_symbolic(value) or isinstance(value, (tf.Variable, str)) or value is None:
         return None
@@ -90,8 +92,9 @@ def scaling(
 
 
 def grows(tensor: Any, shape: tf.TensorShape) -> bool:
-    """Whether broadcasting to `shape` may copy `tensor`. `shape` may know less of the sizes, if a
-    model is reused.
+    """Whether broadcasting to `shape` may copy `tensor`.
+
+    `shape` may know less of the sizes, if a model is reused.
     """
     before, after = tensor.shape.as_list(), shape.as_list()
     return len(before) != len(after) or any(

@@ -1,5 +1,6 @@
-"""What a convolution reads, as a tensor of its own: where a method can change it and no other
-reader of the same tensor notices.
+"""What a convolution reads, as a tensor of its own.
+
+A method can change it there, and no other reader of the same tensor notices.
 
 In a student a convolution does not always read a quantizer. Between the two may stand layers that
 keep the grid (padding, pooling), and layers that join tensors of one grid (the concatenations of
@@ -137,8 +138,10 @@ class ConvolutionInputs:
         return graph.make_again(tensor, found) if found else None
 
     def _is_viewed_before(self, layer: keras.layers.Layer) -> bool:
-        """Whether the view is taken of what `layer` reads: also where another method put `layer`
-        in, which is then what the convolution reads, changed twice.
+        """Whether the view is taken of what `layer` reads.
+
+        So it is where another method put `layer` in. The convolution then reads what was changed
+        twice.
         """
         return isinstance(layer, _VIEWED_BEFORE) or id(layer) not in self._own
 
@@ -148,8 +151,9 @@ class ConvolutionInputs:
     def _join(
         self, tensor: Any, quantizers: list[QuantizeActivation], raw: list[Any]
     ) -> Join | None:
-        """How `tensor`, before it is quantized, follows from what its quantizers read; these are
-        appended to the lists.
+        """How `tensor`, before it is quantized, follows from what its quantizers read.
+
+        These are appended to the lists.
 
         None where it does not: behind layers that draw, behind other methods' layers, and where
         nothing is quantized.

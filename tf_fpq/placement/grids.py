@@ -64,8 +64,9 @@ class Plan:
 
 
 def plan(model: keras.Model) -> Plan:
-    """Decides which tensors of `model` need a grid, and lists the layers that have no integer
-    form.
+    """Decides which tensors of `model` need a grid.
+
+    It also lists the layers that have no integer form.
     """
     result = Plan(needs_grid={id(tensor) for tensor in model.inputs}, readers=graph.readers(model))
     outputs = {id(tensor) for tensor in model.outputs}
@@ -100,8 +101,9 @@ def _call_problem(call: Call) -> str | None:
 
 
 def _joinable(call: Call, joined: frozenset[Role] | None) -> frozenset[Role]:
-    """Roles that may join the operator that ends, so far, with `call`; `joined` is what was open to
-    `call`, if it joined.
+    """Roles that may join the operator that ends, so far, with `call`.
+
+    `joined` is what was open to `call`, if it joined.
     """
     kind = role(call.layer)
     bounds = roles.clamp(call.layer)
@@ -132,8 +134,9 @@ def _give_grid(result: Plan, call: Call) -> None:
 def _width_read(
     result: Plan, tensor: Any, bits: Mapping[str, int], memo: dict[int, int | None]
 ) -> int | None:
-    """Widest width that a kernel asks of `tensor`, also through layers that keep the grid; None if
-    no kernel reads it.
+    """Widest width that a kernel asks of `tensor`, also through layers that keep the grid.
+
+    None if no kernel reads it.
     """
     if id(tensor) not in memo:
         asked = []
@@ -147,8 +150,9 @@ def _width_read(
 
 
 def group_widths(model: keras.Model, result: Plan, bits: Mapping[str, int]) -> dict[int, int]:
-    """Width of every group of tensors: the widest that any kernel reading one of them asks for,
-    else 8.
+    """Width of every group of tensors.
+
+    It is the widest that any kernel asks for that reads one of them, else 8.
     """
     memo: dict[int, int | None] = {}
     widths: dict[int, int] = {}

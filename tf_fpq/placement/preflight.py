@@ -1,5 +1,6 @@
-"""The pre-flight: what quantization would do with every layer of a model, before anything is
-quantized.
+"""The pre-flight: what quantization would do with every layer of a model.
+
+Nothing is quantized for it.
 
 `quantize_model` refuses a model for the same reasons, and lists them all at once; `check` lists the
 other layers too.

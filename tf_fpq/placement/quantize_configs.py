@@ -21,8 +21,9 @@ from tf_fpq.quantizers import (
 
 @register
 class GridQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
-    """Quantizes the kernel of a layer on the deployed weight grid (symmetric, narrow range),
-    activations per tensor.
+    """Quantizes a layer's kernel on the deployed weight grid, and activations per tensor.
+
+    The weight grid is symmetric with a narrow range.
 
     Takes part in two designs. Under tfmot's own `quantize_apply` the activation quantizer sits at
     the layer's *output*, as tfmot has it. Under `tf_fpq.quantize_model` or `quantize_apply(...,
@@ -96,8 +97,9 @@ class GridQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
     def get_weights_and_quantizers(
         self, layer: keras.layers.Layer
     ) -> list[tuple[Any, GridQuantizer]]:
-        """The kernel and its quantizer; nothing for a layer that has no kernel or keeps it
-        float.
+        """The kernel and its quantizer.
+
+        There is nothing for a layer that has no kernel or keeps it float.
         """
         kernel = self._quantized_kernel(layer)
         return [(getattr(layer, kernel.name), self.weight_quantizer(kernel.axis))] if kernel else []
@@ -231,8 +233,10 @@ _DECIDED = ("num_bits", "symmetric", "narrow_range", "axis")
 
 
 def config_maker(quantizer: Any) -> Callable[..., GridQuantizeConfig]:
-    """Makes of a quantizer's name, class or `functools.partial` a function `(weight_bits,
-    activation_bits, per_channel=)`.
+    """Makes a function that returns quantize configs for bit widths.
+
+    It is `(weight_bits, activation_bits, per_channel=)`, made of a quantizer's name, class or
+    `functools.partial`.
 
     Raises:
       TypeError: If `quantizer` is none of these.

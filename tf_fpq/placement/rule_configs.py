@@ -93,8 +93,9 @@ def kernels(model: keras.Model) -> dict[str, str]:
 
 
 def others(model: keras.Model) -> dict[str, str]:
-    """Class by name of the layers that only rules with a config choose among: those of no class or
-    of no role known here.
+    """Class by name of the layers that only rules with a config choose among.
+
+    Those are layers of no class or of no role known here.
     """
     return _classes(
         model,

@@ -10,8 +10,9 @@ from tf_fpq.quantizers.spec import check_bits
 
 @dataclasses.dataclass(frozen=True)
 class QuantRule:
-    """Bit widths for the layers whose whole name matches a regular expression. Of several rules the
-    first match wins.
+    """Bit widths for the layers whose whole name matches a regular expression.
+
+    Of several rules the first match wins.
 
     Rules choose among layers with a kernel (convolutions, Dense). `activation_bits` is the width of
     the tensor such a layer *reads*, as in the papers: the widest that any of its readers asks for.
@@ -160,8 +161,9 @@ def _choice(
 def describe_rules(
     rules: Iterable[QuantRule], layers: Mapping[str, str], others: Mapping[str, str] | None = None
 ) -> str:
-    """What each rule decides, one line a rule, and the layers with a kernel that no rule
-    decides.
+    """What each rule decides, one line a rule.
+
+    Behind it stand the layers with a kernel that no rule decides.
     """
     chosen = match_rules(rules, layers, others)
     lines = []

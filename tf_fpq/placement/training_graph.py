@@ -1,5 +1,6 @@
-"""The student as it runs in training: changed by its methods, with features in view, and without
-work that changes nothing.
+"""The student as it runs in training.
+
+Its methods have changed it, features are in view, and work that changes nothing is left out.
 """
 
 from collections.abc import Callable, Collection, Sequence

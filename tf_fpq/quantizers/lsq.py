@@ -43,8 +43,9 @@ class LsqQuantizer(GridQuantizer):
     """
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:
-        """Adds `step_size` (trainable) and `zero_point` (frozen) to `layer` and returns them by
-        these names.
+        """Adds `step_size` (trainable) and `zero_point` (frozen) to `layer`.
+
+        They are returned by these names.
         """
         self._of_weight = is_weight(tensor_shape)
         return self._add_step_size(tensor_shape, name, layer)

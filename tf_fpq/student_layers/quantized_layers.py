@@ -1,5 +1,6 @@
-"""The two Keras layers a student is made of: a quantized layer, and the quantization of an
-activation.
+"""The two Keras layers a student is made of.
+
+They are a quantized layer, and the quantization of an activation.
 
 tfmot's own wrapper puts the weights' quantizer and the output's in one layer and breaks saving in
 three ways (its variable order depends on whether the inner layer was built, it lists variables

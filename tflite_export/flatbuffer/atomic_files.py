@@ -9,8 +9,9 @@ import tempfile
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str], what: str) -> Iterator[pathlib.Path]:
-    """Gives the path of a temporary file beside `path`, which takes its place when the block ends
-    without an error.
+    """Gives the path of a temporary file beside `path`.
+
+    It takes the place of `path` when the block ends without an error.
 
     A symbolic link stays, and what it points to is written. A device or a pipe, such as
     `/dev/stdout`, is no file that could be replaced: the block then writes into it directly.
@@ -43,8 +44,9 @@ def whole_file(path: str | os.PathLike[str], what: str) -> Iterator[pathlib.Path
 
 
 def write_whole(data: bytes, path: str | os.PathLike[str], what: str) -> int:
-    """Writes `data` to `path` whole or not at all, as `whole_file` does, and returns the number of
-    bytes.
+    """Writes `data` to `path` whole or not at all, and returns the number of bytes.
+
+    It does so as `whole_file`.
 
     Raises:
       OSError: If the path cannot be written; what was there before is untouched.

@@ -1,5 +1,6 @@
-"""Class labels and input normalisation inside a `.tflite` file, as Google's Task Library and ML Kit
-read them.
+"""Class labels and input normalisation inside a `.tflite` file.
+
+Google's Task Library and ML Kit read them.
 
 TFLite metadata is a flatbuffer of its own (`metadata_schema.fbs` of tflite-support, identifier
 M001) in the model's metadata entry "TFLITE_METADATA". Files it names, here the labels, are a zip
@@ -240,8 +241,9 @@ class _Writer:
         return self.builder.EndVector()
 
     def table(self, parts: dict[int, int], numbers: dict[int, int] | None = None) -> int:
-        """A table of other parts (their offsets) and of one-byte numbers, each by field
-        position.
+        """A table of other parts and of one-byte numbers, each by field position.
+
+        Parts are given by their offsets.
         """
         numbers = numbers or {}
         self.builder.StartObject(max((*parts, *numbers), default=-1) + 1)
@@ -288,8 +290,9 @@ def _archived_lines(data: bytes, name: str) -> tuple[str, ...]:
 
 
 def _field(table: Table, field: int, read_at: Callable[[int], Any], default: Any = None) -> Any:
-    """What `read_at` finds at a field, by its position in the table; the default where the field is
-    absent.
+    """What `read_at` finds at a field, by its position in the table.
+
+    It is the default where the field is absent.
     """
     offset = table.Offset(4 + 2 * field)
     return read_at(table.Pos + offset) if offset else default

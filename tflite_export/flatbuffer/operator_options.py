@@ -1,5 +1,6 @@
-"""Operator options: the names used in `Operator.options`, their defaults, and their form in the
-TFLite schema.
+"""Operator options: their names, their defaults, and their form in the TFLite schema.
+
+The names are those of `Operator.options`.
 
 One table, `OPTIONS`, is read by the kernels (defaults), the writer (records to schema) and the
 reader (schema to records). Pairs are written `(height, width)`; enumerations by their TFLite names,
@@ -108,8 +109,9 @@ def options_of(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(kind: str, options: Mapping[str, Any]) -> tuple[int, Any]:
-    """The schema's form of an operator's options: the union type's number and the options object
-    (or 0 and None).
+    """The schema's form of an operator's options.
+
+    It is the union type's number and the options object, or 0 and None.
     """
     name = OPTIONS[kind][0]
     if name is None:
@@ -130,8 +132,9 @@ def encode(kind: str, options: Mapping[str, Any]) -> tuple[int, Any]:
 
 
 def decode(kind: str, encoded: Any) -> dict[str, Any]:
-    """The options of an operator read from a file; all fields under their schema names for a kind
-    not in `OPTIONS`.
+    """The options of an operator read from a file.
+
+    A kind that is not in `OPTIONS` has all fields under their schema names.
     """
     if encoded is None:
         return dict(OPTIONS[kind][1]) if kind in OPTIONS else {}
@@ -150,8 +153,9 @@ def decode(kind: str, encoded: Any) -> dict[str, Any]:
 
 
 def enum_name(enum: type, value: int) -> str:
-    """Name of a schema enumeration's value, or its number as text when this schema does not know
-    it.
+    """Name of a schema enumeration's value.
+
+    It is the number as text when this schema does not know it.
     """
     for name, number in vars(enum).items():
         if number == value and not name.startswith("_"):
@@ -168,8 +172,9 @@ def _enum_value(kind: str, option: str, enum: type, name: str) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Schema value as a plain one that compares: arrays and lists become tuples, an absent vector
-    an empty one.
+    """A schema value as a plain one that compares.
+
+    Arrays and lists become tuples, an absent vector an empty one.
     """
     if value is None:
         return ()

@@ -1,5 +1,6 @@
-"""Operator versions and the oldest runtime that has them, by the rules of TFLite's `op_version.cc`
-and `runtime_version.cc`.
+"""Operator versions, and the oldest runtime that has them.
+
+The rules are those of TFLite's `op_version.cc` and `runtime_version.cc`.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
-"""Reads a `.tflite` file back into the records of `deployed.py`, so that trained = exported is one
-comparison of records.
+"""Reads a `.tflite` file back into the records of `deployed.py`.
+
+So "trained = exported" is one comparison of records.
 
 Imports neither TensorFlow nor Keras. Any file is read: tensors of all types, operators of all kinds
 (those without an entry in `operator_options` keep the schema's own option names). Only the first
@@ -94,8 +95,9 @@ def differences(a: deployed_lib.DeployedModel, b: deployed_lib.DeployedModel) ->
 
 
 def unpack_int4(packed: np.ndarray, count: int) -> np.ndarray:
-    """int8 array of `count` codes from bytes that hold two int4 codes each, the first in the low
-    half.
+    """int8 array of `count` codes from bytes that hold two int4 codes each.
+
+    The first code is in the low half. A worked number: the byte 0xF7 holds 7 and -1.
     """
     halves = np.stack([packed << 4, packed & 0xF0], -1).reshape(-1).view(np.int8)
     return (halves >> 4)[:count]
@@ -182,8 +184,9 @@ def buffer_contents(buffer: schema.BufferT, file: bytes) -> np.ndarray | None:
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """Names of a file's tensors in its order, each once: a repeated or empty one gets its index
-    appended.
+    """Names of a file's tensors in its order, each once.
+
+    A repeated or empty name gets its index appended.
     """
     found: dict[str, None] = {}
     for index, name in enumerate(names):
@@ -246,8 +249,9 @@ def _tensor(
 
 
 def _contents(name: str, raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Constant contents in the tensor's own type and shape; raw bytes for types NumPy lacks, e.g.
-    strings.
+    """Constant contents in the tensor's own type and shape.
+
+    They are raw bytes for types that NumPy lacks, such as strings.
     """
     count = int(np.prod(shape, dtype=np.int64))
     if dtype == "int4":

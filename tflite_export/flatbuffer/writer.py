@@ -1,5 +1,6 @@
-"""Writes a `DeployedModel` as a `.tflite` file, without the converter: every scale, zero point,
-bias and code is already known.
+"""Writes a `DeployedModel` as a `.tflite` file, without the converter.
+
+Every scale, zero point, bias and code is already known.
 """
 
 from collections.abc import Mapping

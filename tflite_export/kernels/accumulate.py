@@ -74,8 +74,9 @@ def window(
     dilations: tuple[int, int],
     padding: str,
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int]]:
-    """What turns a strided, padded convolution or pooling over NHWC `shape` into one without
-    padding.
+    """What turns a strided, padded window over NHWC `shape` into one without padding.
+
+    The window is that of a convolution or pooling.
 
     Returns:
       A function that pads the input with zeros and cuts off what is never read, and the strides, 1

@@ -1,5 +1,6 @@
-"""LEAKY_RELU, PRELU, HARD_SWISH, LOGISTIC and TANH on codes; all but PRELU are tables of 256
-codes.
+"""LEAKY_RELU, PRELU, HARD_SWISH, LOGISTIC and TANH on codes.
+
+All but PRELU are tables of 256 codes.
 """
 
 import numpy as np
@@ -56,8 +57,9 @@ def leaky_relu(
 def prelu(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """PRELU: inputs `(x, alpha int8 constant, broadcast from the last axes)`, free grids. No
-    options.
+    """PRELU: inputs `(x, alpha int8 constant)` on free grids. No options.
+
+    `alpha` is broadcast from the last axes.
 
     XNNPACK does not take int8 PRELU: all kernel sets use fixed-point multipliers, `s_in / s_out`
     where `q >= z_in`, else `s_in * s_alpha / s_out` on `(q - z_in) * (alpha - z_alpha)`.
@@ -87,8 +89,9 @@ def prelu(
 def hard_swish(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """HARD_SWISH, `x * clip(x + 3, 0, 6) / 6`: inputs `(x,)`, free grids with `s_in / 128 <=
-    s_out`. No options.
+    """HARD_SWISH, `x * clip(x + 3, 0, 6) / 6`: inputs `(x,)`. No options.
+
+    Grids are free, with `s_in / 128 <= s_out`.
 
     XNNPACK does not take int8 HARD_SWISH: on x86 all kernel sets run the 16-bit fixed-point rule of
     the reference; the ARM builtin kernel rounds its last shift's ties upward and may differ by 1
@@ -112,8 +115,9 @@ def hard_swish(
 def logistic(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """LOGISTIC and TANH: inputs `(x,)`; LOGISTIC writes scale 1/256, zero point -128, TANH any
-    grid. No options.
+    """LOGISTIC and TANH: inputs `(x,)`. No options.
+
+    LOGISTIC writes scale 1/256 and zero point -128, TANH any grid.
 
     Both kernel sets fill a table of 256 codes from `f(s_in (q - z_in))` in float32:
 

@@ -1,5 +1,6 @@
-"""What the kernel modules share: the kernel's type, checks of an operator's tensors, requantization
-by rounding mode.
+"""What the kernel modules share.
+
+That is the kernel's type, checks of an operator's tensors, and requantization by rounding mode.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,8 +72,9 @@ def scalar_scale(operator: deployed.Operator, tensor: deployed.Tensor) -> np.flo
 
 
 def require_same_grid(operator: deployed.Operator, *tensors: deployed.Tensor) -> None:
-    """Checks that tensors share dtype, scale and zero point, as kernels that only move codes
-    demand.
+    """Checks that tensors share dtype, scale and zero point.
+
+    Kernels that only move codes demand that.
 
     Raises:
       ValueError: Naming the first tensor that differs.

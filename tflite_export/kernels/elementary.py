@@ -1,5 +1,7 @@
-"""RSQRT and GELU on codes: functions of one int8 code, so tables of 256 codes. XNNPACK takes
-neither for int8: all kernel sets agree.
+"""RSQRT and GELU on codes.
+
+They are functions of one int8 code, so tables of 256 codes. XNNPACK takes neither for int8, so all
+kernel sets agree.
 """
 
 import math
@@ -16,8 +18,9 @@ from tflite_export.kernels import rounding as rounding_lib
 def rsqrt(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """RSQRT, `1 / sqrt(x)`: inputs `(x,)`, no code below its zero point (the runtime refuses the
-    image). No options.
+    """RSQRT, `1 / sqrt(x)`: inputs `(x,)`. No options.
+
+    No code may be below the zero point; the runtime refuses such an image.
 
     `x = q - z_in` goes through a fixed-point Newton iteration to `1 / sqrt(x)` with 20 fractional
     bits, then through the fixed-point multiplier of `1 / (sqrt(s_in) s_out)`. `x = 0` gives the

@@ -21,8 +21,9 @@ LEFT_SHIFT = 20
 def add(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """ADD and SUB: inputs `(a, b)`, either may be constant. Options:
-    activation="NONE"|"RELU"|"RELU6"|"RELU_N1_TO_1".
+    """ADD and SUB: inputs `(a, b)`, either may be constant.
+
+    Options: activation="NONE"|"RELU"|"RELU6"|"RELU_N1_TO_1".
 
     single: `r = s / s_out` per operand in float32, `shift = 20 - floor(log2(max(r_a, r_b)))`, `m =
     rint(r * 2^shift)`: `((a - z_a) * m_a +- (b - z_b) * m_b + 2^(shift - 1)) >> shift`. Both ratios
@@ -51,8 +52,9 @@ def add(
 def mul(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """MUL: `(a - z_a) * (b - z_b)` requantized by `s_a * s_b / s_out`. Options:
-    activation="NONE"|....
+    """MUL: `(a - z_a) * (b - z_b)` requantized by `s_a * s_b / s_out`.
+
+    Options: activation="NONE"|....
 
     The scale must lie in [2^-16, 2^8).
     single: one rounding, float32 scale. XNNPACK's ARM kernel rounds its product in fixed point, so
@@ -79,8 +81,9 @@ def mul(
 def extremum(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """MAXIMUM and MINIMUM: the larger or smaller code. All tensors share one scale and zero point.
-    No options.
+    """MAXIMUM and MINIMUM: the larger or smaller code. No options.
+
+    All tensors share one scale and zero point.
     """
     del rounding  # Comparisons do not round.
     base.require_same_grid(

@@ -1,5 +1,6 @@
-"""Unary operators. A function of one int8 code is a table of 256 codes: computed once by the
-kernel's own rule, then gathered.
+"""Unary operators, as tables of all 256 codes.
+
+A table is computed once by the kernel's own rule. Running the operator gathers from it.
 
 RELU, RELU6, RELU_N1_TO_1, RELU_0_TO_1 (none taken by XNNPACK for int8), QUANTIZE and DEQUANTIZE.
 """
@@ -18,8 +19,9 @@ from tflite_export.kernels import xnnpack_limits as ratios_lib
 def from_table(
     tensor: deployed.Tensor, function: Callable[[tf.Tensor], tf.Tensor]
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Kernel that gathers `function` of all codes of `tensor`'s dtype; `function` maps int32 codes
-    to int32 codes.
+    """Kernel that gathers `function` of all codes of `tensor`'s dtype.
+
+    `function` maps int32 codes to int32 codes.
     """
     qmin, qmax = rounding_lib.RANGES[tensor.dtype]
     table = tf.constant(np.asarray(function(tf.range(qmin, qmax + 1)), np.int32))
@@ -29,8 +31,9 @@ def from_table(
 def relu(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """RELU, RELU6, RELU_N1_TO_1, RELU_0_TO_1 as operators of their own: requantize with double
-    rounding, then clip.
+    """RELU, RELU6, RELU_N1_TO_1 and RELU_0_TO_1 as operators of their own.
+
+    They requantize with double rounding, then clip.
 
     Input and output may have different grids. No options. All kernel sets agree.
     """

@@ -13,8 +13,9 @@ from tflite_export.kernels import rounding as rounding_lib
 def reduce_sum(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """MEAN and SUM: inputs `(x, axes int32)`. Options: keep_dims=False. The batch axis cannot be
-    reduced.
+    """MEAN and SUM: inputs `(x, axes int32)`. Options: keep_dims=False.
+
+    The batch axis cannot be reduced.
 
     With `n` codes per output (n = 1 in the formulas of SUM):
 
@@ -46,8 +47,9 @@ def reduce_sum(
 def reduce_extremum(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """REDUCE_MAX and REDUCE_MIN: inputs `(x, axes int32)`, one grid on both sides. Options:
-    keep_dims=False.
+    """REDUCE_MAX and REDUCE_MIN: inputs `(x, axes int32)`. Options: keep_dims=False.
+
+    Input and output share one grid.
     """
     del rounding  # Comparisons do not round.
     x = base.input_tensors(operator, tensors)[0]
@@ -61,8 +63,9 @@ def reduce_extremum(
 def average_pool_2d(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """AVERAGE_POOL_2D: mean of the raw codes inside the image, ties away from zero; one grid on
-    both sides.
+    """AVERAGE_POOL_2D: mean of the raw codes inside the image, ties away from zero.
+
+    Input and output share one grid.
 
     Options: filter=(2, 2), strides=(2, 2), padding="VALID"|"SAME", activation="NONE"|.... XNNPACK
     does not take int8 average pooling: all kernel sets round alike, `(sum +- n // 2) / n`

@@ -68,8 +68,9 @@ def resize_bilinear(
 def resize_nearest_neighbor(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """RESIZE_NEAREST_NEIGHBOR: the input position `floor((i + offset) * ratio)` (rounded under
-    align_corners), in float32.
+    """RESIZE_NEAREST_NEIGHBOR: gathers the codes at the nearest input positions.
+
+    A position is `floor((i + offset) * ratio)` in float32, rounded under align_corners.
     """
     del rounding  # Codes are only moved.
     x, opts = _checked(operator, tensors)

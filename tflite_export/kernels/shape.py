@@ -1,5 +1,6 @@
-"""Operators that only move codes: RESHAPE, PAD, CONCATENATION, cropping, transposing and their
-like.
+"""Operators that only move codes.
+
+They are RESHAPE, PAD, CONCATENATION, cropping, transposing and their like.
 
 They round nothing, so both kernel sets agree by construction; each demands one scale and zero point
 on both sides.
@@ -29,8 +30,9 @@ def reshape(
 def pad(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """PAD: inputs `(x, paddings int32 [rank, 2])`; pads with the zero point, which is the value 0.
-    No options.
+    """PAD: inputs `(x, paddings int32 [rank, 2])`. No options.
+
+    It pads with the zero point, which is the value 0.
     """
     del rounding
     output = _moved(operator, tensors)
@@ -41,8 +43,9 @@ def pad(
 def slice_(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """SLICE: inputs `(x, begin int32 [rank], size int32 [rank])`; the batch begins at 0 with size
-    -1. No options.
+    """SLICE: inputs `(x, begin int32 [rank], size int32 [rank])`. No options.
+
+    The batch begins at 0 with size -1.
     """
     del rounding
     _moved(operator, tensors)
@@ -61,8 +64,9 @@ def slice_(
 def strided_slice(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """STRIDED_SLICE: inputs `(x, begin, end, strides)`, int32 [rank]; bit 0 of both masks takes the
-    whole batch.
+    """STRIDED_SLICE: inputs `(x, begin, end, strides)`, int32 [rank].
+
+    Bit 0 of both masks takes the whole batch.
 
     Options: begin_mask=0, end_mask=0, ellipsis_mask=0, new_axis_mask=0, shrink_axis_mask=0, as in
     TensorFlow.
@@ -121,8 +125,9 @@ def space_to_depth(
 def concatenation(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
 ) -> base.Kernel:
-    """CONCATENATION of any number of inputs, constants included. Options: axis=-1 (never the
-    batch), activation="NONE".
+    """CONCATENATION of any number of inputs, constants included.
+
+    Options: axis=-1 (never the batch), activation="NONE".
     """
     del rounding
     opts = base.options(operator)

@@ -1,5 +1,6 @@
-"""SOFTMAX on codes; output scale 1/256 and zero point -128, as TFLite demands. XNNPACK does not
-take int8 softmax.
+"""SOFTMAX on codes, with output scale 1/256 and zero point -128.
+
+TFLite demands that grid. XNNPACK does not take int8 softmax.
 
 *   "single" is the default interpreter on x86: a float32 table of `exp`, summed in order, one
     rounding (ties away). The table entries equal the C library's `expf` but for a last bit, so a
@@ -39,8 +40,9 @@ def softmax(
 
 
 def _differences(codes: tf.Tensor) -> tf.Tensor:
-    """Index 0..255 of each code's distance below its row's largest code; 255 is the largest
-    itself.
+    """Index 0..255 of each code's distance below its row's largest code.
+
+    255 is the largest itself.
     """
     return codes - tf.reduce_max(codes, -1, keepdims=True) + 255
 
@@ -60,8 +62,9 @@ def _float_table(scale: np.float32, beta: float) -> base.Kernel:
 
 
 def _sum_in_order(values: tf.Tensor) -> tf.Tensor:
-    """Float32 sum over the last axis from first to last, as the kernel's loop adds: the order
-    decides the last bit.
+    """Float32 sum over the last axis from first to last, as the kernel's loop adds.
+
+    The order decides the last bit.
     """
     return tf.cumsum(values, -1)[..., -1:]
 
@@ -83,8 +86,9 @@ def _fixed_point(scale: np.float32, beta: float) -> base.Kernel:
 
 
 def _reciprocal(total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gemmlowp's `GetReciprocal` of a sum in Q12.19: three Newton steps from 48/17 - 32/17 d on the
-    normalized sum.
+    """Gemmlowp's `GetReciprocal` of a sum in Q12.19.
+
+    It is three Newton steps from 48/17 - 32/17 d on the normalized sum.
     """
     powers = tf.constant([1 << bit for bit in range(32)], tf.int64)
     headroom = tf.reduce_sum(tf.cast(total[..., None] < powers, tf.int64), -1)

@@ -1,5 +1,6 @@
-"""XNNPACK's ARM kernels on any machine: LiteRT's aarch64 wheel and Debian's arm64 Python under
-qemu's user-mode emulation.
+"""XNNPACK's ARM kernels on any machine.
+
+LiteRT's aarch64 wheel and Debian's arm64 Python run under qemu's user-mode emulation.
 
   python -m tflite_export.runtimes.arm_rig [--root=FOLDER]
 
@@ -161,8 +162,9 @@ class ArmInterpreter:
         self._records = reader.from_bytes(self._contents)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs for a batch by tensor name; one start of the emulator, some seconds, whatever
-        the batch.
+        """The outputs for a batch by tensor name.
+
+        It starts the emulator once, which takes some seconds whatever the batch.
         """
         codes = other_process.to_input(batch, self._records)
         with tempfile.NamedTemporaryFile(suffix=".tflite") as file:

@@ -1,5 +1,6 @@
-"""Latency and memory of `.tflite` files, each measured in a process of its own. Needs no
-TensorFlow.
+"""Latency and memory of `.tflite` files. Needs no TensorFlow.
+
+Each file is measured in a process of its own.
 
 Latency is `perf_counter_ns` around `invoke()`; its overhead is about 2 microseconds. Memory is how
 far the process's peak grew from before the file was opened to after its last run, so it counts the

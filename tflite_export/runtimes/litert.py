@@ -1,5 +1,6 @@
-"""A `.tflite` file on the CPU kernels of LiteRT, one image at a time, as a phone runs it. Needs no
-TensorFlow.
+"""A `.tflite` file on the CPU kernels of LiteRT, as a phone runs it. Needs no TensorFlow.
+
+It takes one image at a time.
 
 One image at a time is no slower than a resized batch (0.236 against 0.238 ms per image for
 resnet20), every file allows it, and memory does not depend on the number of images.
@@ -62,8 +63,9 @@ class Interpreter:
         num_threads: int = 1,
         keep_all_tensors: bool = False,
     ):
-        """Opens a file. Run `probe` first on a file of unknown origin: a corrupt one can crash the
-        process.
+        """Opens a file.
+
+        Run `probe` first on a file of unknown origin: a corrupt one can crash the process.
 
         Args:
           model: Path or contents.
@@ -230,8 +232,9 @@ def _to_input(batch: np.ndarray, details: Mapping[str, Any], title: str) -> np.n
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: Any = np.int8) -> np.ndarray:
-    """Codes `clip(rint(values * (1 / scale)) + zero_point)`, ties to even, in float32 as the
-    student computes them.
+    """Codes `clip(rint(values * (1 / scale)) + zero_point)`, ties to even.
+
+    They are computed in float32, as the student computes them.
 
     Raises:
       ValueError: If the tensor has no scale.
@@ -264,8 +267,9 @@ def read_bytes(model: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def probe(model: str | os.PathLike[str] | bytes, kernels: Sequence[str] = ("xnnpack",)) -> None:
-    """Opens and runs a file once in a process of its own, so that a crash of the kernels there is
-    an error here.
+    """Opens and runs a file once in a process of its own.
+
+    A crash of the kernels there is an error here.
 
     Args:
       model: Path or contents.

@@ -1,5 +1,6 @@
-"""A `.tflite` file on TensorFlow Lite for Microcontrollers, when the package `tflite-micro` is
-installed.
+"""A `.tflite` file on TensorFlow Lite for Microcontrollers.
+
+The package `tflite-micro` must be installed.
 
 TFLM shares the reference kernels' arithmetic but for FULLY_CONNECTED: there it multiplies by a
 fixed-point multiplier with double rounding, where LiteRT's reference kernel rounds once in float64,
@@ -47,8 +48,9 @@ def is_installed() -> bool:
 
 
 class MicroInterpreter:
-    """A file on TFLM, in a process of its own; a runtime for `verify(...,
-    runtimes=[MicroInterpreter(path)])`.
+    """A file on TFLM, in a process of its own.
+
+    It is a runtime for `verify(..., runtimes=[MicroInterpreter(path)])`.
 
     Attributes:
       name: "tflm".

@@ -12,8 +12,9 @@ from tflite_export.twin import integer_twin
 
 
 class TwinEvaluation(keras.callbacks.Callback):
-    """Evaluates the integer twin after each epoch: `val_twin_accuracy` is what the phone will
-    score.
+    """Evaluates the integer twin after each epoch.
+
+    `val_twin_accuracy` is what the phone will score.
 
         model.compile(optimizer, loss, metrics=["accuracy"])
         stop = keras.callbacks.EarlyStopping("val_twin_accuracy", patience=3)

@@ -1,5 +1,6 @@
-"""The integer twin: a deployed network as a Keras model that computes exactly the codes the phone
-computes.
+"""The integer twin: a deployed network as a Keras model.
+
+It computes exactly the codes that the phone computes.
 """
 
 from collections.abc import Mapping
@@ -74,14 +75,16 @@ class IntegerTwin(keras.Model):
         return {name: self._quantize(name, tf.cast(x, tf.float32)) for name, x in named.items()}
 
     def codes(self, inputs: Images) -> dict[str, tf.Tensor]:
-        """int32 codes of every activation tensor by name, from float inputs; float32 tensors as
-        floats.
+        """int32 codes of every activation tensor by name, from float inputs.
+
+        Float32 tensors come as floats.
         """
         return self._run(self.quantize(inputs))
 
     def run_codes(self, codes: Images) -> dict[str, tf.Tensor]:
-        """As `codes`, from the input tensors' codes themselves (any integer dtype; floats for a
-        float32 input).
+        """As `codes`, from the input tensors' codes themselves.
+
+        They may have any integer dtype, and are floats for a float32 input.
         """
         named = self._by_name(codes)
         return self._run({name: self._cast(name, x) for name, x in named.items()})

@@ -1,5 +1,6 @@
-"""Counting how codes differ, in LSB, batch by batch: memory does not depend on the number of
-images. Needs no TensorFlow.
+"""Counting how codes differ, in LSB, batch by batch. Needs no TensorFlow.
+
+Memory does not depend on the number of images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,15 +127,18 @@ def has_8_bit_grid(tensor: deployed_lib.Tensor) -> bool:
 
 
 def decibels(signal: float, noise: float) -> float | None:
-    """Signal to noise ratio `10 log10(signal / noise)`; None when there is no noise, or no
-    signal.
+    """Signal to noise ratio `10 log10(signal / noise)`.
+
+    None when there is no noise, or no signal. A worked number: noise of a hundredth of the signal's
+    energy is 20 dB.
     """
     return 10.0 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
 
 
 class OutputTable:
-    """Compares the outputs of several runtimes, every pair of them, and counts right answers where
-    labels are known.
+    """Compares the outputs of several runtimes, every pair of them.
+
+    Where labels are known it counts right answers too.
     """
 
     def __init__(self, outputs: Sequence[deployed_lib.Tensor], kinds: Mapping[str, str]):
@@ -242,8 +246,9 @@ class TensorTable:
 
 
 def _check_labels(labels: np.ndarray, output: deployed_lib.Tensor) -> None:
-    """Refuses class numbers that no output `[batch, classes]` has: they would count as wrong
-    answers.
+    """Refuses class numbers that no output `[batch, classes]` has.
+
+    They would count as wrong answers.
     """
     classes = output.shape[-1]
     if len(output.shape) != 2 or classes < 2 or not labels.size:
@@ -263,8 +268,9 @@ def kinds(model: deployed_lib.DeployedModel) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Some images as float32, one array for each input of the model in its order, and their class
-    numbers, if known.
+    """Some images as float32, and their class numbers, if known.
+
+    There is one array for each input of the model, in its order.
     """
 
     inputs: tuple[np.ndarray, ...]
@@ -333,8 +339,10 @@ def _parts(images: Any, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...],
 
 
 def _without_labels(element: Any, several: bool) -> tuple[Any, Any]:
-    """Images and labels. A tuple of arrays is a pair with labels for one input, and the inputs'
-    arrays for several.
+    """Images and labels.
+
+    A tuple of arrays is a pair with labels for a model of one input, and the inputs' arrays for
+    several.
     """
     if not isinstance(element, tuple):
         return element, None

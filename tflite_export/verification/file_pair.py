@@ -36,8 +36,10 @@ def compare_files(
     allow_other_constants: bool = False,
     verbose: int = 1,
 ) -> report_lib.Report:
-    """Compares two files: their constants, their outputs, and their intermediate tensors of the
-    same name and grid.
+    """Compares two files.
+
+    Compared are their constants, their outputs, and their intermediate tensors of the same name and
+    grid.
 
     Outputs on different 8-bit grids are compared in LSB of the left output's grid (of the right
     one's where the left has none). Where neither has one, as between float files, values are
@@ -140,8 +142,10 @@ class _Pair:
         return {s if one else f"{s} {k}": (s, k) for k in self._kernels for s in ("left", "right")}
 
     def random_images(self) -> Any:
-        """For each input values of random codes of an integer input's grid, or uniform in [0, 1)
-        where both are float.
+        """Random values for each input.
+
+        They are those of random codes of an integer input's grid, or uniform in [0, 1) where both
+        are float.
         """
         rng = np.random.default_rng(0)
         pairs = zip(
@@ -170,8 +174,9 @@ class _Pair:
         return table, count
 
     def tensors(self, images: Any, limit: int) -> tuple[report_lib.Comparison, ...]:
-        """Intermediate tensors that both files have under one name with one grid, on the first
-        kernel set.
+        """Intermediate tensors that both files have under one name with one grid.
+
+        They are compared on the first kernel set.
         """
         names = [name for name, (_, kernels) in self.names().items() if kernels == self._kernels[0]]
         runners = [
@@ -240,8 +245,9 @@ def _random(rng: np.random.Generator, pair: Sequence[deployed_lib.Tensor]) -> np
 
 
 def _grid(left: deployed_lib.Tensor, right: deployed_lib.Tensor) -> deployed_lib.Tensor:
-    """The grid two outputs are compared on, under the left one's name; without a scale where they
-    are compared by value.
+    """The grid two outputs are compared on, under the left one's name.
+
+    It has no scale where they are compared by value.
     """
     for tensor in (left, right):
         if code_differences.has_8_bit_grid(tensor):

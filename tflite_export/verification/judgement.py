@@ -43,8 +43,9 @@ def twin_failures(
     kernels: Sequence[str],
     limit: int,
 ) -> list[Failure]:
-    """A twin and the interpreter it stands for must agree, within bounds; the first tensor in which
-    they do not is named.
+    """Failures of twins that do not agree with the interpreter they stand for, within bounds.
+
+    The first tensor in which they do not is named.
 
     The share of a bound is not asked of `report.tensors`, which has images that were chosen because
     they differ.

@@ -1,5 +1,6 @@
-"""Operators that the twin may miss by a stated bound, and what follows for the tensors of a
-network. Needs no TensorFlow.
+"""Operators that the twin may miss by a stated bound. Needs no TensorFlow.
+
+Here is also what follows from that for the tensors of a network.
 
 Nearly all kernels are integer arithmetic or single float operations, which IEEE 754 fixes: the twin
 equals them or is wrong. The operators in `BOUNDS` fill a table by the C library's `exp`, `tanh` or
@@ -53,8 +54,9 @@ BOUNDS: Mapping[str, Mapping[str, Bound]] = {
 
 
 def of_tensors(model: deployed_lib.DeployedModel, kernels: str) -> dict[str, Bound]:
-    """The bound of each tensor that a bounded operator of a kernel set writes, by tensor name in
-    execution order.
+    """The bound of each tensor that a bounded operator of a kernel set writes.
+
+    It is by tensor name, in execution order.
     """
     return {
         name: BOUNDS[operator.kind][kernels]

@@ -51,8 +51,9 @@ class Runtime(Protocol):
     name: str
 
     def run(self, batch: Any) -> Mapping[str, np.ndarray]:
-        """The outputs by tensor name for float images `[images, ...]` (a tuple of them for several
-        inputs), in the file's types.
+        """The outputs by tensor name for float images `[images, ...]`, in the file's types.
+
+        Images for several inputs are a tuple.
         """
         ...
 
@@ -266,8 +267,9 @@ class Run:
         return lambda arrays: self._student_codes(function(arrays))
 
     def _student_codes(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The student's outputs are on their grid already; dividing by the scale gives the codes
-        exactly.
+        """The codes of the student's outputs.
+
+        The outputs are on their grid already, so dividing by the scale gives the codes exactly.
         """
         return [
             _inner_codes(output, inner) for output, inner in zip(outputs, self._inner, strict=True)

@@ -1,5 +1,6 @@
-"""Trained integers = exported integers: the constants of a file against the student's, tensor by
-tensor.
+"""Trained integers = exported integers.
+
+The constants of a file are compared with the student's, tensor by tensor.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ _LARGE_SUM = 2**29
 def compare(
     expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel
 ) -> tuple[Failure, ...]:
-    """What in a file is not as it was exported: one failure per difference, tensors in execution
-    order.
+    """What in a file is not as it was exported.
+
+    There is one failure per difference, and tensors come in execution order.
 
     Compared are shape, type, scale, zero point, axis and contents of every tensor, bit for bit, and
     the operators with their options, inputs and outputs.
@@ -49,8 +51,9 @@ def compare(
 
 
 def same_graph(expected: deployed_lib.DeployedModel, found: deployed_lib.DeployedModel) -> bool:
-    """Whether both have the same tensors by name, shape and type, and the same operators, so that
-    their codes compare.
+    """Whether both have the same tensors by name, shape and type, and the same operators.
+
+    Their codes then compare.
     """
 
     def signature(model: deployed_lib.DeployedModel) -> Any:
@@ -125,8 +128,10 @@ def student_weights(
 def _channel_failures(
     name: str, trained: np.ndarray, stored: np.ndarray, bias: np.ndarray
 ) -> list[Failure]:
-    """A channel may be negated, or all zero where it is a constant, and all multiplied by one power
-    of two, or one by a lower power where its sums fill int32, but not anything else.
+    """Whether a file's codes are the trained ones, up to what the exporter may do.
+
+    A channel may be negated, or all zero where it is a constant. All may be multiplied by one power
+    of two, or one by a lower power where its sums fill int32. Nothing else is allowed.
     """
     if trained.shape != stored.shape:
         return [

@@ -1,5 +1,6 @@
-"""The report of a verification: its findings, printed as text, saved as JSON or as one HTML page.
-Needs no TensorFlow.
+"""The report of a verification. Needs no TensorFlow.
+
+Its findings are printed as text, and saved as JSON or as one HTML page.
 """
 
 from collections.abc import Mapping
@@ -96,8 +97,9 @@ class Report(Findings):
     def overlay(
         self, metric: str = "differing", left: str = "student", right: str = "xnnpack"
     ) -> dict[str, Any]:
-        """Colours for Google's Model Explorer: one value per operator of the file, by its first
-        output tensor.
+        """Colours for Google's Model Explorer.
+
+        There is one value per operator of the file, by its first output tensor.
 
         Args:
           metric: "differing" (share of codes), "max_lsb", "sqnr_db", or "float_sqnr_db" (against

@@ -69,8 +69,9 @@ class FloatError:
 
 @dataclasses.dataclass(frozen=True)
 class OperatorBound:
-    """How far the twin may be from a kernel set in the output of one kind of operator; all others
-    must be equal.
+    """How far the twin may be from a kernel set in the output of one kind of operator.
+
+    All others must be equal.
 
     Attributes:
       kind: The operator.
@@ -175,8 +176,9 @@ class Findings:
         raise KeyError(f"{left!r} and {right!r} were not compared; pairs: {self.pairs()}.")
 
     def of_pair(self, left: str, right: str) -> tuple[Comparison, ...]:
-        """The comparisons of two runtimes' outputs, one for each output; empty if there are
-        none.
+        """The comparisons of two runtimes' outputs, one for each output.
+
+        It is empty if there are none.
         """
         return tuple(c for c in self.outputs if {c.left, c.right} == {left, right})
 

@@ -96,8 +96,9 @@ def _end_to_end(report: records.Findings) -> str:
 
 
 def end_to_end(report: records.Findings) -> list[tuple[str, ...]]:
-    """Rows of whole networks: student against file beside what chaos alone does, and kernel sets
-    among each other.
+    """Rows of whole networks.
+
+    They are student against file, beside what chaos alone does, and kernel sets among each other.
     """
     chosen = [c for c in report.outputs if "student" in (c.left, c.right)]
     chosen += [c for c in report.outputs if {c.left, c.right} == {"xnnpack", "reference"}]

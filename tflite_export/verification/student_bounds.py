@@ -110,8 +110,9 @@ def _bias_rounding(model: deployed_lib.DeployedModel, operator: deployed_lib.Ope
 def operators_between(
     model: deployed_lib.DeployedModel, sources: Iterable[str], target: str
 ) -> tuple[deployed_lib.Operator, ...]:
-    """The operators that compute tensor `target` from tensors `sources`, in execution order: clips,
-    steps of a requantization and moved codes too.
+    """The operators that compute tensor `target` from tensors `sources`, in execution order.
+
+    Clips, steps of a requantization and moved codes are among them.
     """
     known, wanted, found = set(sources), {target}, []
     for operator in reversed(model.operators):

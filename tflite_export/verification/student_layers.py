@@ -1,5 +1,6 @@
-"""The student layer by layer, each on codes that it is given, and the student with every value
-moved by a float ulp.
+"""The student layer by layer, each on codes that it is given.
+
+Here is also the student with every value moved by a float ulp.
 
 A float network and an integer one part at rounding ties, one code in 10^5, and every operator
 behind amplifies that: two correct computations of one deep network soon have different codes nearly
@@ -29,8 +30,10 @@ Arrays = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StudentLayer:
-    """The calls of a student from grid to grid, e.g. convolution, batch norm, ReLU and the
-    `QuantizeActivation` that ends it. Runs eagerly, so memory is that of one layer.
+    """The calls of a student from grid to grid.
+
+    One is, for example, convolution, batch norm, ReLU and the `QuantizeActivation` that ends it. It
+    runs eagerly, so memory is that of one layer.
 
     Attributes:
       name: Name of the last call, which is that of the deployed tensor.
@@ -88,8 +91,9 @@ def student_layers(student: keras.Model) -> tuple[StudentLayer, ...]:
 
 
 class Moved:
-    """The student with each value that is about to be rounded moved by one float ulp: what chaos
-    alone makes of it.
+    """The student with each value that is about to be rounded moved by one float ulp.
+
+    That shows what chaos alone makes of it.
     """
 
     def __init__(self, student: keras.Model):
@@ -121,8 +125,9 @@ class _Makers:
         self._inputs = {id(tensor): index for index, tensor in enumerate(student.inputs)}
 
     def layer(self, name: str, target: Any) -> StudentLayer:
-        """The calls that make `target`, back to other grids than `name` or the model's inputs; none
-        if `target` is another grid's.
+        """The calls that make `target`, back to other grids than `name` or the model's inputs.
+
+        There are none if `target` is another grid's.
         """
         calls, grids, inputs, left = set(), {}, {}, [target]
         while left:

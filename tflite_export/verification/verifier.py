@@ -1,5 +1,6 @@
-"""`verify`: the proof that a file computes what was trained, or the first tensor in which it does
-not.
+"""`verify`: the proof that a file computes what was trained.
+
+Without a proof it names the first tensor in which it does not.
 """
 
 from collections.abc import Sequence
@@ -250,8 +251,9 @@ def _check_parameters(
 
 
 def _crash(model: str, contents: bytes, kernels: Sequence[str]) -> Failure | None:
-    """Tries the kernels in a process of its own; a crash there ends the verification, not this
-    process.
+    """Tries the kernels in a process of its own.
+
+    A crash there ends the verification, not this process.
     """
     try:
         litert.probe(contents, kernels)
