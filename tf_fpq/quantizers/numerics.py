@@ -140,8 +140,10 @@ def fake_quant(
             dx, dstep = _linear_gradient(kernels, x32, step, low, high, slope)(upstream)
             if delta is not None:
                 # EWGS: g * delta * sign(g) * (v - round(v)) / (qmax - qmin), and sign(g) * g = |g|.
-                extra = tf.abs(dx) * tf.stop_gradient(slope() * (-delta / step / (qmax - qmin)))
-                moved = tf.stop_gradient(kernels.inside(x32, x32, low, high))
+                with tf.control_dependencies([upstream]):
+                    scaling = tf.stop_gradient(slope() * (-delta / step / (qmax - qmin)))
+                    moved = tf.stop_gradient(kernels.inside(x32, x32, low, high))
+                extra = tf.abs(dx) * scaling
                 dx, dstep = dx + extra, dstep - kernels.product_sum(extra, moved, step) / step
             return dx, dstep * gradient_scale
 
@@ -172,13 +174,17 @@ def _linear_gradient(
     @tf.custom_gradient
     def passed(upstream: tf.Tensor):
         upstream = tf.stop_gradient(upstream)
-        dx = kernels.inside(upstream, x, low, high)
-        return (dx, kernels.product_sum(upstream, slope(), step) / step), transposed
+        # Slope and mask depend on the forward pass alone. Without this, TensorFlow computes them
+        # there, and holds them for every tensor until the backward pass comes by.
+        with tf.control_dependencies([upstream]):
+            dx = kernels.inside(upstream, x, low, high)
+            return (dx, kernels.product_sum(upstream, slope(), step) / step), transposed
 
     @tf.custom_gradient
     def transposed(to_x: tf.Tensor, to_step: tf.Tensor):
         to_x, to_step = tf.stop_gradient(to_x), tf.stop_gradient(to_step)
-        return kernels.inside(to_x, x, low, high) + slope() * (to_step / step), passed
+        with tf.control_dependencies([to_x]):
+            return kernels.inside(to_x, x, low, high) + slope() * (to_step / step), passed
 
     return passed
 
@@ -205,9 +211,9 @@ def fake_quant_fixed(
         @tf.custom_gradient
         def passed(upstream: tf.Tensor):
             margin = 0.5 * step_size  # what still rounds to the first or last code
-            return kernels.inside(
-                tf.stop_gradient(upstream), x32, low - margin, high + margin
-            ), passed
+            with tf.control_dependencies([upstream]):
+                upstream = tf.stop_gradient(upstream)
+                return kernels.inside(upstream, x32, low - margin, high + margin), passed
 
         return kernels.on_grid(x32, step_size, low, high), passed
 

@@ -139,7 +139,18 @@ def test_one_kernel_each_where_there_are_kernels():
     assert grid_kernels.kernels_for(tf.ones([1, 3])) is PLAIN
 
 
+def _runs_after(operation, first, seen) -> bool:
+    """Whether `operation` needs `first` to have run."""
+    if id(operation) not in seen:
+        before = [*operation.control_inputs, *(tensor.op for tensor in operation.inputs)]
+        seen[id(operation)] = operation is first or any(
+            _runs_after(earlier, first, seen) for earlier in before
+        )
+    return seen[id(operation)]
+
+
 def test_the_gradient_keeps_input_and_output_only():
+    """And computes nothing of their size before the upstream gradient is there."""
     x = tf.constant(np.linspace(-1, 2, 64), tf.float32)
     for kernels in ("fused", "plain"):
         graph = tf.Graph()
@@ -148,8 +159,9 @@ def test_the_gradient_keeps_input_and_output_only():
             step = tf.compat.v1.placeholder(tf.float32, [], "step")
             with contextlib.nullcontext() if kernels == "fused" else grid_kernels.plain_formula():
                 y = numerics.fake_quant(symbol, step, tf.constant(0.0), 0, 15)
+            upstream = tf.compat.v1.placeholder(tf.float32, [64], "upstream")
             forward = set(graph.get_operations())
-            tf.gradients(y, [symbol, step])
+            tf.gradients(y, [symbol, step], grad_ys=upstream)
             backward = set(graph.get_operations()) - forward
         kept = {
             tensor.name
@@ -158,4 +170,12 @@ def test_the_gradient_keeps_input_and_output_only():
             for tensor in operation.inputs
             if tensor.op in forward and tensor.shape == x.shape
         }
+        kept -= {upstream.name}
         assert len(kept) <= 2, kept
+        early = [
+            operation.name
+            for operation in backward
+            if operation.type != "ZerosLike" and any(o.shape == x.shape for o in operation.outputs)
+            if not _runs_after(operation, upstream.op, {})
+        ]
+        assert not early
