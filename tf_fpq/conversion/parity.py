@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 
+# How far outputs of a converted model may be from the Keras 3 model's, relative to the largest
+# element or 1. Chosen here, some 80 float32 ulps; docs/parity.md has what each model reaches.
 TOLERANCE = 1e-5
 _SIZES = (32, 96, 224)  # Tried in order for dimensions that a model leaves open.
 

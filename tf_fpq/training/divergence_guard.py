@@ -121,6 +121,7 @@ class DivergenceGuard:
         """
         step = {**step, "learning_rate": tf.convert_to_tensor(self._optimizer.learning_rate)}
         norms = [_squared_norm(gradient) for gradient in gradients]
+        # Learning rate too: a NaN there would spoil weights whose gradients are finite.
         # Images too: NaN among them would pass, as a quantizer clips it to an end of its range.
         self._image_size.assign(_root_mean_square(step["images"]))
         watched = [_squared_norm(step[name]) for name in ("images", "predictions", "learning_rate")]

@@ -109,6 +109,7 @@ def _fold(kernel: graph.Call, norm: graph.Call) -> _Fold:
     gamma = layer.gamma.numpy().astype(np.float64) if layer.scale else np.ones_like(variance)
     beta = layer.beta.numpy() if layer.center else np.zeros_like(variance)
     slope = gamma / np.sqrt(variance + layer.epsilon)
+    # Behind the batch norm the variance of a channel is gamma^2.
     smallest = min(variance.min(), np.square(gamma).min())
     return _Fold(kernel, norm, slope, beta - slope * layer.moving_mean.numpy(), smallest)
 

@@ -33,6 +33,7 @@ def high_multiply(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
 
 def divide_by_power(x: np.ndarray, exponent: int) -> np.ndarray:
     """`x / 2^exponent`, ties away from zero."""
+    # gemmlowp's own form: the remainder against half, which for negative numbers is one more.
     mask = (1 << exponent) - 1
     return (x >> exponent) + ((x & mask) > (mask >> 1) + (x < 0))
 

@@ -149,7 +149,7 @@ class _Walk:
         step_size, zero_point = (
             np.float32(part) for part in layer.quantizer.grid(layer.variables_of_quantizer)
         )
-        grid_zero = INT8_MAX - spec.qmax + int(zero_point)
+        grid_zero = INT8_MAX - spec.qmax + int(zero_point)  # 127 - 15 + 6 = 118 for 4 bits
         tensor = Tensor(
             name, static_shape(output), "int8", np.asarray(step_size, np.float32), grid_zero
         )
@@ -162,6 +162,7 @@ class _Walk:
         )
         pending = _within_int32(pending, tensor)
         low = INT8_MIN if pending.nonnegative else lowest
+        # A fused RELU6 clips at 6 itself, without a MINIMUM behind it.
         high = (
             INT8_MAX
             if "RELU6" in (pending.fused, pending.kind)

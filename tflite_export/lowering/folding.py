@@ -43,6 +43,7 @@ def quantized_kernel(
     codes = transpose(quantizer.codes(weight, variables).numpy()).astype(np.int8)
     step_size = np.broadcast_to(quantizer.grid(variables)[0].numpy(), weight.shape)
     channels = codes.shape[axis]
+    # All elements of a channel have one step, so any of them is the channel's.
     scale = (
         np.moveaxis(transpose(step_size), axis, 0).reshape(channels, -1)[:, 0].astype(np.float64)
     )

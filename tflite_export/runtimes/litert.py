@@ -32,6 +32,8 @@ KERNEL_SETS: Mapping[str, litert.OpResolverType] = {
     "reference": litert.OpResolverType.BUILTIN_REF,
 }
 
+# Of a run of one image in a process of its own. Chosen here, long for one image of any network: it
+# is there for processes that hang.
 TIMEOUT_SECONDS = 300
 
 _PROBE = """

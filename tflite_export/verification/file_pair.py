@@ -15,7 +15,7 @@ from tflite_export.runtimes import litert
 from tflite_export.verification import code_differences, parameter_checks
 from tflite_export.verification import report as report_lib
 
-# Images made up when none are given.
+# Images made up when none are given. The number is chosen here.
 RANDOM_IMAGES = 100
 # Notes on constants that differ; the rest is counted.
 MAX_NOTES = 10

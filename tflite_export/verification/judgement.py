@@ -15,7 +15,8 @@ from tflite_export.verification.report_records import Comparison, Failure, Findi
 
 # What the reports call the student with every value moved by one float ulp.
 MOVED = "moved"
-# Without a limit by the user: student and file may choose other classes on more images than this...
+# All of these are chosen here, and docs/verification.md argues them. Without a limit by the user
+# student and file may choose other classes on more images than this...
 ASKED_AGREEMENT = 0.995
 # ... as long as the outputs' values still agree: half the amplitude of the noise is the signal's at
 # 6 dB, and unrelated outputs are at -3 to 3 dB,
@@ -23,7 +24,7 @@ RELATED_DB = 10.0
 # or chaos alone does as much: a ulp is the smallest of moves, and ties move codes by a whole step.
 CHAOS_FACTOR = 4
 CHAOS_DB = 6.0
-# A few images are no evidence.
+# A few images are no evidence: beside the factor, so many may change in any case.
 FEW_IMAGES = 3
 
 

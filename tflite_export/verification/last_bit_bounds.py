@@ -41,7 +41,8 @@ class Bound:
 
 # A tie in one of 256 table entries is rare, and two of them are not neighbours: measured on x86
 # with glibc, none in 400 random grids for LOGISTIC, TANH and GELU on either kernel set, none in 4.6
-# million codes of SOFTMAX.
+# million codes of SOFTMAX. The share is chosen here for other libraries than glibc: of 256 entries
+# it is two.
 LAST_BIT = Bound(lsb=1, share=0.01)
 
 # By operator and kernel set. SOFTMAX of the reference kernels is fixed point, therefore exact.

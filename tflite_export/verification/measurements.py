@@ -36,7 +36,8 @@ FEWEST_TENSOR_IMAGES, MOST_TENSOR_IMAGES = 4, 64
 REFERENCE_CODES = 2**26
 FEWEST_REFERENCE_IMAGES = 4
 
-# Chaos shows on as many images as these codes are, from 32 to 512.
+# Chaos shows on as many images as these codes are, from 32 to 512. Chosen here: twice as
+# many as for the operators.
 MOVED_CODES = 2**27
 FEWEST_MOVED_IMAGES, MOST_MOVED_IMAGES = 32, 512
 

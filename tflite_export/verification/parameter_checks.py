@@ -17,7 +17,8 @@ from tflite_export.verification.report import Failure
 # weights.
 _OUT_FIRST = {"CONV_2D": (3, 0, 1, 2), "TRANSPOSE_CONV": (2, 0, 1, 3), "FULLY_CONNECTED": (1, 0)}
 
-# Sums that twice as wide codes would bring to 2^30, half of int32, may force narrower ones.
+# Sums that twice as wide codes would bring to 2^30 may force narrower ones. That is half of int32:
+# chosen here, with a factor of 2 to spare for what rounding adds (`Kernel._powers`).
 _LARGE_SUM = 2**29
 
 
@@ -128,7 +129,7 @@ def student_weights(
 def _channel_failures(
     name: str, trained: np.ndarray, stored: np.ndarray, bias: np.ndarray
 ) -> list[Failure]:
-    """Whether a file's codes are the trained ones, up to what the exporter may do.
+    """A failure if a file's codes are not the trained ones, up to what the exporter may do.
 
     A channel may be negated, or all zero where it is a constant. All may be multiplied by one power
     of two, or one by a lower power where its sums fill int32. Nothing else is allowed.
@@ -146,6 +147,7 @@ def _channel_failures(
     matches = np.stack(
         [(wide == stored).all(1) | (wide == -stored).all(1) for wide in candidates]
     ) | (stored == 0).all(1)
+    # The power from 0 on by which most channels match; a lower one may serve a channel of its own.
     best = len(candidates) // 2 + int(matches[len(candidates) // 2 :].sum(1).argmax())
     sums = np.abs(bias.astype(np.int64)) + 255 * np.abs(stored.astype(np.int64)).sum(1)
     narrower = matches[:best].any(0) & (sums >= _LARGE_SUM)
