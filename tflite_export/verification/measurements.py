@@ -27,7 +27,7 @@ from tflite_export.verification.last_bit_bounds import ROUNDINGS, TWINS
 # the number of images.
 BATCH_VALUES = 2**23
 LARGEST_BATCH = 128
-# By default the operators are compared on as many images as these codes are, from 4 to 64: 18 of
+# By default the operators are compared on as many images as these codes are, from 4 to 64: 9 of
 # 224x224 for EfficientNet-Lite0, some ten seconds.
 TENSOR_CODES = 2**26
 FEWEST_TENSOR_IMAGES, MOST_TENSOR_IMAGES = 4, 64

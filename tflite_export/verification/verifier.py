@@ -97,7 +97,7 @@ def verify(
         judged.
       runtime_images: See `runtimes`.
       reference_images: Number of images for the reference kernels, which are 40 times slower than
-        XNNPACK. None: as many as take half a minute, e.g. 18 of 224x224 for a MobileNet.
+        XNNPACK. None: as many as take half a minute, e.g. 9 of 224x224 for EfficientNet-Lite0.
       tensor_images: Number of images for steps 3 and 4; 0 leaves them out. None: as many as take
         some ten seconds, from 4 to 64.
       batch_size: Images that student and twin compute at once. None: as many as need some hundred
