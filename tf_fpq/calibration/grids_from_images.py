@@ -140,6 +140,7 @@ def calibrate(
     for layer in layers:
         step_size, zero_point = estimate(seen.samples[layer.name], layer.quantizer, estimator)
         layer.quantizer.set_grid(layer.variables_of_quantizer, step_size[0], zero_point[0])
+    # Behind all grids: the limits are ratios of steps of one operator.
     xnnpack_steps.raise_small_steps(student)
     _warn(seen.samples, uncalibrated(student))
     batches.warn_about_bytes(stacklevel=2)

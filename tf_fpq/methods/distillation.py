@@ -108,6 +108,7 @@ def _distance_and_gradient(
     """The distance of features `[elements, 1, 1, channels]`, and its gradient by the student's."""
     ours, theirs = _normalized(student, epsilon), _normalized(teacher, epsilon)
     elements = tf.cast(tf.shape(student)[0], tf.float32)
+    # The factor goes in as the batch norm's scale, which its gradient multiplies by in passing.
     factor = -2.0 * weight / (elements * student.shape[-1])
     gradient = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=theirs.y,
@@ -123,6 +124,7 @@ def _distance_and_gradient(
     # The kernel's variances are unbiased.
     v_s, v_t = (x.batch_variance * (1.0 - 1.0 / elements) for x in (ours, theirs))
     terms = v_s / (v_s + epsilon) + v_t / (v_t + epsilon) - 2.0 * correlation
+    # Multiplied out, the distance of equal features may round to a little below 0.
     return weight * tf.maximum(tf.reduce_mean(terms), 0.0), gradient.x_backprop
 
 

@@ -27,6 +27,7 @@ def kl(
     A worked number: two classes at 0.9 and 0.1 against 0.8 and 0.2 are
     `0.9 log(0.9 / 0.8) + 0.1 log(0.1 / 0.2) = 0.037`.
     """
+    # Logarithms of a softmax, which stay finite where its probabilities are 0 in float32.
     log_p = tf.nn.log_softmax(logits_of(teacher, from_logits) / temperature)
     log_q = tf.nn.log_softmax(logits_of(student, from_logits) / temperature)
     return tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1))

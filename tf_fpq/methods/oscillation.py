@@ -197,10 +197,12 @@ class OscillationFreezing(Method):
         ):
             quantizer, variables = weight.quantizer, weight.variables
             latent = tf.convert_to_tensor(weight.variable)
+            # Frozen weights first: the optimizer has moved them, and that is no oscillation.
             latent = quantizer.held(latent, tf.round(mean), tf.convert_to_tensor(frozen), variables)
             codes, frequency = state.update(quantizer.codes(latent, variables))
             new_mean = tf.where(frozen, mean, self.momentum * codes + (1.0 - self.momentum) * mean)
             oscillating = frequency > self.coefficient("threshold")
+            # A weight that sets the scale is always at the end of the range: it cannot be held.
             free = tf.logical_not(quantizer.sets_scale(latent))
             now_frozen = tf.logical_or(frozen, tf.logical_and(oscillating, free))
             latent = quantizer.held(latent, tf.round(new_mean), now_frozen, variables)

@@ -135,6 +135,7 @@ class DoReFaQuantizer(GridQuantizer):
         squashed = tf.abs(tf.tanh(tf.cast(inputs, tf.float32)))
         axes = self.spec.shared_axes(squashed.shape.rank)
         largest = tf.reduce_max(tf.where(mask, 0.0, squashed), axis=axes, keepdims=True)
+        # Those that are held are left out of the maximum: they follow it.
         held = largest * codes / float(self.spec.qmax)
         held = tf.atanh(tf.clip_by_value(held, -MAX_SQUASHED, MAX_SQUASHED))
         return tf.where(mask, tf.cast(held, inputs.dtype), inputs)

@@ -100,6 +100,7 @@ class EwgsQuantizer(LsqQuantizer):
             scale,
             delta=tf.convert_to_tensor(weights["delta"]),
         )
+        # `training.ewgs_hessian` watches the outputs to take the Hessian by them.
         return outputs if self.watch is None else self.watch(self, outputs, weights)
 
     def paper_start(self, samples: Samples) -> Grids:

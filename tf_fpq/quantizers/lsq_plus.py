@@ -77,6 +77,7 @@ class LsqPlusQuantizer(GridQuantizer):
             for name, variable in weights.items()
         }
         step_size, zero_point = self.grid(scaled)
+        # The zero point's gradient is added apart: `fake_quant` has none for it.
         outputs = numerics.fake_quant(inputs, step_size, tf.stop_gradient(zero_point), qmin, qmax)
         if self.spec.symmetric:
             return outputs
@@ -99,6 +100,7 @@ class LsqPlusQuantizer(GridQuantizer):
         step_size = tf.maximum(tf.abs(variables["step_size"]), numerics.MIN_STEP_SIZE)
         if self.spec.symmetric:
             return step_size, tf.zeros_like(step_size)
+        # Not `-round(...)`, which makes -0.0 of an offset of 0.
         zero_point = 0.0 - numerics.round_ste(variables["offset"] / step_size)
         return step_size, numerics.clip_ste(
             zero_point, float(self.spec.qmin), float(self.spec.qmax)

@@ -102,6 +102,7 @@ class MinMaxQuantizer(GridQuantizer):
         keepdims = self.spec.axis is not None
         low = tf.minimum(tf.reduce_min(inputs, axis=axes, keepdims=keepdims), 0.0)
         high = tf.maximum(tf.reduce_max(inputs, axis=axes, keepdims=keepdims), 0.0)
+        # A product with `training` in place of a condition: the range is assigned in any case.
         rate = training * (1.0 if self._of_weight else 1.0 - self.momentum)
         for name, seen in (("range_min", low), ("range_max", high)):
             variables[name].assign(rate * seen + (1.0 - rate) * variables[name])
@@ -110,6 +111,7 @@ class MinMaxQuantizer(GridQuantizer):
         """Step size and zero point of the range."""
         low, high = tf.minimum(variables["range_min"], 0.0), tf.maximum(variables["range_max"], 0.0)
         width = tf.maximum(-low, high) if self.spec.symmetric else high - low
+        # Channels of zeros have the widest channel's range; a tensor of zeros has 1.
         widest = tf.reduce_max(width)
         width = tf.where(width > 0, width, tf.where(widest > 0, widest, 1.0))
         levels = self.spec.qmax if self.spec.symmetric else self.spec.qmax - self.spec.qmin

@@ -115,6 +115,7 @@ def fully_connected(
     kernel = tf.constant(codes.T, dtype)
     bias = tf.constant(bias, dtype)
     units, features = codes.shape
+    # Two int4 codes share a byte, so a row of odd length ends within one: XNNPACK refuses it.
     odd_int4 = weights.dtype == "int4" and features % 2 == 1
     mode = "real" if rounding == "double" else "upward" if odd_int4 else "single"
     requantize = _requantize(operator, tensors, mode)
@@ -144,6 +145,7 @@ def transpose_conv(
     """
     _, weights, x = base.input_tensors(operator, tensors)[:3]
     output, opts = base.output_tensor(operator, tensors), base.options(operator)
+    # The same operands in a convolution's order, for what the kinds share: requantization and bias.
     inner = deployed.Operator(
         operator.kind, (x.name, weights.name, *operator.inputs[3:]), operator.outputs, opts
     )
@@ -160,6 +162,7 @@ def transpose_conv(
     dtype = accumulate.accumulator_type(
         operator, codes, bias, accumulate.largest_offset(x), (1, 2, 3)
     )
+    # TensorFlow's conv2d_transpose takes [h, w, out, in].
     kernel, bias = tf.constant(np.transpose(codes, (1, 2, 0, 3)), dtype), tf.constant(bias, dtype)
     requantize = _requantize(inner, tensors, rounding)
 

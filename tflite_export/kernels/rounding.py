@@ -113,6 +113,7 @@ def multiply_by_quantized_multiplier(
     """
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     if np.any(left > 0):
+        # The kernels shift an int32 left before they multiply, and an overflow wraps.
         x = wrap_int32(x * (np.int64(1) << left))
     return divide(high_multiply(x, multiplier), right)
 
@@ -225,7 +226,7 @@ def activation_bounds(
     def code(bound: float | None, default: int) -> int:
         if bound is None:
             return default
-        steps = np.float32(bound) / np.float32(scale)
+        steps = np.float32(bound) / np.float32(scale)  # both kernel sets divide in float32
         if rounding == "single":
             return int(np.rint(np.clip(steps + np.float32(zero_point), qmin, qmax)))
         return int(np.clip(zero_point + round_half_away(steps), qmin, qmax))

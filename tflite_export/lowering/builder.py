@@ -108,6 +108,7 @@ class _Walk:
         deployed = DeployedModel(
             network.tensors, tuple(network.operators), inputs, outputs, self._student.name
         )
+        # A variable of a shared layer lies on several grids, and cannot be moved onto all of them.
         several = collections.Counter(id(found.variable) for found in moves)
         return Lowered(deployed, tuple(m for m in moves if several[id(m.variable)] == 1))
 
