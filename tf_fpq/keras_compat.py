@@ -7,11 +7,15 @@ depends on who touched it first. The library therefore never says `tf.keras`; ev
 
 from collections.abc import Iterable, Iterator
 import contextlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import tf_keras as keras
 
 register = keras.utils.register_keras_serializable(package="tf_fpq")
+
+
+# A model of Keras 2 (tf_keras) or Keras 3. Neither brings types, and Keras 3 may be absent.
+AnyModel: TypeAlias = Any
 
 
 def serialize(thing: Any) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def registered_name(cls: type) -> str:
     return keras.utils.get_registered_name(cls)
 
 
-def deserialize_class(name: str) -> type:
+def deserialize_class(name: str) -> type[Any]:
     """The class registered under `name`.
 
     Raises:

@@ -9,7 +9,7 @@ from tf_fpq import graph
 from tf_fpq.calibration import grids_from_images
 from tf_fpq.conversion.canonical import canonical
 from tf_fpq.conversion.prepare import flat
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import AnyModel, keras
 from tf_fpq.placement import grids, rule_configs
 from tf_fpq.placement.quantize_configs import config_maker
 from tf_fpq.placement.rules import QuantRule, describe_rules, match_rules
@@ -17,7 +17,7 @@ from tf_fpq.tfmot_scheme import raise_problems
 
 
 def quantize_model(
-    model: keras.Model, rules: Sequence[QuantRule], quantizer: Any = "lsq", *, verbose: int = 0
+    model: AnyModel, rules: Sequence[QuantRule], quantizer: Any = "lsq", *, verbose: int = 0
 ) -> keras.Model:
     """Returns a new model that computes `model` on the integer grids it will be deployed on.
 

@@ -177,12 +177,9 @@ def _rows(calls: Sequence[Call], bits: dict[int, int]) -> list[SummaryRow]:
     if isinstance(layer, QuantizeActivation):
         return [_activation_row(layer)]
     inner = roles.inner(layer)
-    if roles.kernel(inner) is not None:
-        return [
-            _kernel_row(
-                layer, calls, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls)
-            )
-        ]
+    if (kernel := roles.kernel(inner)) is not None:
+        read = max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls)
+        return [_kernel_row(layer, getattr(inner, kernel.name), calls, read)]
     if quantized_weights(layer):
         return [_own_row(layer, max(bits.get(id(call.inputs[0]), FLOAT_BITS) for call in calls))]
     if layer.weights:  # batch norms: folded away, but part of the float model's bytes
@@ -241,10 +238,9 @@ def _own_row(layer: keras.layers.Layer, activation_bits: int) -> SummaryRow:
 
 
 def _kernel_row(
-    layer: keras.layers.Layer, calls: Sequence[Call], activation_bits: int
+    layer: keras.layers.Layer, kernel: Any, calls: Sequence[Call], activation_bits: int
 ) -> SummaryRow:
     inner = roles.inner(layer)
-    kernel = getattr(inner, roles.kernel(inner).name)
     weights = math.prod(kernel.shape)
     others = sum(math.prod(weight.shape) for weight in inner.weights) - weights
     weight_bits, granularity, step_size = _weight_grid(layer)

@@ -101,7 +101,7 @@ def observe(student: keras.Model, images: CalibrationImages, verbose: int) -> Ob
     return Observed({name: found.samples() for name, found in reservoirs.items()}, moments)
 
 
-def _inputs_of(student: keras.Model, layer_class: type) -> dict[str, list[Any]]:
+def _inputs_of(student: keras.Model, layer_class: type[Any]) -> dict[str, list[Any]]:
     """The tensors that layers of a class read, by layer name.
 
     Not from the layers' own nodes: those of other models that share a layer count as well.

@@ -135,7 +135,6 @@ def _raise(quantizer: QuantizeActivation, step_size: float) -> list[QuantizeActi
         raise OverflowError(f"{quantizer.name}: {step_size}")
     variables: Any = quantizer.variables_of_quantizer
     before, zero_point = _step(quantizer), quantizer.quantizer.grid(variables)[1]
-    quantizer.quantizer.set_grid(
-        variables, np.float32(step_size * _ABOVE_LIMIT), np.asarray(zero_point)
-    )
+    raised = np.asarray(step_size * _ABOVE_LIMIT, np.float32)
+    quantizer.quantizer.set_grid(variables, raised, np.asarray(zero_point))
     return [quantizer] if _step(quantizer) > before else []

@@ -138,7 +138,7 @@ def sides1d(layer_class: type, argument: str) -> Rewrite:
     """The rule for padding or cropping a sequence, as `layer_class`."""
 
     def rewrite(rewriter: Rewriter, layer: Any, name: str, x: Any) -> Any:
-        sides = {argument: ((0, 0), tuple(getattr(layer, argument)))}
+        sides: dict[str, Any] = {argument: ((0, 0), tuple(getattr(layer, argument)))}
         return rewriter.in_two_dimensions(name, x, rewriter.make(layer_class, layer.name, **sides))
 
     return rewrite
@@ -162,10 +162,8 @@ def global_pool3d(layer_class: type) -> Rewrite:
         pooled = rewriter.make(layer_class, layer.name, keepdims=False)(flat)
         if not layer.keepdims:
             return pooled
-        shape = (1, 1, 1, channels)
-        return rewriter.make(layers.Reshape, rewriter.name(name, "kept"), target_shape=shape)(
-            pooled
-        )
+        kept = rewriter.name(name, "kept")
+        return rewriter.make(layers.Reshape, kept, target_shape=(1, 1, 1, channels))(pooled)
 
     return rewrite
 

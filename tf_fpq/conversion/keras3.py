@@ -28,7 +28,7 @@ def is_keras3_model(model: object) -> bool:
 
     Keras 3 is not imported for this: what it made, it made after its import.
     """
-    module = sys.modules.get("keras")
+    module: Any = sys.modules.get("keras")
     return getattr(module, "__version__", "").startswith("3.") and isinstance(model, module.Model)
 
 
@@ -241,11 +241,11 @@ class _Converter:
                     {id(old): new for old, new in zip(node.outputs, outputs, strict=True)}
                 )
             structures = graph._inputs_struct, graph._outputs_struct
-            mapped = [
+            inputs, results = (
                 tf.nest.map_structure(lambda tensor: values[id(tensor)], structure)
                 for structure in structures
-            ]
-            self._made[id(model)] = functional(*mapped, name=model.name)
+            )
+            self._made[id(model)] = functional(inputs, results, name=model.name)
         return self._made[id(model)]
 
     def copy_weights(self, name: str) -> None:

@@ -33,8 +33,6 @@ _ACTIVATION_LAST = (
     "Conv3D",
     "DepthwiseConv1D",
     "DepthwiseConv2D",
-)
-_ACTIVATION_LAST += (
     "SeparableConv1D",
     "SeparableConv2D",
     "Conv1DTranspose",
@@ -165,7 +163,7 @@ def _config(source: type, target: type, config: dict[str, Any]) -> dict[str, Any
     return translated
 
 
-def _make(source: type, target: type, config: dict[str, Any]) -> keras.layers.Layer:
+def _make(source: type, target: type[Any], config: dict[str, Any]) -> keras.layers.Layer:
     return (
         target(**config) if source.__module__.startswith("keras.") else target.from_config(config)
     )
@@ -175,7 +173,7 @@ def _accepted(target: type) -> set[str]:
     classes = [base for base in target.__mro__ if "__init__" in vars(base)]
     hidden = {"zero_output_for_mask"} if issubclass(target, keras.layers.RNN) else set()
     return hidden | {
-        name for base in classes for name in inspect.signature(base.__init__).parameters
+        name for base in classes for name in inspect.signature(vars(base)["__init__"]).parameters
     }
 
 
@@ -184,7 +182,7 @@ def _defaults(source: type) -> dict[str, Any]:
     found = {
         name: p.default
         for base in classes
-        for name, p in inspect.signature(base.__init__).parameters.items()
+        for name, p in inspect.signature(vars(base)["__init__"]).parameters.items()
     }
     return _HIDDEN_DEFAULTS | found
 

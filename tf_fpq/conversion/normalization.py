@@ -23,11 +23,9 @@ import tensorflow as tf
 
 from tf_fpq.keras_compat import keras, register
 
-layers = keras.layers
-
 
 @register
-class ChannelMean(layers.Layer):
+class ChannelMean(keras.layers.Layer):
     """`mean(x)` over the last axis, which stays as an axis of length 1."""
 
     def call(self, inputs: Any) -> Any:
@@ -36,7 +34,7 @@ class ChannelMean(layers.Layer):
 
 
 @register
-class ReciprocalRoot(layers.Layer):
+class ReciprocalRoot(keras.layers.Layer):
     """`1 / sqrt(x + epsilon)` for x that are not negative."""
 
     def __init__(self, epsilon: float = 1e-3, **kwargs: Any):
@@ -53,7 +51,7 @@ class ReciprocalRoot(layers.Layer):
 
 
 @register
-class ChannelAffine(layers.Layer):
+class ChannelAffine(keras.layers.Layer):
     """`gamma * x + beta` with a gamma and a beta for each channel, the last axis.
 
     Attributes:
@@ -108,26 +106,28 @@ class ChannelAffine(layers.Layer):
 _REGULARIZERS = ("gamma_regularizer", "beta_regularizer")
 
 
-def is_along_channels(layer: layers.LayerNormalization, rank: int) -> bool:
+def is_along_channels(layer: keras.layers.LayerNormalization, rank: int) -> bool:
     """Whether `layer` normalizes a tensor of this rank over its last axis only."""
     axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
     return rank in (2, 3, 4) and [axis % rank for axis in axes] == [rank - 1]
 
 
-def layer_normalization(rewriter: Any, layer: layers.LayerNormalization, name: str, x: Any) -> Any:
+def layer_normalization(
+    rewriter: Any, layer: keras.layers.LayerNormalization, name: str, x: Any
+) -> Any:
     """A rewrite of `canonical.py`: the equation above, on a tensor of rank 2 to 4."""
 
     def apply(value: Any) -> Any:
         mean = rewriter.make(ChannelMean, rewriter.name(name, "mean"))(value)
-        difference = rewriter.make(layers.Subtract, rewriter.name(name, "difference"))(
+        difference = rewriter.make(keras.layers.Subtract, rewriter.name(name, "difference"))(
             [value, mean]
         )
-        square = rewriter.make(layers.Multiply, rewriter.name(name, "square"))(
+        square = rewriter.make(keras.layers.Multiply, rewriter.name(name, "square"))(
             [difference, difference]
         )
         variance = rewriter.make(ChannelMean, rewriter.name(name, "variance"))(square)
         root = rewriter.make(ReciprocalRoot, rewriter.name(name, "factor"), epsilon=layer.epsilon)
-        normal = rewriter.make(layers.Multiply, rewriter.name(name, "normal"))(
+        normal = rewriter.make(keras.layers.Multiply, rewriter.name(name, "normal"))(
             [difference, root(variance)]
         )
         return _affine(rewriter, layer, value.shape[-1])(normal)
@@ -135,7 +135,7 @@ def layer_normalization(rewriter: Any, layer: layers.LayerNormalization, name: s
     return apply(x) if x.shape.rank == 4 else rewriter.in_two_dimensions(name, x, apply)
 
 
-def _affine(rewriter: Any, layer: layers.LayerNormalization, channels: int) -> ChannelAffine:
+def _affine(rewriter: Any, layer: keras.layers.LayerNormalization, channels: int) -> ChannelAffine:
     weights = {"gamma": np.ones(channels), "beta": np.zeros(channels)}
     weights |= {
         name: getattr(layer, name).numpy() for name in weights if getattr(layer, name) is not None

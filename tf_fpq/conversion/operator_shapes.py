@@ -50,7 +50,8 @@ def at_batch(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | N
 def transpose(arguments: dict[str, Any], shape: tf.TensorShape) -> Substitute | None:
     """`tf.transpose`: a Permute, unless it moves the batch axis."""
     del shape
-    tensor, order = next(iter(arguments.values())), arguments.get("perm")
+    tensor = next(iter(arguments.values()))
+    order: Any = arguments.get("perm")
     plain = (
         is_float(tensor)
         and isinstance(order, (list, tuple))

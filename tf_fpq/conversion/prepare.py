@@ -7,15 +7,14 @@ The student is made from what `prepare` returns, and a teacher's features are ta
 have the same layers under the same names.
 """
 
-from typing import Any
 
 from tf_fpq import graph
 from tf_fpq.conversion import flatten, keras3, operator_layers
 from tf_fpq.conversion.canonical import canonical
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import AnyModel, keras
 
 
-def prepare(model: Any) -> keras.Model:
+def prepare(model: AnyModel) -> keras.Model:
     """Returns `model` as one flat functional model in canonical layers.
 
     Args:
@@ -35,7 +34,7 @@ def prepare(model: Any) -> keras.Model:
     return canonical(flat(model))
 
 
-def flat(model: Any) -> keras.Model:
+def flat(model: AnyModel) -> keras.Model:
     """Returns `model` as one flat functional Keras 2 model, in its own layers.
 
     Otherwise it is as `prepare`.

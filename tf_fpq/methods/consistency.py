@@ -255,8 +255,10 @@ class ConsistencyRegularization(Method):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal method."""
-        names = ("weight", "decay", "temperature", "divergence", "ramp_up", "quantized_teacher")
-        names += ("latent_weight", "latent_layer", "from_logits")
+        names = (
+            *("weight", "decay", "temperature", "divergence", "ramp_up", "quantized_teacher"),
+            *("latent_weight", "latent_layer", "from_logits"),
+        )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -286,7 +286,7 @@ class KnowledgeDistillation(Method):
     def attach(self, student: keras.Model, teacher: keras.Model | None) -> None:
         """Checks that both models have outputs of the same shape."""
         super().attach(student, teacher)
-        if student.output_shape != teacher.output_shape:
+        if teacher is not None and student.output_shape != teacher.output_shape:
             raise ValueError(
                 "The teacher's output must have the shape of the student's, class for class. "
                 f"Received: student {student.output_shape}, teacher {teacher.output_shape}."

@@ -166,8 +166,9 @@ class ConvolutionInputs:
             return lambda values: values[index]
         if id(layer) not in self._own or isinstance(layer, _DRAWS) or not self._keeps_grid(layer):
             return None
-        parts = [self._join(source, quantizers, raw) for source in sources]
-        if not parts or None in parts:
+        joins = [self._join(source, quantizers, raw) for source in sources]
+        parts = [join for join in joins if join is not None]
+        if not parts or len(parts) < len(joins):
             return None
         if isinstance(layer, layers.ActivityRegularization):  # whose loss is added once
             return parts[0]

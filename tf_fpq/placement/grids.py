@@ -139,7 +139,7 @@ def _width_read(
     None if no kernel reads it.
     """
     if id(tensor) not in memo:
-        asked = []
+        asked: list[int | None] = []
         for call in result.readers.get(id(tensor), ()):
             if call.layer.name in bits:
                 asked.append(bits[call.layer.name])

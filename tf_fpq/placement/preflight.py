@@ -15,7 +15,7 @@ from typing import Any
 from tf_fpq import graph, roles
 from tf_fpq.conversion.prepare import prepare
 from tf_fpq.graph import Call
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import AnyModel, keras
 from tf_fpq.placement import grids, rule_configs
 from tf_fpq.placement.rules import QuantRule, match_rules
 from tf_fpq.roles import Role
@@ -104,7 +104,7 @@ class CheckReport:
         return "\n".join([*text, f"{self.model}: {', '.join(counts)}"])
 
 
-def check(model: Any, rules: Sequence[QuantRule] | None = None) -> CheckReport:
+def check(model: AnyModel, rules: Sequence[QuantRule] | None = None) -> CheckReport:
     """Says what `quantize_model(model, rules)` would do with every layer; changes nothing.
 
     Args:

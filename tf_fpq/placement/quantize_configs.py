@@ -102,7 +102,10 @@ class GridQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
         There is nothing for a layer that has no kernel or keeps it float.
         """
         kernel = self._quantized_kernel(layer)
-        return [(getattr(layer, kernel.name), self.weight_quantizer(kernel.axis))] if kernel else []
+        quantizer = None if kernel is None else self.weight_quantizer(kernel.axis)
+        if kernel is None or quantizer is None:
+            return []
+        return [(getattr(layer, kernel.name), quantizer)]
 
     def _quantized_kernel(self, layer: keras.layers.Layer) -> roles.Kernel | None:
         return None if self.weight_bits is None else roles.kernel(layer)
@@ -131,7 +134,8 @@ class GridQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):
 
     def get_output_quantizers(self, layer: keras.layers.Layer) -> list[GridQuantizer]:
         """The activation quantizer, for tfmot's own wrapper."""
-        return [] if self.activation_bits is None else [self.activation_quantizer()]
+        quantizer = self.activation_quantizer()
+        return [] if quantizer is None else [quantizer]
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal config."""
@@ -264,6 +268,6 @@ def config_maker(quantizer: Any) -> Callable[..., GridQuantizeConfig]:
         quantizer = quantizer.func
     check_quantizer_class(quantizer)
     for config in QUANTIZE_CONFIGS.values():
-        if getattr(config, "quantizer", None) is quantizer:
+        if issubclass(config, GridQuantizeConfig) and config.quantizer is quantizer:
             return functools.partial(config, options=options)
     return functools.partial(GridQuantizeConfig, options=options, quantizer=quantizer)

@@ -143,7 +143,7 @@ def match_rules(
             f"These rules match no layer with a kernel: {'; '.join(map(str, idle))}. A pattern must"
             f" match the whole name. Received: layers {listed or '(none)'}."
         )
-    chosen = {}
+    chosen: dict[str, QuantRule] = {}
     for rule in rules:
         matched = {
             name for name, kind in _choice(rule, layers, others).items() if rule.matches(name, kind)

@@ -34,7 +34,7 @@ def training_graph(
     Returns:
       A model with outputs `{"predictions": ..., "features": {name: output}}`.
     """
-    make = graph.make_call
+    make: graph.MakeCall = graph.make_call
     for rewrite in rewrites:
         make = rewrite(student, make)
     features: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 # An int8 container holds at most 8 bits. A signed grid of 1 bit, less its lowest code, has only 0.
 MIN_BITS, MAX_BITS = 2, 8
@@ -58,8 +59,10 @@ class QuantSpec:
         """Highest code."""
         return 2 ** (self.num_bits - 1) - 1 if self.symmetric else 2**self.num_bits - 1
 
-    def step_shape(self, tensor_shape: Sequence[int | None]) -> tuple[int, ...]:
-        """Shape of a step size that broadcasts against a tensor of `tensor_shape`."""
+    def step_shape(self, tensor_shape: Sequence[Any]) -> tuple[int, ...]:
+        """Shape of a step size that broadcasts against a tensor of `tensor_shape`, in which sizes
+        along axes that share a step may be None.
+        """
         if self.axis is None:
             return ()
         kept = {axis % len(tensor_shape) for axis in self.axis}

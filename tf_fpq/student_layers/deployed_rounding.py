@@ -41,9 +41,8 @@ def arithmetic_of(computed: Any, read: Sequence[Any]) -> operator_arithmetic.Ari
     None if it has no rule of its own, or reads a tensor on no grid. A tensor that is made of itself
     moves to another grid.
     """
-    if computed is read[0]:
-        found = operator_arithmetic.requantize
-    else:
+    found: operator_arithmetic.Arithmetic | None = operator_arithmetic.requantize
+    if computed is not read[0]:
         found = operator_arithmetic.of(graph.producer(computed))
     on_grids = found is not None and all(source_of(tensor) is not None for tensor in read)
     return found if on_grids else None

@@ -42,7 +42,7 @@ class QuantizedWeight(NamedTuple):
         return self.quantizer.codes(tf.convert_to_tensor(self.variable), self.variables)
 
 
-class _BuiltInScope:
+class _BuiltInScope(keras.layers.Layer):
     """A layer whose variables have the same names, whoever builds it: a call or a `.keras` file.
 
     Keras builds layers of one's own from such a file outside of their name scope; two `step_size:0`
@@ -56,7 +56,7 @@ class _BuiltInScope:
 
 
 @register
-class QuantizeActivation(_BuiltInScope, keras.layers.Layer):
+class QuantizeActivation(_BuiltInScope):
     """Puts a tensor on an integer grid: `y = quantizer(x)`.
 
     Called on several tensors (a shared layer), all of them share one grid.

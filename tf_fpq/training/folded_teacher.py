@@ -93,9 +93,15 @@ def _folds(model: keras.Model) -> Iterator[_Fold]:
 
 def _is_linear_kernel(layer: keras.layers.Layer) -> bool:
     channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return (
-        type(layer) in roles.KERNELS and channels_last and roles.activation_name(layer) == "linear"
-    )
+    return bool(_channel_axes(layer)) and channels_last and roles.activation_name(layer) == "linear"
+
+
+def _channel_axes(layer: keras.layers.Layer) -> tuple[int, ...]:
+    """Axes of the kernel along which the channels lie; none for a layer that has no kernel or one
+    grid for all of it.
+    """
+    kernel = roles.KERNELS.get(type(layer))
+    return () if kernel is None or kernel.axis is None else kernel.axis
 
 
 def _normalizes_channels(norm: graph.Call) -> bool:
@@ -128,9 +134,9 @@ def _folded_layer(fold: _Fold, value: Any, is_shown: bool) -> Any:
     layer = fold.kernel.layer
     slope = np.abs(fold.slope) if is_shown else fold.slope
     offset = np.sign(fold.slope) * fold.offset if is_shown else fold.offset
-    weights = roles.KERNELS[type(layer)]
-    kernel = getattr(layer, weights.name).numpy()
-    along = [size if axis in weights.axis else 1 for axis, size in enumerate(kernel.shape)]
+    kernel = getattr(layer, roles.KERNELS[type(layer)].name).numpy()
+    axes = _channel_axes(layer)
+    along = [size if axis in axes else 1 for axis, size in enumerate(kernel.shape)]
     bias = slope * layer.bias.numpy() if layer.use_bias else 0.0
     config = {**layer.get_config(), "name": fold.kernel.name, "use_bias": True, "trainable": False}
     folded = type(layer).from_config(config)

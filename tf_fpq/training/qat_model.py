@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_fpq import distributed, graph
 from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
-from tf_fpq.keras_compat import keras, register, untracked
+from tf_fpq.keras_compat import AnyModel, keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
 from tf_fpq.placement.training_graph import training_graph
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
@@ -68,7 +68,7 @@ class QatModel(keras.Model):
     def __init__(
         self,
         student: keras.Model,
-        teacher: keras.Model | None = None,
+        teacher: AnyModel | None = None,
         methods: Sequence[Method] = (),
         *,
         step_size_learning_rate_factor: float = 0.1,
@@ -80,8 +80,8 @@ class QatModel(keras.Model):
 
         Args:
           student: A calibrated model from `tf_fpq.quantize_model`.
-          teacher: A float model; needed by methods that distill. For CSD its convolutions pair with
-            the student's by name.
+          teacher: A float model of Keras 2 or Keras 3; needed by methods that distill. For CSD its
+            convolutions pair with the student's by name.
           methods: Training methods, at most one of a class, e.g. `[FeaturePerturbation(),
             ChannelStandardizedDistillation()]`, which is FPQ.
           step_size_learning_rate_factor: The quantizers' parameters learn at this fraction of the
@@ -137,7 +137,7 @@ class QatModel(keras.Model):
         """The student's outputs."""
         return self.student(inputs, training=training)
 
-    def set_teacher(self, teacher: keras.Model) -> None:
+    def set_teacher(self, teacher: AnyModel) -> None:
         """Gives the methods their teacher: a model that was loaded from a file has none.
 
         Args:
@@ -148,7 +148,7 @@ class QatModel(keras.Model):
         """
         self._attach([method for method in self.methods if method.needs_teacher], teacher)
 
-    def _attach(self, methods: Sequence[Method], teacher: keras.Model | None) -> None:
+    def _attach(self, methods: Sequence[Method], teacher: AnyModel | None) -> None:
         argument_checks.check_teacher(self.methods, teacher, self.cache_teacher)
         if graph.is_functional(teacher) or keras3.is_keras3_model(teacher):
             teacher = prepare(
@@ -160,7 +160,7 @@ class QatModel(keras.Model):
         self.train_function = None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], teacher: keras.Model | None = None) -> "QatModel":
+    def load(cls, path: str | os.PathLike[str], teacher: AnyModel | None = None) -> "QatModel":
         """Reads a model from the `.keras` file that `save` wrote, ready for `fit`.
 
         Args:

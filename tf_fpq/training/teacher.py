@@ -65,7 +65,13 @@ def shown_to(methods: Sequence[Method]) -> dict[str, float | None]:
     for method in methods:
         for name in method.teacher_features:
             asked.setdefault(name, []).append(method.affine_features_from)
-    return {name: None if None in least else max(least) for name, least in asked.items()}
+    return {name: _largest(least) for name, least in asked.items()}
+
+
+def _largest(least: Sequence[float | None]) -> float | None:
+    """None where one of them is None."""
+    known = [variance for variance in least if variance is not None]
+    return max(known) if len(known) == len(least) else None
 
 
 def _with_dtype(teacher: keras.Model, dtype: str) -> keras.Model:
