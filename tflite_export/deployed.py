@@ -52,6 +52,44 @@ class Tensor:
     axis: int | None = None
     data: np.ndarray | None = None
 
+    @property
+    def one_scale(self) -> np.float32:
+        """The scale of a per-tensor quantized tensor.
+
+        Raises:
+          ValueError: If it has none, or one per channel.
+        """
+        if self.scale is None or np.size(self.scale) != 1:
+            raise ValueError(
+                f"Tensor {self.name!r} must have one scale. Received: scale={self.scale}."
+            )
+        return np.float32(np.reshape(self.scale, ()))
+
+    @property
+    def one_zero_point(self) -> int:
+        """The zero point of all channels.
+
+        Raises:
+          ValueError: If the channels differ.
+        """
+        if isinstance(self.zero_point, np.ndarray):
+            raise ValueError(
+                f"Tensor {self.name!r} must have one zero point. Received:"
+                f" zero_point={self.zero_point}."
+            )
+        return self.zero_point
+
+    @property
+    def constant(self) -> np.ndarray:
+        """The contents of a constant.
+
+        Raises:
+          ValueError: If the tensor is an activation.
+        """
+        if self.data is None:
+            raise ValueError(f"Tensor {self.name!r} must be constant. Received: data=None.")
+        return self.data
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 import warnings
 
 import numpy as np
@@ -15,12 +15,11 @@ from tflite_export import targets
 from tflite_export.flatbuffer import metadata as metadata_lib
 from tflite_export.flatbuffer import reader, writer
 from tflite_export.lowering import io_types
+from tflite_export.lowering.io_types import IoType
 
 if TYPE_CHECKING:
     from tflite_export.lowering.builder import Lowered
     from tflite_export.twin.integer_twin import IntegerTwin
-
-IoType = Literal["int8", "uint8", "float32"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -135,8 +134,8 @@ def export(
     metadata = metadata_lib.make(deployed, labels, normalization)
     file_model = io_types.with_io(deployed, input_type, output_type)
     _check_target(file_model, profile, metadata)
-    if metadata.mean is not None and input_type == "uint8":
-        _warn_unless_pixels(deployed.tensors[deployed.inputs[0]], metadata)
+    if metadata.normalization is not None and input_type == "uint8":
+        _warn_unless_pixels(deployed.tensors[deployed.inputs[0]], *metadata.normalization)
     data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
     size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
@@ -192,22 +191,28 @@ def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
       OSError: If it cannot be read.
     """
     found = reader.read(path)
-    types = [
-        {found.tensors[name].dtype for name in names} for names in (found.inputs, found.outputs)
-    ]
-    for names in types:
-        if len(names) != 1 or not names <= set(io_types.IO_TYPES):
-            raise ValueError(
-                f"{os.fspath(path)!r} was not exported by tflite_export: its borders are"
-                f" {sorted(names)}; expected one of {io_types.IO_TYPES}."
-            )
-    (input_type,), (output_type,) = types
-    weights = "int4" if any(tensor.dtype == "int4" for tensor in found.tensors.values()) else "int8"
+    input_type, output_type = (
+        _io_type(path, {found.tensors[name].dtype for name in names})
+        for names in (found.inputs, found.outputs)
+    )
+    packed = any(tensor.dtype == "int4" for tensor in found.tensors.values())
+    weights: deployed_lib.WeightType = "int4" if packed else "int8"
     size = pathlib.Path(path).stat().st_size
     deployed, metadata = deployed_model(student, weights), metadata_lib.read_metadata(path)
     deployed = dataclasses.replace(deployed, fixed_batch=found.fixed_batch)
     return ExportedModel(
         os.fspath(path), deployed, input_type, output_type, weights, size, metadata
+    )
+
+
+def _io_type(path: str | os.PathLike[str], dtypes: set[str]) -> IoType:
+    """The one type of a file's inputs or outputs."""
+    for io_type in io_types.IO_TYPES:
+        if dtypes == {io_type}:
+            return io_type
+    raise ValueError(
+        f"{os.fspath(path)!r} was not exported by tflite_export: its borders are"
+        f" {sorted(dtypes)}; expected one of {io_types.IO_TYPES}."
     )
 
 
@@ -248,11 +253,15 @@ def _check_target(
         )
 
 
-def _warn_unless_pixels(tensor: deployed_lib.Tensor, metadata: metadata_lib.Metadata) -> None:
+def _warn_unless_pixels(
+    tensor: deployed_lib.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> None:
     """Warns where a raw pixel is not the code of its normalised value in a uint8 input."""
     pixels = np.arange(256.0)[:, None]
-    values = (pixels - np.float64(metadata.mean)) / np.float64(metadata.std)
-    codes = np.clip(np.rint(values / np.float64(tensor.scale)) + tensor.zero_point + 128, 0, 255)
+    values = (pixels - np.asarray(mean, np.float64)) / np.asarray(std, np.float64)
+    codes = np.clip(
+        np.rint(values / np.float64(tensor.one_scale)) + tensor.zero_point + 128, 0, 255
+    )
     if (worst := np.abs(codes - pixels).max()) > 0:
         warnings.warn(
             f"The input's uint8 codes are not the pixels (up to {worst:.0f} apart), but the Task"

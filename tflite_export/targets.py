@@ -14,7 +14,7 @@ import numpy as np
 from tflite_export import deployed as deployed_lib
 from tflite_export.flatbuffer import metadata as metadata_lib
 from tflite_export.flatbuffer import operator_versions
-from tflite_export.lowering.io_types import IO_TYPES
+from tflite_export.lowering.io_types import IO_TYPES, IoType
 
 _RGB = 3
 _NO_METADATA = metadata_lib.Metadata()
@@ -46,8 +46,8 @@ class Target:
     runtime: str | None = None
     per_tensor: tuple[str, ...] = ()
     fixed_batch: bool = False
-    input_types: tuple[str, ...] = IO_TYPES
-    output_types: tuple[str, ...] = IO_TYPES
+    input_types: tuple[IoType, ...] = IO_TYPES
+    output_types: tuple[IoType, ...] = IO_TYPES
     int4: bool = True
     max_rank: int | None = None
     same_grid: tuple[str, ...] = ()
@@ -198,7 +198,8 @@ def of_metadata(
             "a float32 image needs its normalization in the metadata",
             "Export with normalization=(mean, std) of the training's preprocessing.",
         )
-    if metadata.mean is not None and len({*zip(metadata.mean, metadata.std, strict=True)}) > 1:
+    normalization = metadata.normalization
+    if normalization is not None and len({*zip(*normalization, strict=True)}) > 1:
         yield Violation(
             tensor.name,
             "readers of metadata have no normalization per channel",
@@ -329,7 +330,9 @@ def _scales(operator: deployed_lib.Operator, model: deployed_lib.DeployedModel) 
 
 
 def _same_grid(a: deployed_lib.Tensor, b: deployed_lib.Tensor) -> bool:
-    return np.array_equal(a.scale, b.scale) and np.array_equal(a.zero_point, b.zero_point)
+    # Also where neither has a scale.
+    scales = np.array_equal(np.asarray(a.scale), np.asarray(b.scale))
+    return scales and np.array_equal(a.zero_point, b.zero_point)
 
 
 def _name(operator: deployed_lib.Operator) -> str:

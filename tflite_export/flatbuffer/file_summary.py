@@ -95,11 +95,9 @@ class Summary:
 
     def _metadata(self) -> list[str]:
         lines = []
-        if self.metadata.mean is not None:
-            lines.append(
-                f"normalization: x = (pixel - {list(self.metadata.mean)}) /"
-                f" {list(self.metadata.std)}"
-            )
+        if self.metadata.normalization is not None:
+            mean, std = self.metadata.normalization
+            lines.append(f"normalization: x = (pixel - {list(mean)}) / {list(std)}")
         if self.metadata.labels is not None:
             lines.append(f"labels: {', '.join(self.metadata.labels)}")
         return lines
@@ -188,7 +186,7 @@ def _code_bits(tensor: deployed_lib.Tensor) -> int:
     A factor that all codes share is divided out first. A worked number: codes -112, 48 and 112
     share 16, so they are -7, 3 and 7, which need 4 bits.
     """
-    codes = np.abs(tensor.data.astype(np.int16))
+    codes = np.abs(tensor.constant.astype(np.int16))
     largest = int(codes.max(initial=0)) // max(1, int(np.gcd.reduce(codes, axis=None)))
     return max(2, largest.bit_length() + 1)
 

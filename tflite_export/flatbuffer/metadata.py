@@ -59,6 +59,11 @@ class Metadata:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """`(mean, std)`, or None without."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
+
     def __bool__(self) -> bool:
         """Whether there is anything to say."""
         return self != Metadata()
@@ -200,8 +205,8 @@ def _input(writer: "_Writer", tensor: deployed_lib.Tensor, metadata: Metadata) -
         _TENSOR_NAME: writer.text(tensor.name),
         _TENSOR_CONTENT: writer.table({1: properties}, {0: kind}),
     }
-    if metadata.mean is not None:
-        mean, std = np.float32(metadata.mean), np.float32(metadata.std)
+    if metadata.normalization is not None:
+        mean, std = (np.asarray(numbers, np.float32) for numbers in metadata.normalization)
         options = writer.table({0: writer.floats(mean), 1: writer.floats(std)})
         units = [writer.table({1: options}, {0: _NORMALIZATION})]
         fields[_TENSOR_PROCESS_UNITS] = writer.vector(units)

@@ -140,7 +140,7 @@ def decode(kind: str, encoded: Any) -> dict[str, Any]:
         return dict(OPTIONS[kind][1]) if kind in OPTIONS else {}
     if kind not in OPTIONS:
         return {_snake(field): _plain(value) for field, value in vars(encoded).items()}
-    decoded = {}
+    decoded: dict[str, Any] = {}
     for option in OPTIONS[kind][1]:
         if option in _PAIRS:
             decoded[option] = tuple(int(getattr(encoded, field)) for field in _PAIRS[option])

@@ -4,6 +4,7 @@ The rules are those of TFLite's `op_version.cc` and `runtime_version.cc`.
 """
 
 from collections.abc import Mapping
+import math
 
 import numpy as np
 
@@ -70,10 +71,8 @@ def version(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.
     if kind == "TRANSPOSE_CONV":
         return 4 if operator.options.get("activation", "NONE") != "NONE" else len(inputs) - 1
     if kind == "MUL":
-        product = np.prod([float(np.reshape(t.scale, ())) for t in inputs])
-        return (
-            3 if product >= float(np.reshape(tensors[operator.outputs[0]].scale, ())) else default
-        )
+        product = math.prod(float(tensor.one_scale) for tensor in inputs)
+        return 3 if product >= float(tensors[operator.outputs[0]].one_scale) else default
     if kind == "QUANTIZE":
         return 1 if inputs[0].dtype == "float32" else default
     if kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
@@ -110,7 +109,7 @@ def metadata(deployed: deployed_lib.DeployedModel) -> bytes:
 
 
 def _fully_connected(operator: deployed_lib.Operator, inputs: list[deployed_lib.Tensor]) -> int:
-    if np.size(inputs[1].scale) > 1:
+    if inputs[1].scale is not None and np.size(inputs[1].scale) > 1:
         return 12
     if inputs[1].dtype == "int4":
         return 10

@@ -276,10 +276,9 @@ def _quantization(
     quantization: schema.QuantizationParametersT | None,
 ) -> tuple[np.ndarray | None, int | np.ndarray, int | None]:
     """Scale, zero point and axis of a tensor."""
-    scale = None if quantization is None else quantization.scale
-    if scale is None or len(scale) == 0:
+    if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
         return None, 0, None
-    scale = np.asarray(scale, np.float32)
+    scale = np.asarray(quantization.scale, np.float32)
     zero_points = np.asarray(_list(quantization.zeroPoint), np.int64)
     same = not zero_points.size or (zero_points == zero_points[0]).all()
     per_channel = scale.size > 1

@@ -21,7 +21,7 @@ INT32_LIMIT = 2**31
 def largest_offset(tensor: deployed.Tensor) -> int:
     """`max |code - zero_point|` over all codes of the tensor's dtype."""
     qmin, qmax = base.rounding_lib.RANGES[tensor.dtype]
-    return max(qmax - tensor.zero_point, tensor.zero_point - qmin)
+    return max(qmax - tensor.one_zero_point, tensor.one_zero_point - qmin)
 
 
 def accumulator_type(
@@ -90,11 +90,11 @@ def window(
     ]
     paddings = [[0, 0], *([before, max(after, 0)] for before, after, _ in sides), [0, 0]]
     rows, columns = (shape[axis + 1] + min(sides[axis][1], 0) for axis in range(2))
-    effective = tuple(
-        1 if outputs == 1 else stride
-        for stride, (_, _, outputs) in zip(strides, sides, strict=True)
-    )
-    return lambda x: tf.pad(x[:, :rows, :columns, :], paddings), effective
+
+    def effective(axis: int) -> int:
+        return 1 if sides[axis][2] == 1 else strides[axis]
+
+    return lambda x: tf.pad(x[:, :rows, :columns, :], paddings), (effective(0), effective(1))
 
 
 def depthwise(

@@ -43,7 +43,7 @@ def leaky_relu(
 
     def fixed(codes: tf.Tensor, ratio: np.float32) -> tf.Tensor:
         return rounding_lib.double_rounding(
-            codes - x.zero_point, ratio, output.zero_point, low, high
+            codes - x.zero_point, ratio, output.one_zero_point, low, high
         )
 
     scale = eight_bit if taken else fixed
@@ -76,10 +76,10 @@ def prelu(
     def run(codes: tf.Tensor) -> tf.Tensor:
         centered = codes - x.zero_point
         positive = rounding_lib.double_rounding(
-            centered, s_in / s_out, output.zero_point, low, high
+            centered, s_in / s_out, output.one_zero_point, low, high
         )
         negative = rounding_lib.double_rounding(
-            centered * alpha, s_in * s_alpha / s_out, output.zero_point, low, high
+            centered * alpha, s_in * s_alpha / s_out, output.one_zero_point, low, high
         )
         return tf.where(centered >= 0, positive, negative)
 

@@ -68,7 +68,7 @@ def scalar_scale(operator: deployed.Operator, tensor: deployed.Tensor) -> np.flo
         fail(
             operator, f"tensor {tensor.name!r} must have one scale. Received: scale={tensor.scale}."
         )
-    return np.float32(np.reshape(tensor.scale, ()))
+    return tensor.one_scale
 
 
 def require_same_grid(operator: deployed.Operator, *tensors: deployed.Tensor) -> None:
@@ -101,7 +101,7 @@ def bounds(
     return rounding_lib.activation_bounds(
         options(operator).get("activation", "NONE"),
         scalar_scale(operator, output),
-        output.zero_point,
+        output.one_zero_point,
         output.dtype,
         rounding,
     )

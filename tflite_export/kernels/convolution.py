@@ -27,6 +27,8 @@ from tflite_export.kernels import accumulate, base
 from tflite_export.kernels import rounding as rounding_lib
 from tflite_export.kernels import xnnpack_limits as ratios_lib
 
+_Mode = Literal["single", "double", "upward", "real"]
+
 
 def conv_2d(
     operator: deployed.Operator, tensors: base.Tensors, rounding: rounding_lib.Rounding
@@ -117,7 +119,7 @@ def fully_connected(
     units, features = codes.shape
     # Two int4 codes share a byte, so a row of odd length ends within one: XNNPACK refuses it.
     odd_int4 = weights.dtype == "int4" and features % 2 == 1
-    mode = "real" if rounding == "double" else "upward" if odd_int4 else "single"
+    mode: _Mode = "real" if rounding == "double" else "upward" if odd_int4 else "single"
     requantize = _requantize(operator, tensors, mode)
     keep = base.options(operator)["keep_num_dims"]
 
@@ -177,7 +179,7 @@ def transpose_conv(
 
 
 def requantization_scale(
-    operator: deployed.Operator, tensors: base.Tensors, dtype: type
+    operator: deployed.Operator, tensors: base.Tensors, dtype: type[np.floating]
 ) -> np.ndarray:
     """`s_in * s_w / s_out` per channel.
 
@@ -198,11 +200,11 @@ def requantization_scale(
 def _requantize(
     operator: deployed.Operator,
     tensors: base.Tensors,
-    mode: Literal["single", "double", "upward", "real"],
+    mode: _Mode,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """The function from exact accumulators to output codes."""
     scale = requantization_scale(operator, tensors, np.float32 if mode == "single" else np.float64)
-    zero_point = base.output_tensor(operator, tensors).zero_point
+    zero_point = base.output_tensor(operator, tensors).one_zero_point
     low, high = base.bounds(operator, tensors, "single" if mode == "single" else "double")
     apply = {
         "single": rounding_lib.single_rounding,

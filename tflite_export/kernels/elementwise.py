@@ -72,8 +72,8 @@ def mul(
         left, right = base.operands(operator, tensors, codes)
         product = (left - a.zero_point) * (right - b.zero_point)
         if rounding == "single":
-            return rounding_lib.single_rounding(product, ratio, output.zero_point, low, high)
-        return rounding_lib.double_rounding(product, real, output.zero_point, low, high)
+            return rounding_lib.single_rounding(product, ratio, output.one_zero_point, low, high)
+        return rounding_lib.double_rounding(product, real, output.one_zero_point, low, high)
 
     return run
 

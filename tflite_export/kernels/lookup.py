@@ -41,12 +41,12 @@ def relu(
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
     s_in, s_out = base.scalar_scale(operator, x), base.scalar_scale(operator, output)
     low, high = rounding_lib.activation_bounds(
-        operator.kind, s_out, output.zero_point, output.dtype, "double"
+        operator.kind, s_out, output.one_zero_point, output.dtype, "double"
     )
     return from_table(
         x,
         lambda q: rounding_lib.double_rounding(
-            q - x.zero_point, s_in / s_out, output.zero_point, low, high
+            q - x.zero_point, s_in / s_out, output.one_zero_point, low, high
         ),
     )
 
@@ -66,7 +66,7 @@ def quantize(
     scale = base.scalar_scale(operator, output)
     low, high = rounding_lib.RANGES[output.dtype]
     if x.dtype == "float32":
-        return _quantize_float(scale, output.zero_point, low, high, rounding)
+        return _quantize_float(scale, output.one_zero_point, low, high, rounding)
     s_in = base.scalar_scale(operator, x)
     ratio = s_in / scale
     if x.dtype != output.dtype:
@@ -77,7 +77,7 @@ def quantize(
         return from_table(
             x,
             lambda q: rounding_lib.double_rounding(
-                q - x.zero_point, real, output.zero_point, low, high
+                q - x.zero_point, real, output.one_zero_point, low, high
             ),
         )
     multiplier = int(np.rint(np.float32(256) * ratio))

@@ -34,7 +34,8 @@ def reduce_sum(
     divisor = count if operator.kind == "MEAN" else 1
     ratio = [base.scalar_scale(operator, t) for t in (x, output)]
     finish = _sum_single if rounding == "single" else _sum_double
-    requantize = finish(ratio[0], ratio[1], divisor, count * x.zero_point, output.zero_point)
+    offset = count * x.one_zero_point
+    requantize = finish(ratio[0], ratio[1], divisor, offset, output.one_zero_point)
     low, high = rounding_lib.RANGES[output.dtype]
 
     def run(codes: tf.Tensor) -> tf.Tensor:
@@ -135,11 +136,11 @@ def _sum_single(s_in: np.float32, s_out: np.float32, divisor: int, offset: int, 
 
 
 def _sum_double(s_in: np.float32, s_out: np.float32, divisor: int, offset: int, zero_point: int):
-    multiplier, shift = (
+    whole, places = (
         int(v) for v in rounding_lib.quantize_multiplier(np.float64(s_in) / np.float64(s_out))
     )
-    extra = min(divisor.bit_length() - 1, 32, 31 + shift)
-    multiplier, shift = np.int64((multiplier << extra) // divisor), np.int64(shift - extra)
+    extra = min(divisor.bit_length() - 1, 32, 31 + places)
+    multiplier, shift = np.int64((whole << extra) // divisor), np.int64(places - extra)
 
     def requantize(total: tf.Tensor) -> tf.Tensor:
         centered = tf.cast(total, tf.int64) - offset

@@ -31,11 +31,14 @@ import numpy as np
 import tensorflow as tf
 
 Rounding = Literal["single", "double"]
-ROUNDINGS = ("single", "double")
+ROUNDINGS: tuple[Rounding, ...] = ("single", "double")
+# A factor, or one per channel.
+Real = np.ndarray | np.floating | float
+Integer = np.ndarray | np.integer
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
-def quantize_multiplier(real: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+def quantize_multiplier(real: Real) -> tuple[np.ndarray, np.ndarray]:
     """TFLite's `QuantizeMultiplier`: real numbers as integers and powers of two.
 
     Returned are int64 arrays `(m, shift)` with `real ~ m * 2^(shift - 31)` and `m` in [2^30, 2^31),
@@ -99,8 +102,8 @@ def _shift_right(x: tf.Tensor, exponent: tf.Tensor | np.ndarray) -> tf.Tensor:
 
 def multiply_by_quantized_multiplier(
     x: tf.Tensor,
-    multiplier: np.ndarray,
-    shift: np.ndarray,
+    multiplier: Integer,
+    shift: Integer,
     divide: Callable[..., tf.Tensor] = divide_by_power,
 ) -> tf.Tensor:
     """TFLite's `MultiplyByQuantizedMultiplier` with double rounding.
@@ -119,7 +122,7 @@ def multiply_by_quantized_multiplier(
 
 
 def single_rounding(
-    accumulator: tf.Tensor, scale: np.ndarray, zero_point: int, low: int, high: int
+    accumulator: tf.Tensor, scale: Real, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
     """`clip(rint(float32(acc) * scale) + zero_point, low, high)` as int32 codes.
 
@@ -138,7 +141,7 @@ def single_rounding(
 
 
 def double_rounding(
-    accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
+    accumulator: tf.Tensor, real: Real, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
     """`clip(MultiplyByQuantizedMultiplier(acc) + zero_point, low, high)` as int32 codes.
 
@@ -150,7 +153,7 @@ def double_rounding(
 
 
 def upward_rounding(
-    accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
+    accumulator: tf.Tensor, real: Real, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
     """As `double_rounding`, but the second rounding takes ties upward.
 
@@ -164,7 +167,7 @@ def upward_rounding(
 
 
 def real_rounding(
-    accumulator: tf.Tensor, real: np.ndarray, zero_point: int, low: int, high: int
+    accumulator: tf.Tensor, real: Real, zero_point: int, low: int, high: int
 ) -> tf.Tensor:
     """`clip(round(float64(acc) * real) + zero_point, low, high)`, ties away from zero.
 
@@ -185,7 +188,7 @@ def round_away(x: tf.Tensor) -> tf.Tensor:
     return tf.sign(x) * (whole + tf.cast(magnitude - whole >= 0.5, x.dtype))
 
 
-def round_half_away(x: np.ndarray | float) -> np.ndarray:
+def round_half_away(x: Real) -> np.ndarray:
     """C's `round`: ties away from zero, in the dtype of `x`."""
     x = np.asarray(x)
     whole = np.trunc(x)
@@ -193,7 +196,7 @@ def round_half_away(x: np.ndarray | float) -> np.ndarray:
 
 
 def activation_bounds(
-    activation: str, scale: float, zero_point: int, dtype: str, rounding: Rounding
+    activation: str, scale: Real, zero_point: int, dtype: str, rounding: Rounding
 ) -> tuple[int, int]:
     """Lowest and highest code under a fused activation.
 

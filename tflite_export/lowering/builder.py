@@ -125,15 +125,17 @@ class _Walk:
         name, output = call.name, call.outputs[0]
         if isinstance(call.layer, QuantizeActivation):
             return self._quantize(call, sources[0])
-        if any(source is None for source in sources):
+        first, rounds = sources[0], isinstance(call.layer, DeployedRounding)
+        if isinstance(first, Pending) and all(source is not None for source in sources):
+            return first if rounds else operators.join(call.layer, first)
+        codes = tuple(source for source in sources if isinstance(source, Codes))
+        if len(codes) < len(sources):
             raise ValueError(
                 f"Layer {name!r} reads a float input; make the student with tf_fpq.quantize_model."
             )
-        if isinstance(call.layer, DeployedRounding):
-            return sources[0]
-        if isinstance(sources[0], Pending):
-            return operators.join(call.layer, sources[0])
-        return operators.start(self._network, call.layer, name, tuple(sources), output)
+        if rounds:
+            return codes[0]
+        return operators.start(self._network, call.layer, name, codes, output)
 
     def _quantize(self, call: graph.Call, value: Codes | Pending | None) -> Codes:
         """Gives the grid of a `QuantizeActivation` to what it quantizes.
@@ -187,7 +189,7 @@ def _code(bound: float, grid: Tensor) -> int:
     if math.isinf(bound):
         return INT8_MAX
     return int(
-        np.clip(np.rint(np.float32(bound) / grid.scale) + grid.zero_point, INT8_MIN, INT8_MAX)
+        np.clip(np.rint(np.float32(bound) / grid.one_scale) + grid.zero_point, INT8_MIN, INT8_MAX)
     )
 
 
@@ -196,7 +198,7 @@ def _within_int32(pending: Pending, grid: Tensor) -> Pending:
 
     TFLite refuses a clamp whose code `6 / scale` overflows int32.
     """
-    if pending.clamp != (0.0, 6.0) or 6.0 / float(grid.scale) < _CODE_LIMIT:
+    if pending.clamp != (0.0, 6.0) or 6.0 / float(grid.one_scale) < _CODE_LIMIT:
         return pending
     kind = "RELU" if pending.kind == "RELU6" else pending.kind
     return dataclasses.replace(pending, kind=kind, clamp=(0.0, math.inf))

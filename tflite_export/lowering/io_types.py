@@ -4,19 +4,21 @@ They are int8 as trained, or uint8 or float32 by QUANTIZE and DEQUANTIZE operato
 """
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
 
-IO_TYPES = ("int8", "uint8", "float32")
+IoType = Literal["int8", "uint8", "float32"]
+IO_TYPES: tuple[IoType, ...] = ("int8", "uint8", "float32")
 # A uint8 grid with the same scale: codes and zero point 128 higher. The int8 code 118 on the zero
 # point -10 is the uint8 code 246 on 118, and both are 128 steps.
 UINT8_OFFSET = 128
 
 
 def with_io(
-    deployed: deployed_lib.DeployedModel, input_type: str = "int8", output_type: str = "int8"
+    deployed: deployed_lib.DeployedModel, input_type: IoType = "int8", output_type: IoType = "int8"
 ) -> deployed_lib.DeployedModel:
     """The same network with other types at its border.
 
@@ -68,10 +70,9 @@ def _border(tensors: dict[str, deployed_lib.Tensor], name: str, dtype: str) -> s
     outer_name = f"{name}_{dtype}"
     if outer_name in tensors:
         raise ValueError(f"The model already has a tensor {outer_name!r}.")
-    grid = (
-        {}
-        if dtype == "float32"
-        else {"scale": inner.scale, "zero_point": inner.zero_point + UINT8_OFFSET}
-    )
-    tensors[outer_name] = deployed_lib.Tensor(outer_name, inner.shape, dtype, **grid)
+    outer = deployed_lib.Tensor(outer_name, inner.shape, dtype)
+    if dtype != "float32":
+        zero_point = inner.one_zero_point + UINT8_OFFSET
+        outer = dataclasses.replace(outer, scale=inner.scale, zero_point=zero_point)
+    tensors[outer_name] = outer
     return outer_name

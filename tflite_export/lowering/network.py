@@ -10,7 +10,7 @@ from tf_fpq import graph
 from tflite_export.deployed import INT4_KINDS, INT4_LIMIT, Operator, Tensor, WeightType
 from tflite_export.kernels import xnnpack_limits
 from tflite_export.kernels.rounding import ROUNDINGS, activation_bounds
-from tflite_export.lowering.kernel import INT8_MAX, INT8_MIN, Grids
+from tflite_export.lowering.kernel import INT8_MAX, INT8_MIN, Grids, Kernel
 from tflite_export.lowering.records import BiasMove, Codes, Constant, Pending
 
 # One QUANTIZE changes a scale by up to 2^7 either way.
@@ -53,7 +53,7 @@ class Network:
         inputs = tuple(source.name for source in pending.sources)
         kernel: tuple[str, ...] = ()
         if pending.kernel is not None:
-            kernel = self._add_kernel(pending, output, kept)
+            kernel = self._add_kernel(pending.kernel, pending, output, kept)
         if pending.kind == "TRANSPOSE_CONV":
             inputs = (*before, kernel[0], *inputs, kernel[1])
         else:
@@ -81,25 +81,25 @@ class Network:
         if kind == "QUANTIZE":
             return (self._towards(inputs[0], output),)
         source = self.tensors[inputs[0]]
-        if kind == "SOFTMAX" and source.scale < xnnpack_limits.LOWEST_OF_SOFTMAX:
+        if kind == "SOFTMAX" and source.one_scale < xnnpack_limits.LOWEST_OF_SOFTMAX:
             scale = np.float32(xnnpack_limits.LOWEST_OF_SOFTMAX)
-            return (self._requantized(inputs[0], output.name, scale, source.zero_point),)
+            return (self._requantized(inputs[0], output.name, scale, source.one_zero_point),)
         if kind not in ("ADD", "SUB", "MUL"):
             return inputs
         found = list(inputs)
         lowest = xnnpack_limits.LIMITS[kind].lowest
         values = xnnpack_limits.of(Operator(kind, inputs, (output.name,)), self.tensors)
         if kind == "MUL":  # one ratio, of both: the finer operand gives way
-            smaller = min(range(2), key=lambda index: self.tensors[inputs[index]].scale)
+            smaller = min(range(2), key=lambda index: self.tensors[inputs[index]].one_scale)
             values = np.where(np.arange(2) == smaller, values, np.float32(1))
         for index, ratio in enumerate(values):
             source = self.tensors[inputs[index]]
             if 0 < ratio < lowest and source.data is None:
-                scale = source.scale * np.float32(
+                scale = source.one_scale * np.float32(
                     2.0 ** math.ceil(math.log2(lowest / float(ratio)))
                 )
                 found[index] = self._requantized(
-                    inputs[index], output.name, scale, source.zero_point
+                    inputs[index], output.name, scale, source.one_zero_point
                 )
         return tuple(found)
 
@@ -123,37 +123,38 @@ class Network:
         would not clip.
         """
         limits, tensor = xnnpack_limits.LIMITS["QUANTIZE"], self.tensors[source]
-        ratio = tensor.scale / output.scale
+        ratio = tensor.one_scale / output.one_scale
         if limits.lowest <= ratio < limits.end or not 0 < ratio < math.inf:
             return source
         up = ratio < 1
-        scale = tensor.scale * np.float32(2.0**_STEP_BITS if up else 2.0**-_STEP_BITS)
+        scale = tensor.one_scale * np.float32(2.0**_STEP_BITS if up else 2.0**-_STEP_BITS)
         between = self._requantized(
-            source, output.name, scale, tensor.zero_point if up else output.zero_point
+            source, output.name, scale, (tensor if up else output).one_zero_point
         )
         return self._towards(between, output)
 
     def _add_kernel(
-        self, pending: Pending, output: Tensor, kept: tuple[int, int]
+        self, kernel: Kernel, pending: Pending, output: Tensor, kept: tuple[int, int]
     ) -> tuple[str, str]:
         """Adds the constant tensors of weights and bias and returns their names."""
-        kernel, source = pending.kernel, self.tensors[pending.sources[0].name]
+        source = self.tensors[pending.sources[0].name]
+        input_zero = source.one_zero_point
         packed = (
             self._weights == "int4"
             and pending.kind in INT4_KINDS
             and np.abs(kernel.codes).max(initial=0) <= INT4_LIMIT
         )
         grids = Grids(
-            float(source.scale),
-            (min(pending.sources[0].low - source.zero_point, 0), INT8_MAX - source.zero_point),
-            float(output.scale),
-            output.zero_point,
+            float(source.one_scale),
+            (min(pending.sources[0].low - input_zero, 0), INT8_MAX - input_zero),
+            float(output.one_scale),
+            output.one_zero_point,
             _common(kept, _activation_range(pending.fused, output)),
         )
         stored = kernel.stored(grids, INT4_LIMIT if packed else INT8_MAX)
         if kernel.offset is not None:
             self.bias_moves.append(BiasMove(kernel.offset, stored.bias_move))
-        bias_scale = (source.scale * stored.scale).astype(np.float32)
+        bias_scale = (source.one_scale * stored.scale).astype(np.float32)
         name, bias_name = self.new_name(kernel.name), self.new_name(f"{kernel.name}_bias")
         axes = (kernel.axis, 0) if stored.scale.ndim else (None, None)
         self.tensors[name] = Tensor(
@@ -264,7 +265,7 @@ def _activation_range(activation: str, grid: Tensor) -> tuple[int, int]:
     Where the kernel sets disagree on a tie it is the wider range.
     """
     ends = [
-        activation_bounds(activation, float(grid.scale), grid.zero_point, "int8", rounding)
+        activation_bounds(activation, grid.one_scale, grid.one_zero_point, "int8", rounding)
         for rounding in ROUNDINGS
     ]
     return min(low for low, _ in ends), max(high for _, high in ends)

@@ -212,8 +212,8 @@ def _reciprocal_root(
     that sum.
     """
     epsilon, variance = np.float32(roles.inner(layer).epsilon), builder.tensors[sources[0].name]
-    if epsilon >= variance.scale / 2 and variance.zero_point == -128:
-        scale = np.asarray(variance.scale + epsilon / np.float32(255), np.float32)
+    if epsilon >= variance.one_scale / 2 and variance.zero_point == -128:
+        scale = np.asarray(variance.one_scale + epsilon / np.float32(255), np.float32)
         total = dataclasses.replace(variance, name=f"{name}_variance", scale=scale)
         constant = Tensor(
             "epsilon",

@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from typing import Any
 import zipfile
 
 import numpy as np
@@ -258,7 +259,7 @@ def _make_sysroot(root: pathlib.Path, cpu: str, part: str) -> None:
             link.symlink_to(entry)
 
 
-def _output(command: Sequence[str], **arguments: object) -> str:
+def _output(command: Sequence[str], **arguments: Any) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **arguments)
     if done.returncode:
         raise RigError(

@@ -26,7 +26,7 @@ KernelSet = Literal["xnnpack", "builtin", "reference"]
 
 # What a phone runs; LiteRT's own optimized kernels; the reference kernels, which TensorFlow Lite
 # Micro shares.
-KERNEL_SETS: Mapping[str, litert.OpResolverType] = {
+KERNEL_SETS: Mapping[KernelSet, litert.OpResolverType] = {
     "xnnpack": litert.OpResolverType.AUTO,
     "builtin": litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": litert.OpResolverType.BUILTIN_REF,
@@ -230,7 +230,8 @@ def _to_input(batch: np.ndarray, details: Mapping[str, Any], title: str) -> np.n
     whole_numbers = not details["quantization"][0] and np.array_equal(batch, np.rint(batch))
     if dtype.kind == "f" or whole_numbers:
         return batch.astype(dtype)
-    return quantize(batch, *details["quantization"], dtype)
+    scale, zero_point = details["quantization"]
+    return quantize(batch, scale, zero_point, dtype)
 
 
 def quantize(values: np.ndarray, scale: float, zero_point: int, dtype: Any = np.int8) -> np.ndarray:

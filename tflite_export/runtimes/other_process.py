@@ -10,7 +10,7 @@ from tflite_export import deployed as deployed_lib
 from tflite_export.runtimes import litert
 
 
-def exchange(codes: np.ndarray, run: Callable[[str, str], None]) -> dict[str, np.ndarray]:
+def exchange(codes: np.ndarray, run: Callable[[str, str], object]) -> dict[str, np.ndarray]:
     """Calls `run(path of codes, path of outputs)` and returns the arrays it left, by tensor name.
 
     Args:
@@ -42,6 +42,4 @@ def to_input(batch: np.ndarray, records: deployed_lib.DeployedModel) -> np.ndarr
         )
     if tensor.scale is None or batch.dtype == np.dtype(tensor.dtype):
         return batch.astype(tensor.dtype)
-    return litert.quantize(
-        batch, float(np.reshape(tensor.scale, ())), tensor.zero_point, tensor.dtype
-    )
+    return litert.quantize(batch, float(tensor.one_scale), tensor.one_zero_point, tensor.dtype)

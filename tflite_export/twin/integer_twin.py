@@ -4,6 +4,7 @@ It computes exactly the codes that the phone computes.
 """
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,7 @@ from tflite_export import deployed as deployed_lib
 from tflite_export import kernels
 from tflite_export.kernels import rounding as rounding_lib
 
-Images = tf.Tensor | np.ndarray | list | tuple | Mapping[str, tf.Tensor]
+Images: TypeAlias = tf.Tensor | np.ndarray | list | tuple | Mapping[str, tf.Tensor]
 
 
 class IntegerTwin(keras.Model):
@@ -53,7 +54,7 @@ class IntegerTwin(keras.Model):
         # copying.
         with tf.init_scope():
             self._reciprocals = {
-                name: tf.constant(np.float32(1) / np.reshape(deployed.tensors[name].scale, ()))
+                name: tf.constant(np.float32(1) / deployed.tensors[name].one_scale)
                 for name in deployed.inputs
                 if deployed.tensors[name].scale is not None
             }
@@ -149,4 +150,4 @@ def _step(
 def _dequantize(tensor: deployed_lib.Tensor, codes: tf.Tensor) -> tf.Tensor:
     if tensor.dtype == "float32":
         return codes
-    return tf.cast(codes - tensor.zero_point, tf.float32) * np.float32(np.reshape(tensor.scale, ()))
+    return tf.cast(codes - tensor.zero_point, tf.float32) * tensor.one_scale

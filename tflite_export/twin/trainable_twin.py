@@ -75,7 +75,9 @@ class TrainableTwin(tf_fpq.QatModel):
         with _unrounded_probabilities(self.student):
             return graph(images, training=False)
 
-    def compile(self, optimizer: Any = "sgd", **kwargs: Any) -> None:
+    def compile(
+        self, optimizer: Any = "sgd", loss: Any = None, metrics: Any = None, **kwargs: Any
+    ) -> None:
         """Configures training as `QatModel.compile`.
 
         Raises:
@@ -87,7 +89,7 @@ class TrainableTwin(tf_fpq.QatModel):
                 "steps_per_execution must be 1: biases are rounded between steps. "
                 f"Received: steps_per_execution={kwargs['steps_per_execution']!r}."
             )
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer, loss, metrics, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Keras' training step, with the biases brought back to their grids after it."""

@@ -27,7 +27,7 @@ def compare_files(
     right: str | os.PathLike[str],
     images: Any = None,
     *,
-    kernels: Sequence[str] = ("xnnpack",),
+    kernels: Sequence[litert.KernelSet] = ("xnnpack",),
     tensor_images: int = 64,
     batch_size: int = 128,
     max_lsb: int | None = 0,
@@ -120,7 +120,7 @@ class _Pair:
         self,
         models: Mapping[str, deployed_lib.DeployedModel],
         contents: Mapping[str, bytes],
-        kernels: tuple[str, ...],
+        kernels: tuple[litert.KernelSet, ...],
         verbose: int,
     ):
         self._models, self._contents, self._kernels, self._verbose = (
@@ -136,7 +136,7 @@ class _Pair:
             for a, b in zip(left.outputs, right.outputs, strict=True)
         ]
 
-    def names(self) -> dict[str, tuple[str, str]]:
+    def names(self) -> dict[str, tuple[str, litert.KernelSet]]:
         """`(side, kernel set)` by the name a report gives it."""
         one = len(self._kernels) == 1
         return {s if one else f"{s} {k}": (s, k) for k in self._kernels for s in ("left", "right")}
@@ -178,13 +178,14 @@ class _Pair:
 
         They are compared on the first kernel set.
         """
-        names = [name for name, (_, kernels) in self.names().items() if kernels == self._kernels[0]]
+        first = self._kernels[0]
+        left, right = (name for name, (_, kernels) in self.names().items() if kernels == first)
         runners = [
-            litert.Interpreter(self._contents[side], self._kernels[0], keep_all_tensors=True)
+            litert.Interpreter(self._contents[side], first, keep_all_tensors=True)
             for side in ("left", "right")
         ]
         shared = _shared(self._models["left"], self._models["right"])
-        table = code_differences.TensorTable(self._models["left"], *names)
+        table = code_differences.TensorTable(self._models["left"], left, right)
         for batch in self._batches(images, TENSOR_BATCH):
             part = batch.first(limit)
             limit -= len(part)
@@ -238,7 +239,7 @@ def _random(rng: np.random.Generator, pair: Sequence[deployed_lib.Tensor]) -> np
         if tensor.scale is not None:
             limits = np.iinfo(tensor.dtype)
             codes = rng.integers(limits.min, limits.max + 1, shape)
-            return litert.dequantize(codes, float(np.reshape(tensor.scale, ())), tensor.zero_point)
+            return _values(codes, tensor)
     if pair[0].dtype.startswith("float"):
         return rng.uniform(0, 1, shape).astype(np.float32)
     return rng.integers(0, 2, shape)  # 0 and 1 are indices and numbers that any network takes
@@ -262,15 +263,15 @@ def _on_grid(
     if grid.scale is None:
         return values if tensor.scale is None else _values(values, tensor)
     same = (tensor.dtype, tensor.zero_point) == (grid.dtype, grid.zero_point)
-    if same and np.array_equal(tensor.scale, grid.scale):
-        return values
     if tensor.scale is not None:
+        if same and np.array_equal(tensor.scale, grid.scale):
+            return values
         values = _values(values, tensor)
-    return litert.quantize(values, float(np.reshape(grid.scale, ())), grid.zero_point, grid.dtype)
+    return litert.quantize(values, float(grid.one_scale), grid.one_zero_point, grid.dtype)
 
 
 def _values(codes: np.ndarray, tensor: deployed_lib.Tensor) -> np.ndarray:
-    return litert.dequantize(codes, float(np.reshape(tensor.scale, ())), tensor.zero_point)
+    return litert.dequantize(codes, float(tensor.one_scale), tensor.one_zero_point)
 
 
 def _shared(left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel) -> set[str]:
@@ -303,8 +304,8 @@ def _parameters(
     if parameter_checks.same_graph(left, right) and not allowed:
         return found, ()
     shared = parameter_checks.shared_constants(left, right)
-    found = sorted(found, key=lambda difference: difference.tensor not in shared)
-    notes = [f"{difference.tensor}: {difference.message}" for difference in found[:MAX_NOTES]]
+    ordered = sorted(found, key=lambda difference: difference.tensor not in shared)
+    notes = [f"{difference.tensor}: {difference.message}" for difference in ordered[:MAX_NOTES]]
     if len(found) > MAX_NOTES:
         notes.append(f"{len(found) - MAX_NOTES} more differences of constants and operators.")
     unpaired = [len(parameter_checks.constants(model)) - len(shared) for model in (left, right)]

@@ -14,12 +14,13 @@ must be exact there.
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+from typing import Literal
 
 from tflite_export import deployed as deployed_lib
 
 # Which twin stands for which kernel set, and how it rounds.
 TWINS = {"xnnpack": "twin", "reference": "twin_double"}
-ROUNDINGS = {"twin": "single", "twin_double": "double"}
+ROUNDINGS: Mapping[str, Literal["single", "double"]] = {"twin": "single", "twin_double": "double"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,10 @@ Outputs = Callable[[Arrays], Sequence[np.ndarray]]
 class Runtime(Protocol):
     """Something else that runs the file, e.g. `tflite_export.runtimes.micro.MicroInterpreter`."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        ...
 
     def run(self, batch: Any) -> Mapping[str, np.ndarray]:
         """The outputs by tensor name for float images `[images, ...]`, in the file's types.
@@ -109,7 +112,7 @@ class Run:
         student: Any,
         exported: exported_model.ExportedModel,
         contents: bytes,
-        kernels: Sequence[str],
+        kernels: Sequence[litert.KernelSet],
         sizes: Sizes,
         verbose: int,
     ):
@@ -338,7 +341,7 @@ def _limit_notes(limits: Mapping[str, int], count: int) -> list[str]:
 def _inner_codes(values: np.ndarray, inner: deployed_lib.Tensor) -> np.ndarray:
     """Codes of the int8 tensor inside the border, from a border value of any type."""
     if values.dtype.kind == "f":
-        return litert.quantize(values, float(np.reshape(inner.scale, ())), inner.zero_point)
+        return litert.quantize(values, float(inner.one_scale), inner.one_zero_point)
     return values.astype(np.int16) - 128 if values.dtype == np.uint8 else values
 
 
@@ -388,7 +391,7 @@ def _traced(
     def graph(*parts: Any) -> Any:
         return function(parts[0] if len(parts) == 1 else list(parts))
 
-    graph = tf.function(graph, input_signature=specs, autograph=autograph)
+    traced = tf.function(graph, input_signature=specs, autograph=autograph)
     # TensorFlow takes all of these for one function, and warned of its tracings.
-    concrete = graph.get_concrete_function()
+    concrete = traced.get_concrete_function()
     return lambda arrays: concrete(*map(tf.convert_to_tensor, arrays))

@@ -38,7 +38,7 @@ class OperatorByOperator:
         student: Any,
         exported: exported_model.ExportedModel,
         contents: bytes,
-        kernels: Sequence[str],
+        kernels: Sequence[litert.KernelSet],
         twins: Mapping[str, integer_twin.IntegerTwin],
     ):
         """Opens the file once for each kernel set that something is compared with.
@@ -63,11 +63,13 @@ class OperatorByOperator:
         self._differences: dict[tuple[str, str], code_differences.TensorTable] = {}
 
     @property
-    def kernels(self) -> tuple[str, ...]:
+    def kernels(self) -> tuple[litert.KernelSet, ...]:
         """The kernel sets that are run."""
         return tuple(self._runners)
 
-    def add(self, arrays: tuple[np.ndarray, ...], kernels: str) -> dict[str, np.ndarray]:
+    def add(
+        self, arrays: tuple[np.ndarray, ...], kernels: litert.KernelSet
+    ) -> dict[str, np.ndarray]:
         """Compares on a batch of images; returns all tensors that the kernel set computed."""
         tensors = self._runners[kernels].tensors(inputs_lib.packed(arrays))
         if kernels in self._twins:
@@ -98,7 +100,7 @@ class OperatorByOperator:
             (left, right), code_differences.TensorTable(self._model, left, right, titles)
         )
 
-    def _add_twin(self, kernels: str, tensors: Mapping[str, np.ndarray]) -> None:
+    def _add_twin(self, kernels: litert.KernelSet, tensors: Mapping[str, np.ndarray]) -> None:
         twin, table = self._twins[kernels], self._table(TWINS[kernels], kernels)
         # The interpreter hides tensors whose first axis is not the batch; those the twin computes.
         codes = dict(tensors)
@@ -120,7 +122,7 @@ class OperatorByOperator:
     def _values(self, name: str, codes: np.ndarray) -> np.ndarray:
         """On the file's grid: a wrong one is blamed on the layer that writes it, not on readers."""
         grid = self._model.tensors[name]
-        return litert.dequantize(codes, float(grid.scale), grid.zero_point)
+        return litert.dequantize(codes, float(grid.one_scale), grid.one_zero_point)
 
 
 def images_at_once(model: deployed_lib.DeployedModel) -> int:
@@ -168,7 +170,9 @@ class FloatTable:
         for name, values in self._probe(images, training=False).items():
             exact = values.numpy().astype(np.float64)
             grid = self._grids[name]
-            error = litert.dequantize(tensors[name], float(grid.scale), grid.zero_point) - exact
+            error = (
+                litert.dequantize(tensors[name], float(grid.one_scale), grid.one_zero_point) - exact
+            )
             signal, noise = self._powers[name]
             self._powers[name] = (
                 signal + float(np.square(exact).sum()),

@@ -110,18 +110,18 @@ def student_weights(
         for _, weight, quantizer, variables in call.layer.quantized_weights():
             name = f"{call.name}_kernel"
             codes = quantizer.codes(weight, variables).numpy()
-            kind = readers[name].kind if name in readers else None
+            kind = readers[name].kind if name in readers else ""
+            if kind != "DEPTHWISE_CONV_2D" and kind not in _OUT_FIRST:
+                notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
+                continue
             if kind == "TRANSPOSE_CONV":
                 missing = np.subtract(roles.inner(call.layer).strides, codes.shape[:2]).clip(
                     0
                 )  # zeros up to the strides
                 codes = np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
             trained = _channels(codes, kind, trained=True)
-            if trained is None:
-                notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
-                continue
-            stored = _channels(found.tensors[name].data, kind, trained=False)
-            bias = found.tensors[readers[name].inputs[-1]].data
+            stored = _channels(found.tensors[name].constant, kind, trained=False)
+            bias = found.tensors[readers[name].inputs[-1]].constant
             failures += _channel_failures(name, trained, stored, bias)
     return tuple(failures), tuple(notes)
 
@@ -161,13 +161,11 @@ def _channel_failures(
     return [Failure("parameters", name, message)]
 
 
-def _channels(codes: np.ndarray, kind: str | None, *, trained: bool) -> np.ndarray | None:
-    """Codes as `[channels, codes of the channel]` in TFLite's order; None for an unknown layout."""
+def _channels(codes: np.ndarray, kind: str, *, trained: bool) -> np.ndarray:
+    """Codes as `[channels, codes of the channel]` in TFLite's order."""
     if kind == "DEPTHWISE_CONV_2D":
         channels = codes.shape[2] * codes.shape[3] if trained else codes.shape[3]
         return codes.reshape(-1, channels).T
-    if kind not in _OUT_FIRST:
-        return None
     codes = codes.transpose(_OUT_FIRST[kind]) if trained else codes
     return codes.reshape(len(codes), -1)
 

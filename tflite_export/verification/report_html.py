@@ -152,9 +152,9 @@ def _share_plot(chosen: Sequence[records.Comparison]) -> str:
 
 
 def _sqnr_plot(chosen: Sequence[records.Comparison]) -> str:
-    noisy = [c for c in chosen if c.sqnr_db is not None]
+    noisy = [(c.tensor, c.sqnr_db) for c in chosen if c.sqnr_db is not None]
     return _line(
-        [c.tensor for c in noisy], [c.sqnr_db for c in noisy], "SQNR, dB, in execution order"
+        [tensor for tensor, _ in noisy], [db for _, db in noisy], "SQNR, dB, in execution order"
     )
 
 
@@ -182,14 +182,12 @@ def _float_errors(report: records.Findings) -> str:
     if not report.float_errors:
         return ""
     rows = [(e.tensor, e.layer, report_text.decibels(e.sqnr_db)) for e in report.float_errors]
-    noisy = [e for e in report.float_errors if e.sqnr_db is not None]
-    worst = min(noisy, key=lambda e: e.sqnr_db, default=None)
+    noisy = [(e.layer, e.sqnr_db) for e in report.float_errors if e.sqnr_db is not None]
+    worst = min(noisy, key=lambda error: error[1], default=None)
     sentence = (
-        f"<p>Worst: <code>{html.escape(worst.layer)}</code>, {worst.sqnr_db:.1f} dB.</p>"
-        if worst
-        else ""
+        f"<p>Worst: <code>{html.escape(worst[0])}</code>, {worst[1]:.1f} dB.</p>" if worst else ""
     )
-    plot = _line([e.layer for e in noisy], [e.sqnr_db for e in noisy], "SQNR against float, dB")
+    plot = _line([layer for layer, _ in noisy], [db for _, db in noisy], "SQNR against float, dB")
     return (
         "<h2>Quantized against float</h2>"
         + sentence

@@ -106,7 +106,7 @@ def _bias_rounding(model: deployed_lib.DeployedModel, operator: deployed_lib.Ope
     tensors = [model.tensors[name] for name in operator.inputs]
     output = model.tensors[operator.outputs[0]]
     steps = [float(np.mean(t.scale)) for t in tensors if t.dtype == "int32" and t.scale is not None]
-    return sum(steps) / 2 / float(output.scale) if steps else 0.0
+    return sum(steps) / 2 / float(output.one_scale) if steps else 0.0
 
 
 def operators_between(

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import bytes_of, fit, images, network, student_of
+from tf_fpq import roles
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.distillation import ChannelStandardizedDistillation
 from tf_fpq.training import folded_teacher
@@ -62,6 +63,15 @@ def test_exact_features_keep_their_batch_norms():
     assert kinds(folded).count("BatchNormalization") == 1
     stem = keras.Model(teacher.input, teacher.get_layer("stem").output)(images())
     np.testing.assert_array_equal(folded(images())["features"]["stem"], stem)
+
+
+def test_a_kernel_with_one_grid_for_all_channels_keeps_its_batch_norm(monkeypatch):
+    teacher = trained_network()
+    one_grid = roles.Kernel("depthwise_kernel", None)
+    monkeypatch.setitem(roles.KERNELS, layers.DepthwiseConv2D, one_grid)
+    folded = folded_teacher.folded_graph(teacher, {})
+    assert kinds(folded).count("BatchNormalization") == 1
+    np.testing.assert_allclose(folded(images())["predictions"], teacher(images()), atol=1e-5)
 
 
 def test_a_channel_that_does_not_vary_keeps_its_batch_norm():
