@@ -7,7 +7,6 @@ The student is made from what `prepare` returns, and a teacher's features are ta
 have the same layers under the same names.
 """
 
-
 from tf_fpq import graph
 from tf_fpq.conversion import flatten, keras3, operator_layers
 from tf_fpq.conversion.canonical import canonical

@@ -70,7 +70,7 @@ class DeployedRounding(keras.layers.Layer):
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Returns the first tensor, rounded as deployed."""
-        y, *inputs = inputs
+        y, *others = inputs
         output = graph.first_reader(self)
         if not isinstance(output, QuantizeActivation) or output.observing:
             return y
@@ -78,11 +78,11 @@ class DeployedRounding(keras.layers.Layer):
         arithmetic, sources = arithmetic_of(computed, read), [source_of(tensor) for tensor in read]
         if arithmetic is None:
             return y
-        inputs = tuple(tf.stop_gradient(x) for x in inputs)
-        value = inputs[0] if computed is read[0] else tf.stop_gradient(y)
+        values = tuple(tf.stop_gradient(x) for x in others)
+        value = values[0] if computed is read[0] else tf.stop_gradient(y)
         grids = tuple(Grid.of(source) for source in sources if source is not None)
         operator = graph.producer(computed)
-        moved = arithmetic(Operands(operator, inputs, value, grids, Grid.of(output)))
+        moved = arithmetic(Operands(operator, values, value, grids, Grid.of(output)))
         return numerics.straight_through(y, moved)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
