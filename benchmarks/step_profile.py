@@ -13,11 +13,12 @@ import pathlib
 import re
 import tempfile
 
-from absl import app, flags
+from absl import flags
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks import step_time
+from tf_fpq import programs
 
 # Kinds of operations by words in their types; the first kind that fits.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -128,4 +129,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    programs.run(main)

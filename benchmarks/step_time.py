@@ -25,7 +25,7 @@ import sys
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
@@ -34,6 +34,7 @@ import tqdm
 from experiments import models, records
 from experiments.evidence import process_memory
 import tf_fpq
+from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods import presets
 from tf_fpq.training.qat_model import QatModel
@@ -362,4 +363,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    programs.run(main)

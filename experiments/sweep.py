@@ -28,6 +28,7 @@ import tqdm
 from experiments import pipeline, records
 from experiments.config import PRECISIONS, Config
 from experiments.results_file import ResultsFile
+from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement.quantize_configs import QUANTIZE_CONFIGS
 import tflite_export
@@ -287,4 +288,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    programs.run(main)

@@ -29,6 +29,7 @@ from absl import app, flags
 
 from experiments import data, models, pipeline
 from experiments.config import IO_TYPES, METHODS, PRECISIONS, Config
+from tf_fpq import programs
 import tflite_export
 
 flags.DEFINE_enum("dataset", Config.dataset, list(data.DATASETS), "Images to train and test on.")
@@ -158,4 +159,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    programs.run(main)

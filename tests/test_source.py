@@ -21,6 +21,7 @@ KERAS = {"keras", "tf_keras", "tensorflow_model_optimization", "tf_fpq.keras_com
 # The rooms in order: a module imports from its own room and from those above it in this list. A
 # name that ends in a dot is a folder, another one a module.
 ROOMS = (
+    "tf_fpq.programs",
     "tf_fpq.keras_compat",
     "tf_fpq.distributed",
     "tf_fpq.graph",

@@ -1,6 +1,6 @@
 """Lists what quantization would do with every layer of a saved model.
 
-Exit code: 0, or 1 if a layer is not supported or the file cannot be read.
+Exit code: 0, 1 if a layer is not supported, 2 if the file cannot be read.
 
 The file may come from Keras 2 or Keras 3 (`.keras`, `.h5`, or a SavedModel folder of Keras 2). In
 Python: `tf_fpq.check(model, rules)`.
@@ -24,8 +24,12 @@ import sys
 
 from absl import app, flags
 
+from tf_fpq import programs
 from tf_fpq.conversion import loading
 from tf_fpq.placement import preflight
+
+# The file cannot be read; 1 says that a layer of it is not supported.
+EXIT_ERROR = 2
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
@@ -52,10 +56,11 @@ def main(argv: Sequence[str]) -> None:
             importlib.import_module(module)
         report = preflight.check(loading.load(argv[1]), rules or None)
     except (OSError, ImportError, TypeError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     print(report.to_json() if FLAGS.json else report)
     sys.exit(0 if report.ok else 1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    programs.run(main)

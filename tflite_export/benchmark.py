@@ -15,7 +15,7 @@ Exit code: 0, or 2 if a model cannot be loaded or run.
 import pathlib
 import tempfile
 
-from absl import app, flags
+from absl import flags
 
 from tflite_export import command_line
 from tflite_export.runtimes import latency
@@ -83,4 +83,4 @@ def _convert_float(model: object) -> bytes:
 
 
 if __name__ == "__main__":
-    app.run(command_line.run(main))
+    command_line.start(main)

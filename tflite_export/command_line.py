@@ -8,10 +8,12 @@ import pathlib
 import sys
 from typing import Any
 
+from absl import app
 import numpy as np
 
 from tflite_export.errors import InterpreterError
 
+_HELP = ("help", "helpshort", "helpfull", "helpxml", "?")
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 
 # A condition is not met, e.g. the gate: for CI.
@@ -45,6 +47,20 @@ def run(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
             return EXIT_ERROR
 
     return guarded
+
+
+def start(main: Callable[[list[str]], int]) -> None:
+    """Runs a program by `absl.app.run`, with exit code 0 for `--help`, where absl has 1.
+
+    Twin of `tf_fpq.programs.run`, which would bring TensorFlow along.
+    """
+    asked = any(argument.lstrip("-") in _HELP for argument in sys.argv[1:] if argument[:1] == "-")
+    try:
+        app.run(run(main))
+    except SystemExit:
+        if asked:
+            sys.exit(0)
+        raise
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ Exit code: 0 written, 2 the student cannot be loaded or exported, or the path ca
 This is a program; the function is `tflite_export.export`.
 """
 
-from absl import app, flags
+from absl import flags
 
 from tflite_export import command_line, targets
 
@@ -124,4 +124,4 @@ def _numbers(flag: str, parts: list[str]) -> list[float]:
 
 
 if __name__ == "__main__":
-    app.run(command_line.run(main))
+    command_line.start(main)

@@ -12,7 +12,7 @@ Exit code: 0, 1 if a file violates the target, 2 if a file cannot be read.
 
 import dataclasses
 
-from absl import app, flags
+from absl import flags
 
 from tflite_export import command_line, targets
 from tflite_export.flatbuffer import file_summary
@@ -55,4 +55,4 @@ def _check(summary: file_summary.Summary, target: targets.Target) -> bool:
 
 
 if __name__ == "__main__":
-    app.run(command_line.run(main))
+    command_line.start(main)

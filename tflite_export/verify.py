@@ -21,7 +21,7 @@ This is a program; the function is `tflite_export.verify`.
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from tflite_export import command_line
 from tflite_export.verification import report as report_lib
@@ -157,4 +157,4 @@ def _student(student: str, path: str) -> report_lib.Report:
 
 
 if __name__ == "__main__":
-    app.run(command_line.run(main))
+    command_line.start(main)

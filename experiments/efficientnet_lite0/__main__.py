@@ -22,6 +22,7 @@ from absl import app, flags
 
 from experiments import records, wheels
 from experiments.efficientnet_lite0 import pipeline
+from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 import tflite_export
 from tflite_export.runtimes import latency
@@ -84,4 +85,4 @@ def _add_latency(rows: list[dict], workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    programs.run(main)

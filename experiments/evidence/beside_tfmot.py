@@ -35,6 +35,7 @@ import numpy as np
 from experiments import data, pipeline, records
 from experiments.config import Config
 from experiments.evidence import beside_tfmot_table
+from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 import tflite_export
 from tflite_export.flatbuffer import reader
@@ -261,4 +262,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    programs.run(main)

@@ -35,6 +35,7 @@ import numpy as np
 
 from experiments import records
 from experiments.evidence import client_list, clients_network
+from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 import tflite_export
 from tflite_export.runtimes import litert
@@ -235,4 +236,4 @@ def _define_flags() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     _define_flags()
-    app.run(main)
+    programs.run(main)

@@ -36,6 +36,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import records
+from tf_fpq import programs
 
 SOURCES = ("tf_keras", "keras")
 
@@ -277,4 +278,4 @@ def _print_rows(name: str, source: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    programs.run(main)

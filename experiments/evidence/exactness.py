@@ -41,6 +41,7 @@ from absl import app, flags
 
 from experiments import records
 from experiments.evidence import exactness_table, process_memory
+from tf_fpq import programs
 
 NETWORKS = ("resnet8", "resnet20", "mobilenet_v2_tiny")
 SCHEMES = ("W8A8", "W4A4", "W2A2")
@@ -387,4 +388,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    programs.run(main)

@@ -43,6 +43,8 @@ from typing import Any
 
 from absl import app, flags
 
+from tf_fpq import programs
+
 FLAGS = flags.FLAGS
 
 
@@ -210,4 +212,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    programs.run(main)

@@ -26,6 +26,7 @@ from experiments import records, wheels
 from experiments.datasets import faces
 from experiments.efficientnet_lite0 import pipeline
 import tf_fpq
+from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 import tflite_export
 from tflite_export import text_tables
@@ -176,4 +177,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    programs.run(main)

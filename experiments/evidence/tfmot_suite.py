@@ -29,6 +29,7 @@ import tensorflow_model_optimization as tfmot
 
 from experiments.evidence.tfmot_suite_reasons import REASONS
 import tf_fpq
+from tf_fpq import programs
 import tflite_export
 
 _SOURCE = flags.DEFINE_string("source", None, "Checkout of tensorflow/model-optimization.")
@@ -188,4 +189,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    programs.run(main)

@@ -102,7 +102,8 @@ def _check_random(network):
     images = images_for(model, 4, seed)
     try:
         assert_twin_is_interpreter(student_of(model, weight_bits, activation_bits), images)
-    except ValueError as error:  # refused before a file is written: an output step next to nothing beside a 2-bit weight's
+    except ValueError as error:
+        # Refused before a file is written: an output step next to nothing beside a 2-bit weight's.
         assert "XNNPACK's limit" in str(error) and weight_bits <= 3
         hypothesis.event("refused")
     gaps = student_lsb(student_of(model), images)

@@ -277,11 +277,11 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from absl import app, flags
+    from absl import flags
 
     from tflite_export import command_line
 
     _ROOT = flags.DEFINE_string(
         "root", None, "Folder of the rig; by default $TFLITE_EXPORT_ARM_RIG or a cache folder."
     )
-    app.run(command_line.run(main))
+    command_line.start(main)

@@ -35,7 +35,8 @@ def memory(field):
 
 try:
     try:
-        open("/proc/self/clear_refs", "w").write("5")  # resets the peak, VmHWM, to the present memory
+        # Resets the peak, VmHWM, to the present memory.
+        open("/proc/self/clear_refs", "w").write("5")
         before = memory("VmRSS")
     except OSError:
         before = None
@@ -50,7 +51,8 @@ try:
         times.append(time.perf_counter_ns() - start)
 except InterpreterError as error:
     sys.exit(str(error))
-print(json.dumps({"nanoseconds": times, "memory": None if before is None else max(0, memory("VmHWM") - before)}))
+grown = None if before is None else max(0, memory("VmHWM") - before)
+print(json.dumps({"nanoseconds": times, "memory": grown}))
 """
 
 

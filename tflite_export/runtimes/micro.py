@@ -25,9 +25,12 @@ _RUN = """
 import json, sys
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
-names, arena, codes, outputs = json.loads(sys.argv[1]), int(sys.argv[2]), np.load(sys.argv[3]), sys.argv[4]
+names, arena = json.loads(sys.argv[1]), int(sys.argv[2])
+codes, outputs = np.load(sys.argv[3]), sys.argv[4]
 config = runtime.InterpreterConfig.kPreserveAllTensors
-micro = runtime.Interpreter.from_bytes(sys.stdin.buffer.read(), arena_size=arena, intrepreter_config=config)
+micro = runtime.Interpreter.from_bytes(
+    sys.stdin.buffer.read(), arena_size=arena, intrepreter_config=config
+)
 found = {name: [] for name in names}
 for image in range(len(codes)):
     micro.set_input(codes[image : image + 1], 0)

@@ -191,9 +191,15 @@ def test_the_command_imports_what_registers_ones_own_classes(tmp_path):
     keras.Model(x, layers.Dense(2)(names["Twice"](name="twice")(x))).save(tmp_path / "model.keras")
     done = run(str(tmp_path / "model.keras"))
     assert (
-        done.returncode == 1
+        done.returncode == 2
         and "--imports=MODULE" in done.stderr
         and "Traceback" not in done.stderr
     )
     done = run(str(tmp_path / "model.keras"), "--imports=my_layers", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1 and "Two ways out" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_help_is_no_error_and_a_missing_file_is_no_unsupported_layer():
+    assert run("--help").returncode == 0
+    done = run("missing.keras")
+    assert done.returncode == 2 and "missing.keras" in done.stderr

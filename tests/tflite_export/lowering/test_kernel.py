@@ -56,8 +56,13 @@ def _stored(codes, scale, bias, limit=127, **grids):
 
 @pytest.mark.parametrize(
     ("codes", "limit", "power"),
-    [([[1, -1], [0, 1]], 127, 64), ([[1, -1], [0, 1]], 7, 4), ([[7, 0], [3, -2]], 127, 16), ([[7, 0], [3, -2]], 7, 1),
-     ([[127, 1], [0, 5]], 127, 1)],
+    [
+        ([[1, -1], [0, 1]], 127, 64),
+        ([[1, -1], [0, 1]], 7, 4),
+        ([[7, 0], [3, -2]], 127, 16),
+        ([[7, 0], [3, -2]], 7, 1),
+        ([[127, 1], [0, 5]], 127, 1),
+    ],
 )  # fmt: skip
 def test_wider_codes_are_the_same_weights(codes, limit, power):
     stored = _stored(codes, [0.5, 0.25], [1.0, -2.0], limit)

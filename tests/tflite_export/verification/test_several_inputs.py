@@ -147,7 +147,8 @@ def test_a_difference_in_the_second_output_is_caught(exported, tmp_path):
     [
         (
             IMAGE,
-            "a tuple of 2 arrays, for the inputs 'state', 'image', or a dict by these names. Received: one ndarray",
+            "a tuple of 2 arrays, for the inputs 'state', 'image', or a dict by these names."
+            " Received: one ndarray",
         ),
         ((STATE, IMAGE, IMAGE), "Received: 3 arrays"),
         ({"state": STATE}, "an array for each input, 'state', 'image'. Received: 'state'."),
