@@ -32,12 +32,6 @@ import tf_fpq
 from tf_fpq import programs
 import tflite_export
 
-_SOURCE = flags.DEFINE_string("source", None, "Checkout of tensorflow/model-optimization.")
-_OUTPUT = flags.DEFINE_string("output", None, "Markdown file for the table.")
-_ONLY = flags.DEFINE_multi_enum(
-    "only", None, ["functional", "integration", "quantize", "models"], "Suites to run."
-)
-
 _CORE = "tensorflow_model_optimization.python.core"
 _QUANTIZATION = f"{_CORE}.quantization.keras"
 SUITES = {
@@ -176,17 +170,26 @@ def table(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def define_flags() -> None:
+    """Defines the flags: not on import, as other programs have some of the same names."""
+    flags.DEFINE_string("source", None, "Checkout of tensorflow/model-optimization.")
+    flags.DEFINE_string("output", None, "Markdown file for the table.")
+    flags.DEFINE_multi_enum("only", None, list(SUITES), "Suites to run.")
+
+
 def main(arguments: list[str]) -> int:
     """Runs the suites."""
-    if _SOURCE.value is None:
+    values = flags.FLAGS
+    if values.source is None:
         raise app.UsageError("--source is missing: a checkout of tensorflow/model-optimization.")
-    use_scheme(pathlib.Path(_SOURCE.value))
-    outcomes = [outcome for suite in _ONLY.value or SUITES for outcome in run(suite)]
+    use_scheme(pathlib.Path(values.source))
+    outcomes = [outcome for suite in values.only or SUITES for outcome in run(suite)]
     print(table(outcomes))
-    if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).write_text(table(outcomes))
+    if values.output:
+        pathlib.Path(values.output).write_text(table(outcomes))
     return int(any(outcome.status == FAILED and not outcome.reason for outcome in outcomes))
 
 
 if __name__ == "__main__":
+    define_flags()
     programs.run(main)

@@ -340,10 +340,14 @@ class QatModel(keras.Model):
             {} if self._teacher_graph is None else self._teacher_graph(batch.images, training=False)
         )
 
+    def _forward(self, images: Any) -> dict[str, Any]:
+        """Predictions and features of the student as it trains, for a batch of images."""
+        return self._graph(images, training=True)
+
     def _gradients(self, batch: Batch, y: Any, sample_weight: Any, step: Step) -> Gradients:
         """Predictions for the labeled images, and gradients of the trainable variables."""
         with tf.GradientTape() as tape:
-            student = self._graph(batch.images, training=True)
+            student = self._forward(batch.images)
             step = dataclasses.replace(
                 step, predictions=student["predictions"], features=student["features"]
             )

@@ -57,23 +57,19 @@ class TrainableTwin(tf_fpq.QatModel):
           ValueError: See `tf_fpq.QatModel`; also if the student cannot be deployed.
         """
         super().__init__(student, teacher, methods, **{"name": "trainable_twin", **kwargs})
-        graph = self._graph
         moves = builder.lower(student).bias_moves
-        untracked(  # these belong to no saved state
-            self,
-            _graph=lambda images, training: self._deployed(graph, images),
-            _latent_biases=[(found.variable, _values(found.variable)) for found in moves],
-        )
+        latent = [(found.variable, _values(found.variable)) for found in moves]
+        untracked(self, _latent_biases=latent)  # these belong to no saved state
         self._round()
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """The student's outputs as deployed, whatever `training` is."""
         return self.student(inputs, training=False)
 
-    def _deployed(self, graph: keras.Model, images: Any) -> dict[str, Any]:
+    def _forward(self, images: Any) -> dict[str, Any]:
         """What `QatModel` trains on, computed as deployed."""
         with _unrounded_probabilities(self.student):
-            return graph(images, training=False)
+            return self._graph(images, training=False)
 
     def compile(
         self, optimizer: Any = "sgd", loss: Any = None, metrics: Any = None, **kwargs: Any

@@ -156,10 +156,14 @@ def test_uint8_codes_that_are_not_the_pixels_are_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same = (grid.zero_point + 128, 1 / scale)  # pixel = code
-        tflite_export.export(student, tmp_path / "x.tflite", input_type="uint8", normalization=same)
-        tflite_export.export(
-            student, tmp_path / "x.tflite", input_type="float32", normalization=(0, 255)
-        )
+        for input_type, normalization in (("uint8", same), ("float32", (0, 255))):
+            tflite_export.export(
+                student,
+                tmp_path / "x.tflite",
+                input_type=input_type,
+                output_type="uint8",
+                normalization=normalization,
+            )
     with pytest.warns(UserWarning, match="uint8 codes are not the pixels"):
         tflite_export.export(
             student, tmp_path / "x.tflite", input_type="uint8", normalization=(0, 255)
