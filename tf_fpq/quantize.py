@@ -12,7 +12,7 @@ from tf_fpq.conversion.prepare import flat
 from tf_fpq.keras_compat import AnyModel, keras
 from tf_fpq.placement import grids, rule_configs
 from tf_fpq.placement.quantize_configs import config_maker
-from tf_fpq.placement.rules import QuantRule, describe_rules, match_rules
+from tf_fpq.placement.rules import QuantRule, check_rules, describe_rules, match_rules
 from tf_fpq.tfmot_scheme import raise_problems
 
 
@@ -42,12 +42,12 @@ def quantize_model(
       layers `<name>_quantize`.
 
     Raises:
-      TypeError: If `model` is no Keras model or a subclassed one, or `quantizer` no name, class or
-        partial.
+      TypeError: If `model` is no Keras model or a subclassed one, `rules` no list of rules, or
+        `quantizer` no name, class or partial.
       ValueError: If `model` is not built or has weights that are no numbers, if layers have no
         integer form (all are listed), if a rule matches nothing or if `quantizer` is unknown.
     """
-    make_config = config_maker(quantizer)
+    make_config, rules = config_maker(quantizer), check_rules(rules)
     model = flat(model)
     graph.check_finite(model, "model")
     if not rules:

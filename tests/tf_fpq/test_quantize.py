@@ -177,3 +177,11 @@ def test_weights_that_are_no_numbers_are_named():
         tf_fpq.calibrate(student, images, verbose=0)
     with pytest.raises(ValueError, match=message.format("student")):
         deploy(student)
+
+
+@pytest.mark.parametrize("rules", [tf_fpq.QuantRule(), {"stem": 8}, "stem=W8A8", [8], 8])
+def test_rules_that_are_no_list_of_rules_are_named(rules):
+    with pytest.raises(TypeError, match="rules must be a list of QuantRule.*Received: rules="):
+        tf_fpq.quantize_model(small_student.network(), rules)
+    with pytest.raises(TypeError, match="rules must be a list of QuantRule"):
+        tf_fpq.check(small_student.network(), rules)

@@ -117,6 +117,25 @@ class QuantRule:
         return f"{self.pattern!r}{kind}{config} -> {self.scheme}"
 
 
+def check_rules(rules: Any) -> list[QuantRule]:
+    """The rules as a list.
+
+    Raises:
+      TypeError: If `rules` is anything but rules in a sequence, such as one rule or a dict.
+    """
+    found = None if isinstance(rules, QuantRule | Mapping | str) else _listed(rules)
+    if found is None or not all(isinstance(rule, QuantRule) for rule in found):
+        raise TypeError(
+            "rules must be a list of QuantRule, such as [QuantRule('stem|logits'), QuantRule('.*',"
+            f" weight_bits=4, activation_bits=4)]. Received: rules={rules!r}."
+        )
+    return found
+
+
+def _listed(things: Any) -> list[Any] | None:
+    return list(things) if isinstance(things, Iterable) else None
+
+
 def match_rules(
     rules: Iterable[QuantRule], layers: Mapping[str, str], others: Mapping[str, str] | None = None
 ) -> dict[str, QuantRule]:
@@ -128,9 +147,10 @@ def match_rules(
       others: Class by name of further layers, for rules with a config.
 
     Raises:
+      TypeError: If `rules` is no list of rules.
       ValueError: If a rule matches no layer: most likely a typing error, and it would do nothing.
     """
-    rules, others = list(rules), others or {}
+    rules, others = check_rules(rules), others or {}
     idle = [
         rule
         for rule in rules
