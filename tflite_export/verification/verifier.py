@@ -75,7 +75,8 @@ def verify(
     Without `min_top1_agreement`, step 5 fails only where nothing explains it: class scores if fewer
     than 99.5 % of the images keep their class, and the SQNR is below 10 dB, and more than four
     times as many images (and three more) change than by the ulp; values if their SQNR is below 10
-    dB and 6 dB below that of the ulp.
+    dB and 6 dB below that of the ulp. A layer whose biases lie on a grid coarser than its output's
+    explains any distance behind it.
 
     Few operators need not be equal in steps 2 and 3 but have a bound of 1 LSB, stated in
     `last_bit_bounds.BOUNDS`: those that tabulate the C library's `exp`, `tanh` or `erf`. Behind

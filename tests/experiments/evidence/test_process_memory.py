@@ -6,10 +6,10 @@ import numpy as np
 from experiments.evidence import process_memory
 
 _CHILD = """
-from experiments import memory
-before = memory.peak_mib()
+from experiments.evidence import process_memory
+before = process_memory.peak_mib()
 kept = bytearray(100 * 2**20)
-print(before, memory.peak_mib())
+print(before, process_memory.peak_mib())
 """
 
 
