@@ -35,6 +35,7 @@ ROOMS = (
     "tf_fpq.methods.",
     "tf_fpq.training.",
     "tf_fpq.callbacks",
+    "tf_fpq.sharpness.",
     "tf_fpq.quantize",
     "tf_fpq.summary",
     "tf_fpq.check",

@@ -3,7 +3,7 @@
 The two agree code for code.
 """
 
-from tf_fpq import callbacks, quantizers
+from tf_fpq import callbacks, quantizers, sharpness
 from tf_fpq.calibration.grids_from_images import calibrate, start_weights
 from tf_fpq.extending import register_layer
 from tf_fpq.methods.base import Gradients, Method
@@ -13,6 +13,7 @@ from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
 from tf_fpq.methods.presets import cr, fpq, methods_from_names
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.methods.student_grid_distillation import StudentGridDistillation
 from tf_fpq.placement.preflight import CheckReport, check
 from tf_fpq.placement.quantize_configs import (
     DoReFaQuantizeConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "Role",
     "SharpnessAwareMinimization",
     "StrongAugmentation",
+    "StudentGridDistillation",
     "Summary",
     "WeakAugmentation",
     "calibrate",
@@ -69,6 +71,7 @@ __all__ = [
     "quantize_model",
     "quantizers",
     "register_layer",
+    "sharpness",
     "start_weights",
     "summary",
     "two_views",

@@ -14,6 +14,7 @@ from tf_fpq.methods.distillation import (
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.methods.student_grid_distillation import StudentGridDistillation
 
 CSD_WEIGHTS = {"tuned": TUNED_CSD_WEIGHT, "paper": PAPER_CSD_WEIGHT}
 
@@ -68,6 +69,7 @@ METHODS: dict[str, type[Method]] = {
     "sfp": FeaturePerturbation,
     "csd": ChannelStandardizedDistillation,
     "kd": KnowledgeDistillation,
+    "squat": StudentGridDistillation,
     "cr": ConsistencyRegularization,
     "sam": SharpnessAwareMinimization,
     "dampening": OscillationDampening,
