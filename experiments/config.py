@@ -1,9 +1,12 @@
 """What one experiment is: a frozen record that checks itself, and that `result.json` repeats."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+from typing import Any
+
+import numpy as np
 
 from experiments import data, models
 from experiments.datasets import fashion_mnist_idx
@@ -12,7 +15,9 @@ from tf_fpq.methods import presets
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
 
-METHODS = (*presets.GROUPS, *presets.METHODS)
+# The float network itself goes on training, by the student's recipe: what "above float" is beside.
+FLOAT = "float"
+METHODS = (*presets.GROUPS, *presets.METHODS, FLOAT)
 IO_TYPES = ("int8", "uint8", "float32")
 KERNELS = ("xnnpack", "builtin", "reference")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -30,12 +35,20 @@ class Config:
       data_dir: TFDS data directory, or None for TFDS's default.
       fashion_mnist_dir: Folder with the four IDX files of Fashion-MNIST.
       train_examples: Number of training images to use, or None for all.
+      validation_examples: Number of training images that are held out and take the place of the
+        test images; 0 measures on the test images.
+      resolution: Side to which square images are pooled, or None.
+      shift: Pixels by which augmentation moves an image at most, or None for the dataset's.
       model: One of `models.BUILDERS`.
       width: Channels of the network's first stage.
       weight_bits: Width of the kernels, except in the first and the last layer (8).
       activation_bits: Width of the tensors that these layers read.
       quantizer: Base quantizer, as in `tf_fpq.quantize_model`.
-      methods: Names out of `METHODS`; "fpq" is "sfp" and "csd", "none" is the plain base quantizer.
+      methods: Names out of `METHODS`; "fpq" is "sfp" and "csd", "none" is the plain base quantizer,
+        "float" is no quantization: the teacher goes on training as a student would.
+      method_arguments: Arguments of methods by their names, such as `{"kd": {"temperature": 2}}`.
+      schedules: Coefficients that change in training, such as `{"csd.weight": [[0, 1], [0.6, 0]]}`:
+        points of share of the training and value, with straight lines between.
       noise_probability: Probability of the perturbation (SFP), per layer and step.
       noise_position: "pre" or "post" the activation's quantizer (SFP).
       csd_weight: Weight of the distillation loss (CSD).
@@ -47,6 +60,7 @@ class Config:
       step_size_learning_rate_factor: Step sizes learn at this fraction of the learning rate.
       weight_decay: Decoupled weight decay of SGD with momentum 0.9, `w <- w - learning_rate *
         weight_decay * w`.
+      float_weight_decay: That of the float teacher; None for the same.
       augment: Whether training images are shifted and flipped.
       jit_compile: Whether XLA compiles the training steps of teacher and student.
       precision: Keras' mixed precision policy, one of `PRECISIONS`. It holds for the teacher; a
@@ -67,12 +81,17 @@ class Config:
     data_dir: str | None = None
     fashion_mnist_dir: str = str(fashion_mnist_idx.DEBIAN_DIR)
     train_examples: int | None = None
+    validation_examples: int = 0
+    resolution: int | None = None
+    shift: int | None = None
     model: str = "resnet8"
     width: int = 16
     weight_bits: int = 4
     activation_bits: int = 4
     quantizer: str = "lsq"
     methods: tuple[str, ...] = ("fpq",)
+    method_arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    schedules: Mapping[str, Sequence[Sequence[float]]] = dataclasses.field(default_factory=dict)
     noise_probability: float = 0.1
     noise_position: str = "pre"
     csd_weight: float = TUNED_CSD_WEIGHT
@@ -83,6 +102,7 @@ class Config:
     float_learning_rate: float = 0.1
     step_size_learning_rate_factor: float = 0.1
     weight_decay: float = 5e-3
+    float_weight_decay: float | None = None
     augment: bool = True
     jit_compile: bool = False
     precision: str = "float32"
@@ -111,9 +131,10 @@ class Config:
         _check_choice("output_type", self.output_type, IO_TYPES)
         for method in self.methods:
             _check_choice("methods", method, METHODS)
-        if not self.methods or ("none" in self.methods and len(self.methods) > 1):
+        alone = {"none", FLOAT} & set(self.methods)
+        if not self.methods or (alone and len(self.methods) > 1):
             raise ValueError(
-                "methods must be 'none' alone, or some of the others. Received:"
+                "methods must be 'none' alone, 'float' alone, or some of the others. Received:"
                 f" methods={self.methods}."
             )
         for kernels in self.kernels:
@@ -124,11 +145,19 @@ class Config:
             )
         self._check_numbers()
         self.rules()
-        self.make_methods()
+        self.schedule_callbacks(self.make_methods())
         if self.teacher is not None and not pathlib.Path(self.teacher).is_file():
             raise FileNotFoundError(
                 f"teacher must be a saved Keras 2 model. Received: teacher={self.teacher!r}."
             )
+
+    def of_teacher(self) -> "Config":
+        """The configuration as its float teacher's training reads it."""
+        if self.float_weight_decay is None:
+            return self
+        return dataclasses.replace(
+            self, weight_decay=self.float_weight_decay, float_weight_decay=None
+        )
 
     def _check_numbers(self) -> None:
         for name in ("width", "batch_size", "calibration_examples"):
@@ -136,7 +165,7 @@ class Config:
                 raise ValueError(
                     f"{name} must be at least 1. Received: {name}={getattr(self, name)}."
                 )
-        for name in ("epochs", "float_epochs", "weight_decay", "seed"):
+        for name in ("epochs", "float_epochs", "weight_decay", "seed", "validation_examples"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"{name} must not be negative. Received: {name}={getattr(self, name)}."
@@ -145,6 +174,11 @@ class Config:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite. Received: {name}={value}.")
+        if self.float_weight_decay is not None and self.float_weight_decay < 0:
+            raise ValueError(
+                "float_weight_decay must not be negative. Received:"
+                f" float_weight_decay={self.float_weight_decay}."
+            )
         if self.min_top1_agreement is not None and not 0 <= self.min_top1_agreement <= 1:
             raise ValueError(
                 "min_top1_agreement must be between 0 and 1. Received:"
@@ -164,11 +198,45 @@ class Config:
         """New method objects for `tf_fpq.QatModel`; those without a flag of their own have their
         default arguments.
         """
-        return tf_fpq.methods_from_names(
-            self.methods,
-            sfp={"probability": self.noise_probability, "position": self.noise_position},
-            csd={"weight": self.csd_weight},
-        )
+        arguments: dict[str, Mapping[str, Any]] = {
+            "sfp": {"probability": self.noise_probability, "position": self.noise_position},
+            "csd": {"weight": self.csd_weight},
+        }
+        for name, more in self.method_arguments.items():
+            arguments[name] = {**arguments.get(name, {}), **more}
+        names = [name for name in self.methods if name != FLOAT]
+        try:
+            return tf_fpq.methods_from_names(names, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"method_arguments must be arguments of their methods ({error}). Received:"
+                f" method_arguments={self.method_arguments}."
+            ) from error
+
+    def schedule_callbacks(self, methods: Sequence[Method]) -> list[tf_fpq.callbacks.Schedule]:
+        """The callbacks that change coefficients of `methods` as `schedules` says.
+
+        Raises:
+          ValueError: If a schedule is of no method of this experiment, or its points are no pairs.
+        """
+        by_name = {method.name: method for method in methods}
+        callbacks = []
+        for target, points in self.schedules.items():
+            name, _, coefficient = target.partition(".")
+            if name not in by_name or any(len(point) != 2 for point in points) or not points:
+                raise ValueError(
+                    "schedules must map 'method.coefficient' of a method in methods to pairs of"
+                    f" share and value. Received: schedules={{{target!r}: {points}}} with"
+                    f" methods={self.methods}."
+                )
+            function = _piecewise(points)
+            callbacks.append(tf_fpq.callbacks.Schedule(by_name[name], coefficient, function))
+        return callbacks
+
+
+def _piecewise(points: Sequence[Sequence[float]]) -> Callable[[float], float]:
+    shares, values = zip(*points, strict=True)
+    return lambda done: float(np.interp(done, shares, values))
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -73,6 +73,8 @@ class Dataset:
       test_labels: int64 `[M]`.
       num_classes: Number of classes.
       info: Constants of the normalisation and the augmentation.
+      held_out: Whether the images under `test_images` are held out of the training split, so that
+        something may be chosen by them.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Dataset:
     test_labels: np.ndarray
     num_classes: int
     info: DatasetInfo
+    held_out: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -187,8 +190,15 @@ def load(
     *,
     fashion_mnist_dir: str | pathlib.Path = fashion_mnist_idx.DEBIAN_DIR,
     train_examples: int | None = None,
+    validation_examples: int = 0,
+    resolution: int | None = None,
+    shift: int | None = None,
 ) -> Dataset:
     """Loads a dataset, preparing it by TFDS on first use.
+
+    With `validation_examples` so many training images, the last of TFDS's fixed order, are held out
+    of the training and take the place of the test images: what is chosen by their accuracy was
+    chosen without the test images.
 
     Args:
       name: One of `DATASETS`.
@@ -197,9 +207,14 @@ def load(
         downloads the data.
       train_examples: Keep only so many training images, the first of TFDS's fixed order; all by
         default.
+      validation_examples: Training images to hold out; 0 for none, with the test images in their
+        own place.
+      resolution: Side of the images, which are the means of equal squares; None as they come.
+      shift: Augmentation moves an image by up to so many pixels; None as `DATASETS` says.
 
     Raises:
-      ValueError: If there is no dataset of that name, or `train_examples` is not positive.
+      ValueError: If there is no dataset of that name, `train_examples` is not positive, fewer
+        images than `train_examples` are left, or squares do not fill the images.
       DatasetMissingError: If it is not on this machine and cannot be downloaded.
     """
     if name not in DATASETS:
@@ -210,16 +225,60 @@ def load(
         raise ValueError(f"train_examples must be positive. Received: {train_examples=}.")
     builder = _prepared_builder(name, data_dir, pathlib.Path(fashion_mnist_dir))
     splits = tfds.as_numpy(builder.as_dataset(batch_size=-1))
-    train, test = splits["train"], splits["test"]
+    train, test = ((splits[s]["image"], splits[s]["label"]) for s in ("train", "test"))
+    if validation_examples:
+        train, test = _held_out(train, validation_examples, train_examples)
+    info = DATASETS[name]
     return Dataset(
         name=name,
-        train_images=train["image"][:train_examples],
-        train_labels=train["label"][:train_examples],
-        test_images=test["image"],
-        test_labels=test["label"],
+        train_images=pooled(train[0][:train_examples], resolution),
+        train_labels=train[1][:train_examples],
+        test_images=pooled(test[0], resolution),
+        test_labels=test[1],
         num_classes=builder.info.features["label"].num_classes,
-        info=DATASETS[name],
+        info=info if shift is None else dataclasses.replace(info, shift=shift),
+        held_out=bool(validation_examples),
     )
+
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def _held_out(train: Split, count: int, train_examples: int | None) -> tuple[Split, Split]:
+    """The training split without its last `count` images, and those."""
+    left = len(train[0]) - count
+    if left < (train_examples or 1):
+        raise ValueError(
+            f"validation_examples must leave {train_examples or 1} of {len(train[0])} training"
+            f" images. Received: validation_examples={count}."
+        )
+    return (train[0][:left], train[1][:left]), (train[0][left:], train[1][left:])
+
+
+def pooled(images: np.ndarray, resolution: int | None) -> np.ndarray:
+    """uint8 images `[N, side, side, C]` as means of equal squares, rounded.
+
+    A worked number: 28x28 at `resolution=14` are the means of 2x2 pixels, so 10, 11, 11, 11 become
+    11 (10.75).
+
+    Args:
+      images: The images.
+      resolution: Side of the result; None for the images as they are.
+
+    Raises:
+      ValueError: If squares of whole pixels do not fill the images.
+    """
+    if resolution is None:
+        return images
+    count, height, width, channels = images.shape
+    if resolution < 1 or height != width or height % resolution:
+        raise ValueError(
+            f"resolution must divide the side of square images, here {height}x{width}. Received:"
+            f" resolution={resolution}."
+        )
+    size = height // resolution
+    squares = images.reshape(count, resolution, size, resolution, size, channels)
+    return np.rint(squares.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def _prepared_builder(

@@ -21,6 +21,8 @@ _PACKAGES = (
     "numpy",
 )
 
+_CHANGES = ("status", "--porcelain", "--", ".", ":!experiments/results")
+
 
 def prepare_workdir(path: str) -> pathlib.Path:
     """Creates a folder and checks that it can be written to, before anything is computed.
@@ -89,12 +91,12 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of this source tree, with "+changes" if files differ from it; None outside a git
-    checkout.
+    checkout. Results do not count: a sweep adds rows to them.
     """
     root = pathlib.Path(__file__).resolve().parent.parent
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        return revision + ("+changes" if _git(root, "status", "--porcelain") else "")
+        return revision + ("+changes" if _git(root, *_CHANGES) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -1,13 +1,15 @@
-r"""Runs a grid of experiments over seeds and prints mean and standard deviation.
+r"""Runs a grid of experiments over seeds.
 
+    python -m experiments.sweep --config=experiments/configs/interpolating.py --workers=2
     python -m experiments.sweep --dataset=fashion_mnist --quantizers=lsq,pact --schemes=W4A4,W2A4 \
         --seeds=0,1,2 --results=experiments/results/quantizers.jsonl
 
-Every run is a line of JSON in --results, written when the run ends; runs that are in it already are
-not repeated, so a sweep that was stopped goes on where it was. Several sweeps may run at once on
-one file, one for each core, also on the same grid: each run is taken by one of them. A float
-teacher is trained once for all runs that agree in everything it depends on. --table prints the
-table of what is there and runs nothing.
+The runs come from a file that defines a `STUDY` (see experiments/study.py), in its order, or from
+the flags. Every run is a line of JSON in the results, written when the run ends; runs that are in
+it already are not repeated, so a sweep that was stopped goes on where it was. --workers=2 lets two
+processes share the runs, and several sweeps may run at once on one file, also on the same grid:
+each run is taken by one of them. A float teacher is trained once for all runs that agree in
+everything it depends on. experiments.report makes tables of the rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ import itertools
 import json
 import pathlib
 import re
-import statistics
+import subprocess
 import sys
 import time
 from typing import Any
@@ -25,13 +27,12 @@ from typing import Any
 from absl import app, flags
 import tqdm
 
-from experiments import pipeline, records
+from experiments import pipeline, records, study, trial
 from experiments.config import PRECISIONS, Config
 from experiments.results_file import ResultsFile
 from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 from tf_fpq.placement.quantize_configs import QUANTIZE_CONFIGS
-import tflite_export
 
 _SHARED = (
     "dataset",
@@ -52,6 +53,9 @@ _SHARED = (
 _OF_TEACHER = (
     "dataset",
     "train_examples",
+    "validation_examples",
+    "resolution",
+    "shift",
     "model",
     "width",
     "float_epochs",
@@ -64,28 +68,33 @@ _OF_TEACHER = (
     "seed",
 )
 
-# What makes two runs the same run.
-_KEY = (
-    "dataset",
-    "model",
-    "train_examples",
-    "width",
-    "float_epochs",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "quantizer",
-    "methods",
-    "weight_bits",
-    "activation_bits",
-    "seed",
-    "jit_compile",
-    "precision",
-)
+# Seconds between two looks at runs that other processes are at.
+_POLL_SECONDS = 5.0
 
 
-def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
-    """The grid, seed by seed."""
+def study_from_flags() -> study.Study:
+    """The study that the flags name or describe.
+
+    Raises:
+      app.UsageError: If they do neither, or a flag is out of range.
+    """
+    try:
+        if flags.FLAGS.config:
+            found = study.load(flags.FLAGS.config)
+            return dataclasses.replace(found, results=flags.FLAGS.results or found.results)
+        if not flags.FLAGS.results:
+            raise ValueError("--results or --config must be given. Received: neither.")
+        shared = {name: flags.FLAGS[name].value for name in _SHARED}
+        grid = list(configs(shared))
+    except (ValueError, OSError) as error:
+        raise app.UsageError(str(error)) from error
+    return study.Study(
+        claim="", source="flags", results=flags.FLAGS.results, runs=lambda rows: grid
+    )
+
+
+def configs(shared: dict[str, Any]) -> Iterator[Config]:
+    """The grid of the flags, seed by seed."""
     grid = itertools.product(
         flags.FLAGS.seeds, flags.FLAGS.schemes, flags.FLAGS.quantizers, flags.FLAGS.method_sets
     )
@@ -93,51 +102,25 @@ def configs(shared: dict[str, Any], workdir: pathlib.Path) -> Iterator[Config]:
         match = re.fullmatch(r"W(\d)A(\d)", scheme)
         if match is None:
             raise app.UsageError(f"--schemes must be like W4A4. Received: {scheme!r}.")
-        config = Config(
+        yield Config(
             **shared,
             weight_bits=int(match[1]),
             activation_bits=int(match[2]),
             quantizer=quantizer,
             methods=tuple(methods.split("+")),
             seed=int(seed),
-            kernels=("xnnpack",),
-            min_top1_agreement=0.0,
-            workdir=str(workdir),
         )
-        yield dataclasses.replace(config, workdir=str(workdir / folder_name(config)))
-
-
-def _scale_of(config: dict[str, Any]) -> str:
-    """How a run computes, if not in float32 without XLA: teachers differ by it."""
-    xla = "_xla" if config.get("jit_compile") else ""
-    precision = config.get("precision", Config.precision)
-    return xla if precision == Config.precision else f"{xla}_{precision}"
-
-
-def key(config: dict[str, Any]) -> str:
-    """What identifies a run; a line that was written before a field existed has its default."""
-    return json.dumps([config.get(name, getattr(Config, name, None)) for name in _KEY])
-
-
-def results_file(path: str) -> ResultsFile:
-    """The rows of sweeps, by the key of their configuration."""
-    return ResultsFile(path, lambda row: key(row["config"]))
 
 
 def folder_name(config: Config) -> str:
     """Folder of a run: readable, and another one for every other configuration."""
     scheme = f"W{config.weight_bits}A{config.activation_bits}"
     parts = (config.dataset, config.model, f"seed{config.seed}", scheme, config.quantizer)
-    return "_".join([*parts, "+".join(config.methods), _digest(key(_plain(config)))])
+    return "_".join([*parts, "+".join(config.methods), _digest(study.key(study.plain(config)))])
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """The configuration as a line of results holds it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def teacher(config: Config, results: ResultsFile) -> str:
@@ -146,118 +129,122 @@ def teacher(config: Config, results: ResultsFile) -> str:
     Its folder is named by everything that the teacher depends on, and holds that as a file, too.
     While one process trains it, others that need it wait.
     """
-    identity = json.dumps({name: _plain(config)[name] for name in _OF_TEACHER}, indent=1)
+    fields = study.plain(config.of_teacher())
+    identity = json.dumps({name: fields[name] for name in _OF_TEACHER}, indent=1)
     name = f"{config.dataset}_{config.model}_seed{config.seed}_{_digest(identity)}"
     folder = pathlib.Path(config.workdir).parent / "teachers" / name
     path = folder / "float.keras"
     with results.claim(f"teacher {name}", wait=True):
         if not path.exists():
             records.prepare_workdir(str(folder))
-            keras.utils.set_random_seed(config.seed)
-            keras.mixed_precision.set_global_policy(config.precision)
-            model, _ = pipeline.float_teacher(config, pipeline.load(config))
+            pipeline.seed_everything(config)
+            model, _ = pipeline.float_teacher(config, pipeline.load(config), watch=False)
             records.write_text(folder / "depends_on.json", identity + "\n")
             records.write_whole(path, model.save)
     return str(path)
 
 
-def run(config: Config, results: ResultsFile) -> dict[str, Any]:
-    """One run's line."""
-    started = time.time()
-    line: dict[str, Any] = {
-        "config": dataclasses.asdict(config),
-        "commit": records.commit(),
-        "status": "verified",
-    }
+def run(config: Config, results: ResultsFile, regime: str = "") -> dict[str, Any]:
+    """One run's row: what it is, its figures, and the whole configuration."""
+    # Not of the run: the teacher's time, which the first run of a seed would have alone.
+    path = teacher(config, results)
+    started = time.process_time()
+    row = {**labels(config, regime), "commit": records.commit(), "config": study.plain(config)}
     try:
-        line["metrics"] = pipeline.run(
-            dataclasses.replace(config, teacher=teacher(config, results))
-        )["metrics"]
-    except (tflite_export.VerificationError, ValueError) as error:
-        line |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        row |= trial.run(dataclasses.replace(config, teacher=path))
+    except (ValueError, ArithmeticError) as error:
+        row["failed"] = f"{type(error).__name__}: {error}"
     keras.backend.clear_session()
-    return {**line, "seconds": round(time.time() - started, 1)}
+    return {**row, "seconds": round(time.process_time() - started, 1)}
 
 
-def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: test accuracy in %, mean and standard deviation over seeds; a row per quantizer and
-    methods.
-    """
-    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for line in lines:
-        config = line["config"]
-        scheme = f"W{config['weight_bits']}A{config['activation_bits']}"
-        row = (
-            config["quantizer"],
-            "+".join(config["methods"]) + _scale_of(config).replace("_", " ", 1),
-        )
-        groups.setdefault(row, {}).setdefault(scheme, []).append(line)
-    schemes = sorted({scheme for row in groups.values() for scheme in row}, reverse=True)
-    teachers = {
-        (line["config"]["seed"], line["metrics"]["float_accuracy"])
-        for line in lines
-        if line["status"] == "verified"
+def labels(config: Config, regime: str) -> dict[str, Any]:
+    """What a row's run is, for tables."""
+    return {
+        "dataset": config.dataset,
+        "split": "validation" if config.validation_examples else "test",
+        "regime": regime,
+        "model": config.model,
+        "quantizer": config.quantizer,
+        "methods": "+".join(config.methods),
+        "weight_bits": config.weight_bits,
+        "activation_bits": config.activation_bits,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "seed": config.seed,
     }
-    rows = [
-        ["quantizer", "methods", *schemes, "differing twin codes"],
-        ["---"] * (len(schemes) + 3),
-    ]
-    rows.append(
-        ["float", "", *[_spread([accuracy for _, accuracy in teachers])] * len(schemes), ""]
-    )
-    for (quantizer, methods), by_scheme in groups.items():
-        cells = [_spread(_accuracies(by_scheme.get(scheme, []))) for scheme in schemes]
-        done = [
-            line["metrics"]
-            for found in by_scheme.values()
-            for line in found
-            if line["status"] == "verified"
-        ]
-        differing = sum(metrics["codes_differing"] for metrics in done)
-        compared = sum(metrics["codes_compared"] for metrics in done)
-        rows.append([quantizer, methods, *cells, f"{differing} of {compared:,}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _accuracies(lines: Sequence[dict[str, Any]]) -> list[float]:
-    return [line["metrics"]["tflite_accuracy"] for line in lines if line["status"] == "verified"]
+def run_missing(found: study.Study, workdir: pathlib.Path, minutes: float | None = None) -> None:
+    """Runs what is in no row yet and no other process is at, until all rows are there.
+
+    Args:
+      found: The study. Its runs are asked for again after each one, as some follow from others.
+      workdir: Folder of teachers and students.
+      minutes: No run is begun after so many minutes; None for no end.
+    """
+    results = found.open_results()
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    with tqdm.tqdm(unit="run", file=sys.stderr, smoothing=0) as bar:
+        while end is None or time.monotonic() < end:
+            rows = results.rows()
+            missing = found.missing(rows)
+            _show(bar, len(found.known(rows)), len(missing))
+            if not missing:
+                return
+            if not run_one(missing, results, found.regime, workdir):
+                time.sleep(_POLL_SECONDS)
 
 
-def _spread(shares: Sequence[float]) -> str:
-    if not shares:
-        return "-"
-    percent = [100 * share for share in shares]
-    deviation = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
-    return f"{statistics.mean(percent):.2f}{deviation} (n={len(percent)})"
-
-
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing and prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
-    shared = {name: flags.FLAGS[name].value for name in _SHARED}
-    try:
-        grid = list(configs(shared, pathlib.Path(flags.FLAGS.sweep_workdir)))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-    results = results_file(flags.FLAGS.results)
-    if not flags.FLAGS.table:
-        run_missing(grid, results)
-    print(table(results.rows()))
-
-
-def run_missing(grid: Sequence[Config], results: ResultsFile) -> None:
-    """Runs what is in no row yet and what no other process is at."""
-    for config in tqdm.tqdm(grid, unit="run", file=sys.stderr):
-        name = key(_plain(config))
+def run_one(
+    missing: Sequence[Config], results: ResultsFile, regime: str, workdir: pathlib.Path
+) -> bool:
+    """Runs the first that no other process is at; returns whether there was one."""
+    for config in missing:
+        name = study.key(study.plain(config))
         with results.claim(name) as mine:
             if mine and name not in results.keys():
-                results.add(run(config, results))
+                placed = dataclasses.replace(config, workdir=str(workdir / folder_name(config)))
+                results.add(run(placed, results, regime))
+                return True
+    return False
+
+
+def _show(bar: tqdm.tqdm, known: int, missing: int) -> None:
+    """Puts all processes' progress into the bar, whose ETA follows from it."""
+    if bar.total is None:
+        bar.initial = bar.n = known - missing
+    bar.total = known
+    bar.update(known - missing - bar.n)
+    bar.refresh()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs what is missing."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
+    found = study_from_flags()
+    others = [_other_worker() for _ in range(flags.FLAGS.workers - 1)]
+    try:
+        run_missing(found, pathlib.Path(flags.FLAGS.sweep_workdir), flags.FLAGS.minutes)
+    finally:
+        codes = [process.wait() for process in others]
+    print(f"{found.results}: {len(found.open_results().rows())} rows.")
+    return 1 if any(codes) else 0
+
+
+def _other_worker() -> subprocess.Popen:
+    """The same command as one worker, whose progress our own bar shows."""
+    command = [sys.executable, "-m", "experiments.sweep", *sys.argv[1:], "--workers=1"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _define_flags() -> None:
     """Defines the flags: here and not on import, as other programs have some of the same names."""
-    flags.DEFINE_string("results", None, "JSON lines to append to.", required=True)
+    flags.DEFINE_string("config", None, "A file that defines a STUDY; the flags of the grid rest.")
+    flags.DEFINE_string("results", None, "JSON lines to append to; by default the study's.")
+    flags.DEFINE_integer("workers", 1, "Processes that share the runs.", lower_bound=1)
+    flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
     flags.DEFINE_list("quantizers", list(QUANTIZE_CONFIGS), "Base quantizers.")
     flags.DEFINE_list("method_sets", ["none"], "Sets of methods, joined by +, as fpq or fpq+cr.")
     flags.DEFINE_list("schemes", ["W4A4"], "Bit widths, as W4A4.")
@@ -265,7 +252,6 @@ def _define_flags() -> None:
         "seeds", ["0", "1", "2", "3", "4"], "Seeds; each has its own teacher, data order and noise."
     )
     flags.DEFINE_string("sweep_workdir", "runs/sweep", "Folder for teachers and exported models.")
-    flags.DEFINE_bool("table", False, "Only print the table.")
     flags.DEFINE_string("dataset", "fashion_mnist", "Dataset.")
     flags.DEFINE_string("model", "resnet8", "Network.")
     flags.DEFINE_string("data_dir", None, "TFDS data directory.")

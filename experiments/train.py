@@ -23,14 +23,34 @@ Examples:
 
 from collections.abc import Sequence
 import dataclasses
+import json
 import sys
+from typing import Any
 
 from absl import app, flags
 
 from experiments import data, models, pipeline
-from experiments.config import IO_TYPES, METHODS, PRECISIONS, Config
+from experiments.config import FLOAT, IO_TYPES, METHODS, PRECISIONS, Config
 from tf_fpq import programs
 import tflite_export
+
+
+class JsonParser(flags.ArgumentParser):
+    """A flag that is an object of JSON."""
+
+    syntactic_help = "an object of JSON."
+
+    def parse(self, argument: Any) -> dict[str, Any]:
+        """The object; ValueError if it is none."""
+        found = json.loads(argument) if isinstance(argument, str) else argument
+        if not isinstance(found, dict):
+            raise ValueError(f"must be an object of JSON. Received: {argument!r}.")
+        return found
+
+    def flag_type(self) -> str:
+        """How help names the type."""
+        return "JSON"
+
 
 flags.DEFINE_enum("dataset", Config.dataset, list(data.DATASETS), "Images to train and test on.")
 flags.DEFINE_string(
@@ -43,6 +63,15 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer(
     "train_examples", Config.train_examples, "Use only so many training images; all by default."
+)
+flags.DEFINE_integer(
+    "validation_examples",
+    Config.validation_examples,
+    "Training images that are held out and measured on, instead of the test images.",
+)
+flags.DEFINE_integer("resolution", Config.resolution, "Side that square images are pooled to.")
+flags.DEFINE_integer(
+    "shift", Config.shift, "Pixels that augmentation moves an image by, at most; by dataset."
 )
 flags.DEFINE_enum("model", Config.model, list(models.BUILDERS), "Network.")
 flags.DEFINE_integer("width", Config.width, "Channels of the network's first stage.")
@@ -57,10 +86,19 @@ flags.DEFINE_list(
     "methods",
     ",".join(Config.methods),
     f"Training methods, out of {', '.join(METHODS)}: sfp is noise at the inputs of convolutions,"
-    " csd is distillation of their outputs, fpq is both, kd is distillation of the logits, cr is"
-    " consistency with a moving average of the student on two views, sam is sharpness-aware"
-    " minimization, dampening and freezing are against oscillating weights, none is the plain base"
-    " quantizer.",
+    " csd is distillation of their outputs, fpq is both, kd is distillation of the logits, squat is"
+    " distillation of features on the student's grid, cr is consistency with a moving average of"
+    " the student on two views, sam is sharpness-aware minimization, dampening and freezing are"
+    " against oscillating weights, none is the plain base quantizer.",
+)
+flags.DEFINE(
+    JsonParser(), "method_arguments", "{}", 'Arguments of methods, as {"kd": {"temperature": 2}}.'
+)
+flags.DEFINE(
+    JsonParser(),
+    "schedules",
+    "{}",
+    'Coefficients over the training, as {"csd.weight": [[0, 1], [0.6, 0]]}: share done, value.',
 )
 flags.DEFINE_float(
     "noise_probability", Config.noise_probability, "sfp: probability per layer and step."
@@ -90,6 +128,11 @@ flags.DEFINE_float(
     Config.weight_decay,
     "Decoupled weight decay. The coupled 5e-4 of the papers corresponds to about 5e-3 here, because"
     " their momentum of 0.9 multiplies it by 10.",
+)
+flags.DEFINE_float(
+    "float_weight_decay",
+    Config.float_weight_decay,
+    "That of the float teacher; by default the same.",
 )
 flags.DEFINE_bool("augment", Config.augment, "Shift and flip training images.")
 flags.DEFINE_bool("jit_compile", Config.jit_compile, "Compile the training steps with XLA.")
@@ -133,9 +176,14 @@ def config_from_flags() -> Config:
     """
     values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Config)}
     try:
-        return Config(**values)
+        config = Config(**values)
     except (ValueError, OSError) as error:
         raise app.UsageError(str(error)) from error
+    if config.methods == (FLOAT,):
+        raise app.UsageError(
+            "methods=float has no student to export; experiments.sweep runs it for its tables."
+        )
+    return config
 
 
 def main(argv: Sequence[str]) -> None:

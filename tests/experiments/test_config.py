@@ -26,6 +26,7 @@ def test_rules_keep_first_and_last_layer_at_8_bits():
         (["sfp"], [tf_fpq.FeaturePerturbation]),
         (["csd"], [tf_fpq.ChannelStandardizedDistillation]),
         (["none"], []),
+        (["float"], []),
     ],
 )
 def test_methods(methods, expected):
@@ -45,6 +46,15 @@ def test_method_arguments_arrive():
         ("model", "resnet18"),
         ("methods", ("mixup",)),
         ("methods", ("none", "sfp")),
+        ("methods", ("float", "sfp")),
+        ("method_arguments", {"sfp": {"loudness": 1}}),
+        ("method_arguments", {"noise": {"probability": 1}}),
+        ("schedules", {"kd.weight": [[0, 1]]}),
+        ("schedules", {"sfp.loudness": [[0, 1]]}),
+        ("schedules", {"sfp.probability": [[0, 1, 2]]}),
+        ("schedules", {"sfp.probability": []}),
+        ("validation_examples", -1),
+        ("float_weight_decay", -0.1),
         ("methods", ()),
         ("weight_bits", 1),
         ("activation_bits", 9),
@@ -74,6 +84,8 @@ def test_bad_argument_is_refused_before_training(argument, value):
         "noise_probability": "probability",
         "noise_position": "position",
         "csd_weight": "weight",
+        "method_arguments": "methods?_?a?r?g?u?m?e?n?t?s?",
+        "schedules": "(schedules|coefficient)",
     }
     with pytest.raises(ValueError, match=f"{names.get(argument, argument)}.*Received"):
         Config(**{argument: value})
@@ -82,3 +94,28 @@ def test_bad_argument_is_refused_before_training(argument, value):
 def test_missing_teacher_is_refused_before_training(tmp_path):
     with pytest.raises(FileNotFoundError, match="teacher=.*absent.keras"):
         Config(teacher=str(tmp_path / "absent.keras"))
+
+
+def test_arguments_of_every_method_arrive():
+    config = Config(
+        methods=("kd", "csd"), csd_weight=0.5, method_arguments={"kd": {"temperature": 2.0}}
+    )
+    kd, csd = config.make_methods()
+    assert (kd.temperature, csd.weight) == (2.0, 0.5)
+
+
+def test_a_schedule_goes_straight_from_point_to_point():
+    config = Config(methods=("csd",), schedules={"csd.weight": [[0, 1.0], [0.5, 0.2], [1, 0.2]]})
+    (method,) = config.make_methods()
+    (callback,) = config.schedule_callbacks([method])
+    callback.set_params({"epochs": 4, "steps": 10})
+    for epoch, expected in enumerate([1.0, 0.6, 0.2, 0.2]):
+        callback.on_epoch_begin(epoch)
+        callback.on_train_batch_begin(0)
+        assert float(method.coefficient("weight")) == pytest.approx(expected)
+
+
+def test_the_teacher_has_its_own_decay_if_it_is_given_one():
+    assert Config(weight_decay=0.1).of_teacher().weight_decay == 0.1
+    other = Config(weight_decay=0.1, float_weight_decay=0.2).of_teacher()
+    assert other == Config(weight_decay=0.2)

@@ -58,6 +58,38 @@ def test_train_examples_keeps_the_first(digits, data_dir):
     assert len(some.test_images) == 360
 
 
+def test_validation_images_are_the_last_training_images_and_no_test_image(digits, data_dir):
+    held_out = data.load("digits", data_dir, train_examples=500, validation_examples=400)
+    np.testing.assert_array_equal(held_out.train_images, digits.train_images[:500])
+    np.testing.assert_array_equal(held_out.test_images, digits.train_images[-400:])
+    np.testing.assert_array_equal(held_out.test_labels, digits.train_labels[-400:])
+    assert held_out.held_out and not digits.held_out
+
+
+def test_validation_and_training_images_never_overlap(digits, data_dir):
+    rest = data.load("digits", data_dir, validation_examples=400)
+    np.testing.assert_array_equal(rest.train_images, digits.train_images[:1037])
+    with pytest.raises(ValueError, match="leave 1038 of 1437.*validation_examples=400"):
+        data.load("digits", data_dir, train_examples=1038, validation_examples=400)
+
+
+def test_pooled_images_are_means_of_squares():
+    image = np.uint8([[10, 11, 0, 0], [11, 11, 0, 255], [1, 2, 3, 4], [1, 2, 3, 4]])
+    pooled = data.pooled(image[np.newaxis, ..., np.newaxis], 2)
+    assert pooled.dtype == np.uint8
+    # 10.75; 63.75; 1.5 and 3.5, ties to even.
+    np.testing.assert_array_equal(pooled[0, ..., 0], [[11, 64], [2, 4]])
+
+
+def test_resolution_and_shift_arrive(digits, data_dir):
+    small = data.load("digits", data_dir, resolution=4, shift=0)
+    assert small.image_shape == (4, 4, 1) and small.test_images.shape[1:] == (4, 4, 1)
+    np.testing.assert_array_equal(small.train_images, data.pooled(digits.train_images, 4))
+    assert small.info.shift == 0 and digits.info.shift == 1
+    with pytest.raises(ValueError, match="divide the side of square images, here 8x8.*=3"):
+        data.load("digits", data_dir, resolution=3)
+
+
 def test_normalised_training_images_have_mean_0_and_std_1(digits):
     images = digits.normalize(digits.train_images)
     assert images.dtype == np.float32

@@ -1,19 +1,27 @@
 """A sweep trains each network with its own teacher, and runs each cell once."""
 
+import contextlib
 import dataclasses
+import multiprocessing
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
-from experiments import pipeline, sweep
+from experiments import pipeline, study, sweep, trial
 from experiments.config import Config
 from tf_fpq.keras_compat import keras
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = Config(
     train_examples=64, float_epochs=1, epochs=1, width=4, batch_size=32, methods=("none",)
 )
 
-METRICS = ("tflite_accuracy", "float_accuracy", "codes_differing", "codes_compared")
+FIGURES = (
+    *("accuracy_float", "accuracy_student", "accuracy_tflite", "train_accuracy"),
+    *("codes_differing", "codes_compared"),
+)
 
 
 def config(workdir, **changes):
@@ -21,24 +29,29 @@ def config(workdir, **changes):
     return dataclasses.replace(made, workdir=str(workdir / sweep.folder_name(made)))
 
 
+def study_of(tmp_path, grid):
+    path = str(tmp_path / "rows.jsonl")
+    return study.Study(claim="", source="", results=path, runs=lambda rows: grid, regime="tiny")
+
+
 @pytest.fixture
 def recorded(monkeypatch):
-    """Runs of the pipeline that only note down their teacher."""
+    """Runs that only note down their teacher."""
     found = []
 
     def run(config):
         model = keras.models.load_model(config.teacher, compile=False)
         found.append((config.model, config.seed, model.name))
-        return {"metrics": dict.fromkeys(METRICS, 1)}
+        return dict.fromkeys(FIGURES, 1)
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(trial, "run", run)
     return found
 
 
 def test_every_network_has_a_teacher_of_its_own_in_one_folder(tmp_path, recorded):
-    results = sweep.results_file(tmp_path / "rows.jsonl")
     models = ("resnet8", "mobilenet_v2_tiny")
-    sweep.run_missing([config(tmp_path, model=model) for model in models], results)
+    grid = [dataclasses.replace(TINY, model=model) for model in models]
+    sweep.run_missing(study_of(tmp_path, grid), tmp_path)
     assert [(model, name) for model, _, name in recorded] == [(m, m) for m in models]
     assert len(list(tmp_path.glob("teachers/*/float.keras"))) == 2
 
@@ -49,16 +62,17 @@ def test_a_teacher_is_shared_only_by_runs_that_agree_in_all_it_depends_on(
 ):
     trained = []
 
-    def float_teacher(config, dataset):
+    def float_teacher(config, dataset, watch):
         trained.append(config)
         inputs = keras.Input((1,))
         return keras.Model(inputs, inputs), {}
 
     monkeypatch.setattr(pipeline, "float_teacher", float_teacher)
     monkeypatch.setattr(pipeline, "load", lambda config: None)
-    results = sweep.results_file(tmp_path / "rows.jsonl")
+    results = study.results_file(tmp_path / "rows.jsonl")
     others = {"dataset": "fashion_mnist", "model": "resnet20", "precision": "mixed_bfloat16"}
     value = getattr(TINY, field)
+    others |= {"resolution": 4, "shift": 2}
     if field in others:
         other = others[field]
     else:
@@ -71,13 +85,110 @@ def test_a_teacher_is_shared_only_by_runs_that_agree_in_all_it_depends_on(
 
 
 def test_cells_that_are_done_are_left(tmp_path, recorded):
-    results = sweep.results_file(tmp_path / "rows.jsonl")
-    grid = [config(tmp_path, seed=seed) for seed in range(3)]
-    sweep.run_missing(grid[:1], results)
-    sweep.run_missing(grid, results)
-    sweep.run_missing(grid, results)
+    grid = [dataclasses.replace(TINY, seed=seed) for seed in range(3)]
+    sweep.run_missing(study_of(tmp_path, grid[:1]), tmp_path)
+    for _ in range(2):
+        sweep.run_missing(study_of(tmp_path, grid), tmp_path)
     assert [seed for _, seed, _ in recorded] == [0, 1, 2]
-    assert len(results.rows()) == 3 and "(n=3)" in sweep.table(results.rows())
+    rows = study_of(tmp_path, grid).open_results().rows()
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert {(row["split"], row["regime"], row["methods"]) for row in rows} == {
+        ("test", "tiny", "none")
+    }
+
+
+def test_runs_that_follow_from_others_are_done_in_the_same_sweep(tmp_path, recorded):
+    def runs(rows):
+        yield TINY
+        if rows:
+            yield dataclasses.replace(TINY, seed=10 + int(rows[0]["accuracy_tflite"]))
+
+    found = dataclasses.replace(study_of(tmp_path, []), runs=runs)
+    sweep.run_missing(found, tmp_path)
+    assert [seed for _, seed, _ in recorded] == [0, 11]
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, recorded):
+    grid = [dataclasses.replace(TINY, seed=seed) for seed in range(2)]
+    found = study_of(tmp_path, grid)
+    with mp_claim(found.results, study.key(study.plain(grid[0]))):
+        assert sweep.run_one(grid, found.open_results(), "", tmp_path)
+        assert not sweep.run_one(grid, found.open_results(), "", tmp_path)
+    assert [seed for _, seed, _ in recorded] == [1]
+
+
+@contextlib.contextmanager
+def mp_claim(path, key):
+    """Another process that has the claim."""
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+
+    def hold():
+        with study.results_file(path).claim(key):
+            ready.set()
+            done.wait(60)
+
+    process = context.Process(target=hold)
+    process.start()
+    assert ready.wait(30)
+    yield
+    done.set()
+    process.join()
+
+
+def test_a_run_that_fails_has_a_row_that_says_so(tmp_path, monkeypatch):
+    def run(config):
+        raise ArithmeticError("step 3 is not finite")
+
+    monkeypatch.setattr(trial, "run", run)
+    found = study_of(tmp_path, [TINY])
+    sweep.run_missing(found, tmp_path)
+    (row,) = found.open_results().rows()
+    assert row["failed"] == "ArithmeticError: step 3 is not finite"
+
+
+def test_no_run_begins_after_the_time(tmp_path, recorded):
+    sweep.run_missing(study_of(tmp_path, [TINY]), tmp_path, minutes=0)
+    assert not recorded
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_config_file(tmp_path, data_dir):
+    """Through the program: four runs of a file of a user's own, with a network of their own."""
+    (tmp_path / "mine.py").write_text(MINE.format(folder=tmp_path, data_dir=data_dir))
+    command = [sys.executable, "-m", "experiments.sweep", f"--config={tmp_path}/mine.py"]
+    done = subprocess.run(
+        [*command, "--workers=2", f"--sweep_workdir={tmp_path}/runs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 rows" in done.stdout and "4/4" in done.stderr
+    rows = study.results_file(tmp_path / "rows.jsonl").rows()
+    assert not any("workdir" in row["config"] for row in rows)
+    assert all(row["codes_differing"] == 0 and row["codes_compared"] > 0 for row in rows)
+
+
+MINE = """
+from experiments import models
+from experiments.config import Config
+from experiments.models import resnet
+from experiments.study import Study
+
+models.BUILDERS["mine"] = lambda shape, classes, width: resnet.resnet8(shape, classes, width)
+STUDY = Study(
+    claim="",
+    source="",
+    results="{folder}/rows.jsonl",
+    runs=lambda rows: [
+        Config(model="mine", data_dir="{data_dir}", train_examples=64, float_epochs=1, epochs=1,
+               width=4, batch_size=32, methods=(method,), seed=seed)
+        for seed in (0, 1) for method in ("none", "kd")
+    ],
+)
+"""
 
 
 def test_folders_of_runs_differ_wherever_their_keys_do():

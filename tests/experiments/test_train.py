@@ -32,12 +32,17 @@ def test_every_field_is_a_flag_and_arrives():
         "data_dir": "/d",
         "fashion_mnist_dir": "/f",
         "train_examples": 7,
+        "validation_examples": 8,
+        "resolution": 14,
+        "shift": 2,
         "model": "resnet20",
         "width": 3,
         "weight_bits": 2,
         "activation_bits": 3,
         "quantizer": "other",
         "methods": ["sfp"],
+        "method_arguments": {"sfp": {"seed": 3}},
+        "schedules": {"sfp.probability": [[0, 1], [1, 0]]},
         "noise_probability": 0.2,
         "noise_position": "post",
         "csd_weight": 0.5,
@@ -48,6 +53,7 @@ def test_every_field_is_a_flag_and_arrives():
         "float_learning_rate": 0.3,
         "step_size_learning_rate_factor": 0.4,
         "weight_decay": 0.5,
+        "float_weight_decay": 0.25,
         "augment": False,
         "jit_compile": True,
         "precision": "mixed_bfloat16",
@@ -69,6 +75,20 @@ def test_every_field_is_a_flag_and_arrives():
 
 def test_bad_flag_is_a_usage_error():
     with flagsaver.flagsaver(weight_bits=9), pytest.raises(app.UsageError, match="weight_bits=9"):
+        train.config_from_flags()
+
+
+def test_objects_are_given_as_json():
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", "--methods=kd", '--method_arguments={"kd": {"temperature": 2}}'])
+        (method,) = train.config_from_flags().make_methods()
+        assert method.temperature == 2
+        with pytest.raises(flags.IllegalFlagValueError, match="an object of JSON"):
+            flags.FLAGS(["train", "--schedules=[1]"])
+
+
+def test_the_float_network_alone_is_for_sweeps():
+    with flagsaver.flagsaver(methods=["float"]), pytest.raises(app.UsageError, match="sweep"):
         train.config_from_flags()
 
 

@@ -1,0 +1,58 @@
+"""What the tables on Fashion-MNIST are made of: one network, one pair of widths, all methods."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from experiments import selection
+from experiments.config import Config
+from experiments.configs import recipe_search, settings
+from experiments.study import Row
+
+# After LSQ, which is in every cell; and "recipe": what `recipe_search` found, once it has.
+METHOD_SETS: Mapping[str, Mapping[str, Any]] = {
+    "kd": {"methods": ("kd",)},
+    "fpq": {"methods": ("fpq",)},
+    "cr": {"methods": ("cr",)},
+    "sfp": {"methods": ("sfp",)},
+    "csd": {"methods": ("csd",)},
+    # Not quantized, so one network for all schemes.
+    "float": {"methods": ("float",), "weight_bits": 8, "activation_bits": 8},
+    "sam": {"methods": ("sam",)},
+    "fpq+cr": {"methods": ("fpq", "cr")},
+}
+
+
+def cell(
+    base: Config, bits: tuple[int, int], sets: Sequence[str], rows: Sequence[Row]
+) -> Iterator[Config]:
+    """Runs of one network at one pair of widths: first those that choose, then seed by seed.
+
+    Seeds are the outer loop, so that pairs are complete at any time. A method joins as soon as its
+    choice is made.
+
+    Args:
+      base: Data, network and length.
+      bits: Widths of weights and activations.
+      sets: Names out of `METHOD_SETS`, and "recipe". LSQ is always there.
+      rows: Those that are there.
+    """
+    base = dataclasses.replace(
+        base, weight_bits=bits[0], activation_bits=bits[1], methods=("none",)
+    )
+    runs, lsq = selection.settle_decay(base, rows)
+    yield from runs
+    if lsq is None:
+        return
+    settled = [lsq]
+    for name in sets:
+        changes = recipe_search.winner() if name == "recipe" else METHOD_SETS[name]
+        if changes is None:
+            continue
+        runs, chosen = selection.settle_rate(dataclasses.replace(lsq, **changes), rows)
+        yield from runs
+        if chosen is not None:
+            settled.append(chosen)
+    for seed in settings.SEEDS:
+        for chosen in settled:
+            yield dataclasses.replace(chosen, seed=seed)

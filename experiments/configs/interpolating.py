@@ -1,0 +1,47 @@
+"""Does FPQ, CR, or anything else, win over LSQ and over LSQ with KD where images are few?
+
+python -m experiments.sweep --config=experiments/configs/interpolating.py --workers=2
+python -m experiments.report --config=experiments/configs/interpolating.py
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+from experiments.config import Config
+from experiments.configs import cells, settings
+from experiments.study import Row, Study
+
+# In the order in which rows are wanted.
+CELLS = (
+    ("resnet8", (2, 2)),
+    ("resnet8", (4, 4)),
+    ("mobilenet_v2_tiny", (2, 2)),
+    ("resnet8", (2, 4)),
+    ("mobilenet_v2_tiny", (4, 4)),
+    ("mobilenet_v2_tiny", (2, 4)),
+)
+# Beside LSQ in the first cell, one group after the other: a group begins when the one before it has
+# all its rows.
+GROUPS = (("kd", "fpq", "float"), ("cr", "sfp", "csd"))
+
+
+def runs(rows: Sequence[Row]) -> Iterator[Config]:
+    """The first methods in the first cell, then all in all cells."""
+    model, bits = CELLS[0]
+    base = dataclasses.replace(settings.INTERPOLATING, model=model)
+    for end in range(1, len(GROUPS) + 1):
+        yield from cells.cell(base, bits, [name for group in GROUPS[:end] for name in group], rows)
+    for model, bits in CELLS:
+        base = dataclasses.replace(settings.INTERPOLATING, model=model)
+        yield from cells.cell(base, bits, [*cells.METHOD_SETS, "recipe"], rows)
+
+
+STUDY = Study(
+    claim="With 1,000 images, noise, distillation or consistency is better than LSQ and LSQ with KD"
+    " at W4A4, W2A4 and W2A2.",
+    source="FPQ (arXiv 2503.11159) and CR (arXiv 2402.13497), on images and networks of this size",
+    results=settings.INTERPOLATING_RESULTS,
+    regime="interpolating",
+    runs=runs,
+    hardware="CPU, one thread a process",
+)

@@ -1,0 +1,78 @@
+"""The search for the best recipe at W2A2, on validation images alone.
+
+    python -m experiments.sweep --config=experiments/configs/recipe_search.py --workers=2
+
+Every candidate gets its own learning rate, as the methods of the tables do, at the weight decay
+that `interpolating.py` chose. The one with the best validation accuracy over two seeds is what the
+tables call `recipe`; it joins them when all candidates have their rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from experiments import selection, study
+from experiments.config import Config
+from experiments.configs import settings
+from experiments.study import Row, Study
+
+# Shares of the training and values: half way down, gone at 60 %, and straight down to 0.
+STRONG_EARLY = [[0.0, 1.0], [0.6, 0.0]]
+FADED = [[0.0, 1.0], [1.0, 0.0]]
+ANNEALED = [[0.0, 0.5], [1.0, 0.0]]
+
+CANDIDATES: tuple[Mapping[str, Any], ...] = (
+    {"methods": ("kd",)},
+    {"methods": ("kd",), "method_arguments": {"kd": {"temperature": 2.0}}},
+    {"methods": ("kd",), "method_arguments": {"kd": {"weight": 3.0}}},
+    {"methods": ("kd",), "schedules": {"kd.weight": FADED}},
+    {"methods": ("sfp", "kd")},
+    {"methods": ("sfp", "kd"), "noise_probability": 0.5},
+    {"methods": ("sfp", "kd"), "schedules": {"sfp.probability": ANNEALED}},
+    {"methods": ("sfp", "kd"), "noise_probability": 0.5, "noise_position": "post"},
+    {"methods": ("cr", "kd")},
+    {"methods": ("sfp", "cr", "kd"), "noise_probability": 0.5},
+    {"methods": ("csd",), "schedules": {"csd.weight": STRONG_EARLY}},
+    {"methods": ("kd", "csd"), "schedules": {"csd.weight": STRONG_EARLY}},
+    {"methods": ("squat",)},
+    {"methods": ("kd", "squat")},
+    {"methods": ("sfp", "kd", "squat"), "noise_probability": 0.5},
+    {"methods": ("sam", "kd")},
+)
+
+
+def candidates() -> list[Config]:
+    """The candidates, before their rates are chosen; none before LSQ's weight decay is."""
+    rows = study.results_file(settings.INTERPOLATING_RESULTS).rows()
+    base = dataclasses.replace(
+        settings.INTERPOLATING, weight_bits=2, activation_bits=2, methods=("none",)
+    )
+    _, lsq = selection.settle_decay(base, rows)
+    return [dataclasses.replace(lsq, **changes) for changes in CANDIDATES] if lsq else []
+
+
+def runs(rows: Sequence[Row]) -> Iterator[Config]:
+    """Validation runs, candidate by candidate."""
+    for candidate in candidates():
+        yield from selection.settle_rate(candidate, rows)[0]
+
+
+def winner() -> Mapping[str, Any] | None:
+    """What the best candidate changes; None as long as rows are missing."""
+    rows = STUDY.open_results().rows()
+    settled = [selection.settle_rate(candidate, rows)[1] for candidate in candidates()]
+    known = [candidate for candidate in settled if candidate is not None]
+    if not known or len(known) < len(settled):
+        return None
+    found = selection.best(known, rows)
+    return None if found is None else CANDIDATES[known.index(found)]
+
+
+STUDY = Study(
+    claim="Some mixture of noise, distillation and consistency is better than KD alone.",
+    source="the search of this project",
+    results="experiments/results/recipe_search.jsonl",
+    regime="interpolating",
+    runs=runs,
+    hardware="CPU, one thread a process",
+)

@@ -1,0 +1,201 @@
+"""Rows of sweeps as Markdown tables: means over seeds, and paired differences.
+
+Accuracies are those of the deployed file on the split that the rows name, in %, unless a column
+says otherwise. Runs that failed are counted and have no accuracy.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import json
+import statistics
+from typing import Any
+
+from experiments import paired, selection, study
+from experiments.config import Config
+
+Row = Mapping[str, Any]
+Cell = tuple[str, str, str, str]
+
+# Methods that others are compared with, by the name that a table gives them.
+REFERENCES = {"LSQ": "none", "KD": "kd", "float": "float"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """The runs of one configuration but for the seed.
+
+    Attributes:
+      name: Methods, and what of their arguments is not the default.
+      rows: Rows by seed.
+    """
+
+    name: str
+    rows: Mapping[int, Row]
+
+    def values(self, field: str) -> dict[int, float]:
+        """Values of a field in % by seed, where there are some."""
+        return {
+            seed: 100 * row[field] for seed, row in self.rows.items() if row.get(field) is not None
+        }
+
+    def scores(self) -> dict[int, float]:
+        """Accuracy in % by seed of the file, or of the network where there is no file."""
+        return {
+            seed: 100 * selection.score(row)
+            for seed, row in self.rows.items()
+            if "failed" not in row
+        }
+
+
+def cells(rows: Sequence[Row]) -> dict[Cell, list[Line]]:
+    """Lines by dataset, regime, model and widths; the float network is in every cell of its model.
+
+    Rows on validation images are left out: they choose, and are no result.
+    """
+    tested = [row for row in rows if row["split"] == "test"]
+    found: dict[Cell, dict[str, dict[int, Row]]] = {}
+    for row in tested:
+        if row["methods"] != "float":
+            found.setdefault(_cell(row), {}).setdefault(_line_key(row), {})[row["seed"]] = row
+    for row in tested:
+        for cell, lines in found.items():
+            if row["methods"] == "float" and cell[:3] == _cell(row)[:3]:
+                lines.setdefault(_line_key(row), {})[row["seed"]] = row
+    return {
+        cell: sorted(
+            (Line(name_of(next(iter(by_seed.values()))), by_seed) for by_seed in lines.values()),
+            key=lambda line: (line.name != "float", line.name != "none", line.name),
+        )
+        for cell, lines in found.items()
+    }
+
+
+def _cell(row: Row) -> Cell:
+    scheme = f"W{row['weight_bits']}A{row['activation_bits']}"
+    return row["dataset"], row["regime"], row["model"], scheme
+
+
+def _line_key(row: Row) -> str:
+    return json.dumps({k: v for k, v in row["config"].items() if k != "seed"}, sort_keys=True)
+
+
+def name_of(row: Row) -> str:
+    """Methods of a row, and their arguments where they are not the defaults."""
+    config, parts = row["config"], []
+    for field in dataclasses.fields(Config):
+        if field.name in ("noise_probability", "noise_position", "csd_weight", "quantizer"):
+            value = config.get(field.name, study.default(field))
+            if value != study.default(field):
+                parts.append(f"{field.name}={value}")
+    for name, arguments in config.get("method_arguments", {}).items():
+        parts += [f"{name}.{key}={value}" for key, value in arguments.items()]
+    parts += [f"{name}={points}" for name, points in config.get("schedules", {}).items()]
+    return row["methods"] + (f" ({', '.join(parts)})" if parts else "")
+
+
+def comparison(lines: Sequence[Line]) -> str:
+    """One cell: accuracies, and the paired differences to the references with their intervals."""
+    references = {
+        title: line.scores()
+        for title, name in REFERENCES.items()
+        for line in lines
+        if line.name == name
+    }
+    head = ["methods", "rate", "decay", "n", "file", "student", "file, BN again", "train"]
+    head += [f"minus {title}" for title in references]
+    table = [head, ["---"] * len(head)]
+    for line in lines:
+        config = next(iter(line.rows.values()))["config"]
+        texts = [line.name, config["learning_rate"], config["weight_decay"], len(line.scores())]
+        texts += [
+            spread(line.values(field))
+            for field in (
+                *("accuracy_tflite", "accuracy_student", "accuracy_tflite_reestimated"),
+                "train_accuracy",
+            )
+        ]
+        texts += [difference_text(line.scores(), scores) for scores in references.values()]
+        table.append(texts)
+    return markdown(table)
+
+
+def difference_text(ours: Mapping[int, float], reference: Mapping[int, float]) -> str:
+    """A paired difference as text, in bold if its interval does not hold 0."""
+    found = paired.difference(ours, reference)
+    if found is None or ours == reference:
+        return ""
+    if found.count == 1:
+        return f"{found.mean:+.2f} (n=1)"
+    text = f"{found.mean:+.2f} ± {found.half:.2f} (n={found.count})"
+    return f"**{text}**" if found.sign else text
+
+
+def spread(values: Mapping[int, float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values.values()):.2f}{deviation}"
+
+
+def choices(rows: Sequence[Row]) -> str:
+    """What validation saw: the mean score of every option, by cell."""
+    found: dict[tuple[Cell, str, float, float], list[float]] = {}
+    for row in rows:
+        if row["split"] == "validation":
+            key = (_cell(row), name_of(row), row["learning_rate"], row["weight_decay"])
+            found.setdefault(key, []).append(100 * selection.score(row))
+    table = [["model", "widths", "methods", "rate", "decay", "n", "file, validation"], ["---"] * 7]
+    for (cell, name, rate, decay), scores in found.items():
+        mean = f"{statistics.fmean(scores):.2f}"
+        table.append([cell[2], cell[3], name, rate, decay, len(scores), mean])
+    return markdown(table) if len(table) > 2 else ""
+
+
+def means(rows: Sequence[Row]) -> str:
+    """A line per quantizer and methods, a column per widths: mean and standard deviation."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        scheme = f"W{row['weight_bits']}A{row['activation_bits']}"
+        name = f"{row['quantizer']}, {row['methods']}{_computed(row['config'])}"
+        groups.setdefault(name, {}).setdefault(scheme, []).append(row)
+    schemes = sorted({scheme for found in groups.values() for scheme in found}, reverse=True)
+    table = [["quantizer, methods", *schemes, "differing twin codes"], ["---"] * (len(schemes) + 2)]
+    for name, found in groups.items():
+        done = [row for group in found.values() for row in group if "failed" not in row]
+        texts = [_mean_text(found.get(scheme, [])) for scheme in schemes]
+        table.append([name, *texts, codes(done)])
+    return markdown(table)
+
+
+def _mean_text(rows: Sequence[Row]) -> str:
+    found = {i: 100 * selection.score(row) for i, row in enumerate(rows) if "failed" not in row}
+    return f"{spread(found)} (n={len(found)})" if found else "-"
+
+
+def _computed(config: Mapping[str, Any]) -> str:
+    """How a run computes, if not in float32 without XLA: teachers differ by it."""
+    xla = ", XLA" if config.get("jit_compile") else ""
+    precision = config.get("precision", "float32")
+    return xla if precision == "float32" else f"{xla}, {precision}"
+
+
+def codes(rows: Sequence[Row]) -> str:
+    """Differing codes of twin and file, of all that were compared."""
+    differing = sum(row["codes_differing"] for row in rows)
+    return f"{differing} of {sum(row['codes_compared'] for row in rows):,}"
+
+
+def failures(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for every run that failed."""
+    for row in rows:
+        if "failed" in row:
+            yield (
+                f"{'/'.join(_cell(row)[2:])} {name_of(row)}, rate {row['learning_rate']}, seed"
+                f" {row['seed']}, {row['split']}: {row['failed'].splitlines()[0]}"
+            )
+
+
+def markdown(table: Sequence[Sequence[Any]]) -> str:
+    """Lines of cells as Markdown."""
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in table)

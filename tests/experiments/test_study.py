@@ -1,0 +1,56 @@
+"""Files that define studies, and what makes two runs the same."""
+
+import dataclasses
+
+import pytest
+
+from experiments import study
+from experiments.config import Config
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_of_ones_own_is_read(tmp_path):
+    text = """
+from experiments.config import Config
+from experiments.study import Study
+STUDY = Study(claim="c", source="s", results="r.jsonl", runs=lambda rows: [Config(seed=3)])
+"""
+    found = study.load(write(tmp_path, text))
+    assert found.claim == "c" and [run.seed for run in found.missing([])] == [3]
+    assert found.missing([{"config": study.plain(Config(seed=3))}]) == []
+
+
+@pytest.mark.parametrize("text", ["", "STUDY = 3"])
+def test_a_file_without_a_study_is_named(tmp_path, text):
+    with pytest.raises(ValueError, match=r"define STUDY.*mine\.py"):
+        study.load(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"config='nowhere\.py'"):
+        study.load("nowhere.py")
+
+
+def test_keys_tell_apart_all_that_figures_depend_on_and_nothing_else():
+    changes = {
+        **{"weight_decay": 0.1, "schedules": {"sfp.probability": [[0, 1]]}, "resolution": 4},
+        **{"validation_examples": 3, "method_arguments": {"sfp": {"seed": 1}}, "seed": 4},
+    }
+    base = study.key(study.plain(Config()))
+    keys = {study.key(study.plain(Config(**{name: value}))) for name, value in changes.items()}
+    assert len(keys | {base}) == len(changes) + 1
+    elsewhere = Config(workdir="w", data_dir="d", kernels=("xnnpack",))
+    assert study.key(study.plain(elsewhere)) == base
+
+
+def test_a_row_from_before_a_field_existed_has_its_default():
+    old = study.plain(Config())
+    for name in ("resolution", "schedules", "method_arguments", "validation_examples"):
+        del old[name]
+    assert study.key(old) == study.key(study.plain(Config()))
+    assert study.key(old) != study.key(study.plain(dataclasses.replace(Config(), resolution=4)))
