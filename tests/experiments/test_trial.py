@@ -34,8 +34,6 @@ def base(data_dir, tmp_path_factory):
 
 def test_figures_of_a_student(base):
     figures = trial.run(base)
-    again = trial.run(base)
-    assert figures == again
     assert (figures["codes_differing"], figures["codes_compared"]) == (0, 2 * 200 * 10)
     dataset = pipeline.load(base)
     teacher = keras.models.load_model(base.teacher, compile=False)
@@ -53,6 +51,13 @@ def test_figures_of_a_student(base):
         assert figures[name] == pytest.approx(figures[name.replace("tflite", "student")], abs=0.011)
 
 
+@pytest.mark.slow
+def test_figures_follow_from_the_seed(base):
+    first, again, other = (trial.run(dataclasses.replace(base, seed=seed)) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.slow
 def test_a_float_network_goes_on_training_and_has_no_file(base):
     config = dataclasses.replace(base, methods=("float",), epochs=3)
     figures = trial.run(config)
@@ -62,7 +67,7 @@ def test_a_float_network_goes_on_training_and_has_no_file(base):
     assert figures["accuracy_student"] != figures["accuracy_float"]
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_methods_of_one_seed_see_the_same_images_from_the_same_student(base, monkeypatch):
     seen = []
 

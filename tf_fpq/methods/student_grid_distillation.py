@@ -61,8 +61,9 @@ class StudentGridDistillation(Method):
 
         L = weight * sum over quantized tensors of grid_distance
 
-    The tensors are all that a `QuantizeActivation` layer of the student makes, but for the images
-    and the outputs, which `KnowledgeDistillation` compares.
+    The tensors are those that a `QuantizeActivation` layer of the student makes of the output of a
+    layer that the teacher has too. Images and outputs are left out; `KnowledgeDistillation`
+    compares the latter.
 
     Note: the authors train without labels, and distill the outputs besides. Here the task loss
     stays, as with the other methods; add `KnowledgeDistillation` for the outputs.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
 from tf_fpq.sharpness.loss_hessian import LossHessian
@@ -171,4 +170,5 @@ def _noises(
 
 
 def _predict(model: keras.Model, images: Any) -> np.ndarray:
-    return np.asarray(model.predict(tf.convert_to_tensor(images), batch_size=256, verbose=0))
+    batches = [images[i : i + 256] for i in range(0, len(images), 256)]
+    return np.concatenate([model.predict_on_batch(batch) for batch in batches])
