@@ -37,6 +37,8 @@ ROOMS = (
     "tf_fpq.callbacks",
     "tf_fpq.quantize",
     "tf_fpq.summary",
+    "tf_fpq.sensitivity",
+    "tf_fpq.bit_allocation",
     "tf_fpq.check",
     "tf_fpq.",
     "tflite_export.deployed",

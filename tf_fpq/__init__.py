@@ -4,6 +4,7 @@ The two agree code for code.
 """
 
 from tf_fpq import callbacks, quantizers
+from tf_fpq.bit_allocation import Suggestion, suggest_rules
 from tf_fpq.calibration.grids_from_images import calibrate, start_weights
 from tf_fpq.extending import register_layer
 from tf_fpq.methods.base import Gradients, Method
@@ -26,6 +27,7 @@ from tf_fpq.placement.rules import QuantRule
 from tf_fpq.quantize import quantize_model
 from tf_fpq.quantizers.spec import QuantSpec
 from tf_fpq.roles import Kernel, Role
+from tf_fpq.sensitivity import Sensitivity, sensitivity
 from tf_fpq.summary import Summary, summary
 from tf_fpq.tfmot_scheme import FpqQuantizeScheme
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
@@ -56,8 +58,10 @@ __all__ = [
     "QuantRule",
     "QuantSpec",
     "Role",
+    "Sensitivity",
     "SharpnessAwareMinimization",
     "StrongAugmentation",
+    "Suggestion",
     "Summary",
     "WeakAugmentation",
     "calibrate",
@@ -69,7 +73,9 @@ __all__ = [
     "quantize_model",
     "quantizers",
     "register_layer",
+    "sensitivity",
     "start_weights",
+    "suggest_rules",
     "summary",
     "two_views",
 ]
