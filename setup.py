@@ -16,6 +16,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["tf_fpq*", "tflite_export*"]),
+    entry_points={"console_scripts": ["tf-fpq = tflite_export.console:main"]},
     package_data={"tf_fpq": ["py.typed"], "tflite_export": ["py.typed"]},
     # constraints.txt has the versions that all tests ran with; at these lower bounds the README's
     # example was run.
@@ -38,6 +39,14 @@ setuptools.setup(
             "scikit-learn>=1.4",
             "tensorflow-datasets>=4.9.6",
         ],
+        "docs": [
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=0.29",
+        ],
+        "notebooks": [
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+        ],
         "dev": [
             "hypothesis>=6.100",
             "jax>=0.4",  # the other backend of Keras 3 that the tests bring models from
@@ -45,6 +54,7 @@ setuptools.setup(
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            "tensorboard>=2.18",  # reads back what the callbacks write
         ],
     },
     classifiers=[

@@ -1,16 +1,14 @@
-"""The README's example runs as it stands."""
+"""The README's example runs as it stands, and its picture is that of the rows."""
 
 import functools
 import pathlib
 import re
 
 from sklearn import datasets
-import tensorflow_model_optimization as tfmot
 
 from experiments import models
-import tf_fpq
-from tf_fpq.keras_compat import keras
 import tflite_export
+from tools import result_picture
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -37,9 +35,24 @@ def test_example_of_ones_own_model(tmp_path, monkeypatch):
     }
 
 
-def test_example_in_tfmots_own_code():
-    names = {"tf_fpq": tf_fpq, "tfmot": tfmot, "keras": keras}
-    exec(_examples()[1], names)
-    model = names["model"]
-    assert model.output_shape == (None, 10)
-    assert any("step_size" in variable.name for variable in model.trainable_variables)
+def test_the_picture_is_drawn_from_the_rows():
+    assert result_picture.PICTURE.read_text() == result_picture.svg(), (
+        "Run `python -m tools.result_picture`."
+    )
+
+
+def test_shares_of_the_picture_are_means_over_seeds():
+    found = [
+        {
+            "network": "n",
+            "ours": {"differing": differing, "codes": 4},
+            "tfmot": {"differing": 3, "codes": 4},
+        }
+        for differing in (0, 1)
+    ]
+    assert result_picture.shared_codes(found) == {("n", "ours"): 87.5, ("n", "tfmot"): 25.0}
+
+
+def test_the_first_screen_has_few_lines_of_code():
+    code = [line for line in _examples()[0].splitlines() if line and "import" not in line]
+    assert len(_examples()) == 1 and len(code) <= 11

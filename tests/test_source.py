@@ -38,6 +38,8 @@ ROOMS = (
     "tf_fpq.sharpness.",
     "tf_fpq.quantize",
     "tf_fpq.summary",
+    "tf_fpq.sensitivity",
+    "tf_fpq.bit_allocation",
     "tf_fpq.check",
     "tf_fpq.",
     "tflite_export.deployed",

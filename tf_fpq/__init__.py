@@ -4,6 +4,7 @@ The two agree code for code.
 """
 
 from tf_fpq import callbacks, quantizers, sharpness
+from tf_fpq.bit_allocation import Suggestion, suggest_rules
 from tf_fpq.calibration.grids_from_images import calibrate, start_weights
 from tf_fpq.extending import register_layer
 from tf_fpq.methods.base import Gradients, Method
@@ -27,6 +28,7 @@ from tf_fpq.placement.rules import QuantRule
 from tf_fpq.quantize import quantize_model
 from tf_fpq.quantizers.spec import QuantSpec
 from tf_fpq.roles import Kernel, Role
+from tf_fpq.sensitivity import Sensitivity, sensitivity
 from tf_fpq.summary import Summary, summary
 from tf_fpq.tfmot_scheme import FpqQuantizeScheme
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
@@ -57,9 +59,11 @@ __all__ = [
     "QuantRule",
     "QuantSpec",
     "Role",
+    "Sensitivity",
     "SharpnessAwareMinimization",
     "StrongAugmentation",
     "StudentGridDistillation",
+    "Suggestion",
     "Summary",
     "WeakAugmentation",
     "calibrate",
@@ -72,7 +76,9 @@ __all__ = [
     "quantizers",
     "register_layer",
     "sharpness",
+    "sensitivity",
     "start_weights",
+    "suggest_rules",
     "summary",
     "two_views",
 ]

@@ -141,6 +141,37 @@ class GridLogger(keras.callbacks.Callback):
         self._writer.flush()
 
 
+class TrainingLogger(GridLogger):
+    """Writes all that a quantized training tells to TensorBoard, at the end of every epoch.
+
+        model.fit(train, callbacks=[OscillationTracker(), TrainingLogger("logs/run0")])
+
+    Give it as the last callback: it writes what those before it have logged, such as `oscillating`
+    of `OscillationTracker` and `val_twin_accuracy` of `tflite_export.TwinEvaluation`. The scalars
+    are `loss/<name>` for everything whose name ends in "loss", `metric/<name>` for the other
+    numbers of the logs, `learning_rate`, and those of `GridLogger`.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes logs, learning rate and grids."""
+        scalars = {_tag(name): value for name, value in (logs or {}).items()}
+        scalars["learning_rate"] = keras.backend.get_value(_learning_rate(self.model.optimizer))
+        with self._writer.as_default(step=epoch):
+            for tag, value in scalars.items():
+                _write_scalar(tag, float(value))
+        super().on_epoch_end(epoch, logs)
+
+
+def _tag(name: str) -> str:
+    return f"loss/{name}" if name.endswith("loss") else f"metric/{name}"
+
+
+def _learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The rate of the next step; an optimizer for mixed precision has another one inside."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner.learning_rate
+
+
 def _write_scalar(tag: str, value: float) -> None:
     """`tf.summary.scalar`, which is part of TensorBoard.
 

@@ -8,14 +8,14 @@ Python: `tf_fpq.check(model, rules)`.
 Examples:
 
   W8A8 everywhere.
-    python -m tf_fpq.check model.keras
+    tf-fpq check model.keras
 
   W4A4 with an 8-bit first and last layer, as JSON. The first rule that matches a layer's whole name
   wins; 32 is float.
-    python -m tf_fpq.check model.keras --rules='stem|logits=W8A8' --rules='.*=W4A4' --json
+    tf-fpq check model.keras --rules='stem|logits=W8A8' --rules='.*=W4A4' --json
 
   A model with layer classes of your own, which my_layers.py in this folder registers with Keras.
-    python -m tf_fpq.check model.keras --imports=my_layers
+    tf-fpq check model.keras --imports=my_layers
 """
 
 from collections.abc import Sequence

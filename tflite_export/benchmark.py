@@ -1,6 +1,6 @@
 r"""Measures latency, size and memory of models on the CPU.
 
-  python -m tflite_export.benchmark FLOAT.keras STUDENT.keras [OTHER.tflite ...] \
+  tf-fpq benchmark FLOAT.keras STUDENT.keras [OTHER.tflite ...] \
       [--kernels=xnnpack,builtin] [--threads=2] [--json]
 
 The first model is what the others are compared with.

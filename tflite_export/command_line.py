@@ -1,14 +1,18 @@
 """What the programs share: loading models and images, one JSON line, exit codes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import io
 import json
+import logging
 import os
 import pathlib
 import sys
+import tempfile
 from typing import Any
 
 from absl import app
+from absl import logging as absl_logging
 import numpy as np
 
 from tflite_export.errors import InterpreterError
@@ -47,6 +51,35 @@ def run(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
             return EXIT_ERROR
 
     return guarded
+
+
+@contextlib.contextmanager
+def tensorflow_silenced() -> Iterator[None]:
+    """Keeps off the terminal what TensorFlow logs while it is imported inside the block.
+
+    These lines tell about CUDA and oneDNN, which no user of a program asked about. TensorFlow 2.21
+    writes them straight to file descriptor 2, whatever `TF_CPP_MIN_LOG_LEVEL` is. If the import
+    fails they are shown after all. Who sets `TF_CPP_MIN_LOG_LEVEL` gets everything.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held_back.seek(0)
+            os.write(terminal, held_back.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def start(main: Callable[[list[str]], int]) -> None:
@@ -91,7 +124,8 @@ def load_keras(path: str) -> Any:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No such file: {path!r}.")
-    import tf_fpq  # noqa: F401  registers the layers a student is made of
+    with tensorflow_silenced():
+        import tf_fpq  # noqa: F401  registers the layers a student is made of
     from tf_fpq import graph
     from tf_fpq.conversion import loading
     from tf_fpq.keras_compat import keras

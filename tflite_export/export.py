@@ -1,12 +1,12 @@
 r"""Writes a trained student as a .tflite file.
 
-  python -m tflite_export.export STUDENT.keras OUTPUT.tflite \
+  tf-fpq export STUDENT.keras OUTPUT.tflite \
       [--weights=int4] [--input_type=float32] [--target=tflite_2_14] \
       [--labels=labels.txt] [--mean=127.5 --std=127.5] [--json]
 
 STUDENT is what `tf_fpq.quantize_model` made and training left, saved with
 `student.save("x.keras")`. Its integers become the file's integers; batch norms are folded. Prove it
-afterwards with `python -m tflite_export.verify`.
+afterwards with `tf-fpq verify`.
 
 With --target the file is made for it, or refused with what to change, one line each.
 

@@ -129,8 +129,8 @@ def export(
     input_type = input_type or profile.input_types[0]
     output_type = output_type or profile.output_types[0]
     _check_arguments(input_type, output_type, weights)
-    lowered = _lowered(student, weights)
-    deployed = dataclasses.replace(lowered.deployed, fixed_batch=profile.fixed_batch)
+    found = lowered(student, weights)
+    deployed = dataclasses.replace(found.deployed, fixed_batch=profile.fixed_batch)
     metadata = metadata_lib.make(deployed, labels, normalization)
     file_model = io_types.with_io(deployed, input_type, output_type)
     _check_target(file_model, profile, metadata)
@@ -139,7 +139,7 @@ def export(
     data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
     size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
-        lowered.round_biases()
+        found.round_biases()
     return ExportedModel(
         os.fspath(path), deployed, input_type, output_type, weights, size, metadata
     )
@@ -149,10 +149,11 @@ def deployed_model(
     student: Any, weights: deployed_lib.WeightType = "int8"
 ) -> deployed_lib.DeployedModel:
     """The deployed model of a student, with packed weights where asked; see `export`."""
-    return _lowered(student, weights).deployed
+    return lowered(student, weights).deployed
 
 
-def _lowered(student: Any, weights: deployed_lib.WeightType) -> "Lowered":
+def lowered(student: Any, weights: deployed_lib.WeightType = "int8") -> "Lowered":
+    """What one walk over a student finds; arguments and errors are those of `export`."""
     from tf_fpq.keras_compat import keras
     from tflite_export.lowering import builder, signature
 
@@ -168,17 +169,17 @@ def _lowered(student: Any, weights: deployed_lib.WeightType) -> "Lowered":
             "student must be a functional model from tf_fpq.quantize_model. "
             f"Received: a subclassed or unbuilt {type(student).__name__} {student.name!r}."
         )
-    lowered = builder.lower(student, weights)
+    found = builder.lower(student, weights)
     if weights == "int4" and not any(
-        tensor.dtype == "int4" for tensor in lowered.deployed.tensors.values()
+        tensor.dtype == "int4" for tensor in found.deployed.tensors.values()
     ):
         raise ValueError(
             f"No weight of {student.name!r} fits INT4: it needs a convolution or Dense layer with"
             " weight_bits of 4 or less. Received: weights='int4'."
         )
     input_keys, output_keys = signature.keys(student)
-    named = dataclasses.replace(lowered.deployed, input_keys=input_keys, output_keys=output_keys)
-    return dataclasses.replace(lowered, deployed=named)
+    named = dataclasses.replace(found.deployed, input_keys=input_keys, output_keys=output_keys)
+    return dataclasses.replace(found, deployed=named)
 
 
 def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:

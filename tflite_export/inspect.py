@@ -1,6 +1,6 @@
 """Shows what is in .tflite files: tensors, scales, zero points, operators, sizes.
 
-  python -m tflite_export.inspect MODEL.tflite [MORE.tflite ...] [--target=vela] [--json]
+  tf-fpq inspect MODEL.tflite [MORE.tflite ...] [--target=vela] [--json]
 
 Needs no TensorFlow. `bits` is the width of the narrowest grid that holds a weight's codes: a W4
 model shows 4 in int8 containers. With --json one line per file.

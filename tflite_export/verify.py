@@ -1,9 +1,9 @@
 r"""Proves that a .tflite file computes what was trained, or compares two .tflite files.
 
-  python -m tflite_export.verify STUDENT.keras MODEL.tflite --images=test.npz \
+  tf-fpq verify STUDENT.keras MODEL.tflite --images=test.npz \
       [--teacher=FLOAT.keras] [--save=report.html]
 
-  python -m tflite_export.verify LEFT.tflite RIGHT.tflite [--images=test.npz] [--max_lsb=0]
+  tf-fpq verify LEFT.tflite RIGHT.tflite [--images=test.npz] [--max_lsb=0]
 
 The first form deploys the student afresh and compares every constant of the file with it, then
 runs integer twin and interpreter on all images: not one output code may differ. Each layer of the

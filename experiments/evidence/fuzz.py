@@ -43,6 +43,7 @@ from typing import Any
 
 from absl import app, flags
 
+from experiments import records
 from tf_fpq import programs
 
 FLAGS = flags.FLAGS
@@ -70,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
     wanted = range(FLAGS.seed, FLAGS.seed + FLAGS.models)
     deadline = time.monotonic() + FLAGS.minutes * 60 if FLAGS.minutes else float("inf")
     missing = [seed for seed in wanted if seed not in rows]
+    commit = records.commit()  # before the rows themselves change the tree
     for row in run(missing, deadline, FLAGS.timeout_s, FLAGS.weights):
+        row |= {"commit": commit}
         rows[row["seed"]] = row
         if path:
             _append(path, row)
@@ -179,6 +182,8 @@ def summary(rows: Sequence[Row]) -> str:
         f"codes compared: {sum(row.get('codes', 0) for row in rows):,}; differing:"
         f" {sum(row.get('differing', 0) for row in rows)}"
     )
+    commits = collections.Counter(row.get("commit") or "no commit" for row in rows)
+    lines.append("commits: " + ", ".join(f"{name} ({n})" for name, n in commits.most_common()))
     failed = [row["seed"] for row in rows if row["status"] not in PASSED]
     lines.append(f"failed seeds: {', '.join(map(str, failed)) or 'none'}")
     for status in ("refused",):

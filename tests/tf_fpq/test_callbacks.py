@@ -208,3 +208,32 @@ def test_unknown_coefficient():
         match="FeaturePerturbation has the coefficients probability. Received: name='rate'",
     ):
         FeaturePerturbation().set_coefficient("rate", 0.0)
+
+
+def test_training_logger_writes_what_tensorboard_reads(tmp_path):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    teacher, student = pair()
+    model = QatModel(student, teacher, [KnowledgeDistillation()])
+    told = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_twin_accuracy=0.25 * epoch)
+    )
+    oscillation, logger = callbacks.OscillationTracker(), callbacks.TrainingLogger(tmp_path)
+    history = fit(model, epochs=2, callbacks=[oscillation, told, logger])
+    reader = event_accumulator.EventAccumulator(str(tmp_path))
+    reader.Reload()
+    written = {tag: reader.Tensors(tag) for tag in reader.Tags()["tensors"]}
+    numbers = {
+        tag: [float(tf.make_ndarray(event.tensor_proto)) for event in events]
+        for tag, events in written.items()
+    }
+    assert [event.step for event in written["loss/loss"]] == [0, 1]
+    for name in ("loss", "task_loss", "kd_loss"):
+        np.testing.assert_allclose(numbers[f"loss/{name}"], history[name], rtol=1e-6)
+    np.testing.assert_allclose(numbers["metric/oscillating"], history["oscillating"], rtol=1e-6)
+    assert numbers["metric/val_twin_accuracy"] == [0.0, 0.25]
+    rate = float(keras.backend.get_value(model.optimizer.learning_rate))
+    np.testing.assert_allclose(numbers["learning_rate"], [rate, rate], rtol=1e-6)
+    step_size, low, high = callbacks.grids(student)["stem/kernel"]
+    assert numbers["step_size/stem/kernel"][1] == pytest.approx(step_size)

@@ -206,7 +206,7 @@ def test_a_damaged_keras_file_is_one_line(folder):
 def test_help_teaches(program):
     done = run(program, "--help")
     assert (
-        f"python -m tflite_export.{program}" in done.stdout
+        f"tf-fpq {program}" in done.stdout
         and "Exit code" in done.stdout
         and "--[no]json" in done.stdout
     )

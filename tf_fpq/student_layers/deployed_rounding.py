@@ -54,7 +54,8 @@ class DeployedRounding(keras.layers.Layer):
 
     `rounding([y, *x])` is `y`, which the operator computed for `x`, or where the integer kernel
     rounds it to another code than the student would, the nearest value that rounds to that code.
-    The gradient is that of `y`. While the quantizer behind it observes, `y` passes as it is.
+    The gradient is that of `y`. While the quantizer behind it or one before it observes, `y` passes
+    as it is.
 
     Note: A quantizer that moves its range in training (`MinMaxQuantizer`) does so when it is
     called, which is after this layer. A training step may then meet a tie that the deployed grid
@@ -76,7 +77,8 @@ class DeployedRounding(keras.layers.Layer):
             return y
         computed, *read = graph.first_inputs(self)
         arithmetic, sources = arithmetic_of(computed, read), [source_of(tensor) for tensor in read]
-        if arithmetic is None:
+        # No kernel reads float values, which is what comes out of a quantizer that observes.
+        if arithmetic is None or any(source and source.observing for source in sources):
             return y
         values = tuple(tf.stop_gradient(x) for x in others)
         value = values[0] if computed is read[0] else tf.stop_gradient(y)

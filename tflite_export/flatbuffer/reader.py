@@ -74,12 +74,13 @@ def from_bytes(data: bytes, source: str = "<bytes>") -> deployed_lib.DeployedMod
 def differences(a: deployed_lib.DeployedModel, b: deployed_lib.DeployedModel) -> list[str]:
     """What differs between two models, one line each; empty if they are the same network.
 
-    Compared are inputs, outputs, their names in the signature, operators with all options, and of
-    every tensor shape, type, scale, zero point, axis and contents, bit for bit.
+    Compared are inputs, outputs, their names in the signature, whether the batch is fixed,
+    operators with all options, and of every tensor shape, type, scale, zero point, axis and
+    contents, bit for bit.
     """
     found = [
         f"{field}: {getattr(a, field)} != {getattr(b, field)}"
-        for field in ("name", "inputs", "outputs", "signature")
+        for field in ("name", "inputs", "outputs", "signature", "fixed_batch")
         if getattr(a, field) != getattr(b, field)
     ]
     for name in sorted(set(a.tensors) ^ set(b.tensors)):

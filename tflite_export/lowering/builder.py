@@ -7,7 +7,7 @@ rounding, and the runtime's integer arithmetic, are all that separates student a
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -23,7 +23,7 @@ from tflite_export.deployed import DeployedModel, Tensor, WeightType
 from tflite_export.lowering import operators
 from tflite_export.lowering.kernel import INT8_MAX, INT8_MIN
 from tflite_export.lowering.network import Network
-from tflite_export.lowering.records import BiasMove, Codes, Pending
+from tflite_export.lowering.records import BiasMove, Codes, FloatSum, Pending
 
 # Codes of clamps stay below int32's limit with room for a zero point.
 _CODE_LIMIT = 2**30
@@ -52,10 +52,12 @@ class Lowered:
       bias_moves: What to add to the student's variables so that its biases lie on their int32
         grids. A variable that shifts several kernels, of a shared layer, cannot be on all their
         grids and is left out; a channel that is a constant does not move.
+      float_sums: How exactly the student can have the sums of each kernel, by the bias' name.
     """
 
     deployed: DeployedModel
     bias_moves: tuple[BiasMove, ...]
+    float_sums: Mapping[str, FloatSum]
 
     def round_biases(self) -> float:
         """Moves the student's biases onto the int32 grid of the deployed model, in place.
@@ -110,7 +112,8 @@ class _Walk:
         )
         # A variable of a shared layer lies on several grids, and cannot be moved onto all of them.
         several = collections.Counter(id(found.variable) for found in moves)
-        return Lowered(deployed, tuple(m for m in moves if several[id(m.variable)] == 1))
+        alone = tuple(m for m in moves if several[id(m.variable)] == 1)
+        return Lowered(deployed, alone, network.float_sums)
 
     def _output(self, tensor: Any) -> str:
         value = self._values[id(tensor)]

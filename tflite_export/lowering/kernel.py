@@ -82,12 +82,14 @@ class StoredKernel:
       scale: float32, `[]` if all channels have the same, else `[channels]`.
       bias: int32 multiples of `input scale * scale`, `[channels]`.
       bias_move: What the rounding added to each channel's bias; 0 for a constant.
+      weights_move: The most that rounded codes add to a sum; 0 but beside a bias that fills int32.
     """
 
     codes: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
     bias_move: np.ndarray
+    weights_move: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Kernel:
       bias: float64, `[channels]`.
       offset: The student's variable that shifts the output as it is (the layer's bias, or the batch
         norm's beta), or None.
+      added: Sum of the absolute values that make up the bias, `[channels]`; None for `|bias|`. A
+        bias of 500 less a mean of 499 is 1, and 999 here.
     """
 
     name: str
@@ -110,6 +114,7 @@ class Kernel:
     scale: np.ndarray
     bias: np.ndarray
     offset: tf.Variable | None = None
+    added: np.ndarray | None = None
 
     def fold(
         self, factor: np.ndarray, offset: np.ndarray, variable: tf.Variable | None = None
@@ -126,7 +131,18 @@ class Kernel:
             scale=scale,
             bias=self.bias * factor + offset,
             offset=variable,
+            added=self._added * np.abs(factor) + np.abs(offset),
         )
+
+    @property
+    def _added(self) -> np.ndarray:
+        return np.abs(self.bias) if self.added is None else self.added
+
+    def magnitude(self, grids: Grids) -> np.ndarray:
+        """Largest sum of the absolute values that a float computation adds up, `[channels]`."""
+        largest = max(abs(end) for end in grids.input_range) * grids.input_scale
+        weights = np.abs(self.codes.astype(np.int64)).sum(self._others) * self.scale
+        return weights * largest + self._added
 
     def stored(self, grids: Grids, limit: int = INT8_MAX) -> StoredKernel:
         """What a file holds of this kernel between two grids.
@@ -150,7 +166,8 @@ class Kernel:
         constant = self.constant(grids)
         powers = self._powers(grids, limit, constant)
         scaled = self.scaled(powers)
-        self._check_loss(scaled, powers, grids, constant)
+        lost = np.where(constant, 0.0, self._lost(scaled, powers, grids))
+        self._check_loss(lost, grids)
         constant |= ~scaled.codes.any(self._others)
         scale = np.where(constant, grids.constant_scale(scaled.scale), scaled.scale)
         levels = grids.code(self.bias) - grids.zero_point
@@ -166,6 +183,7 @@ class Kernel:
             _shared(np.minimum(scale, saturates).astype(np.float32)),
             bias.astype(np.int32),
             np.where(constant, 0.0, bias * step - self.bias),
+            lost,
         )
 
     def constant(self, grids: Grids) -> np.ndarray:
@@ -221,15 +239,17 @@ class Kernel:
         alike = np.all(self.scale == self.scale[0]) and powers.min() >= 0
         return np.full_like(powers, powers.min()) if alike else powers
 
-    def _check_loss(
-        self, scaled: "Kernel", powers: np.ndarray, grids: Grids, constant: np.ndarray
-    ) -> None:
+    def _lost(self, scaled: "Kernel", powers: np.ndarray, grids: Grids) -> np.ndarray:
+        """The most by which the codes of `scaled` change a sum, in the output's unit."""
         rest = np.abs(self.codes - scaled.codes * self._along_channels(2.0**-powers))
-        step = grids.input_scale * self.scale
         largest = max(abs(end) for end in grids.input_range)
-        lost = np.where(constant, 0, rest.sum(self._others) * largest * step / grids.output_scale)
+        return rest.sum(self._others) * largest * grids.input_scale * self.scale
+
+    def _check_loss(self, moves: np.ndarray, grids: Grids) -> None:
+        lost = moves / grids.output_scale
         if lost.max() > LARGEST_LOSS:
             channel = int(lost.argmax())
+            step = grids.input_scale * self.scale
             raise ValueError(
                 f"The bias of channel {channel} of {self.name!r} does not fit int32 on its grid:"
                 f" value {self.bias[channel]:.3g} in steps of {step[channel]:.3g}, and weights"

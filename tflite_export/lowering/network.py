@@ -11,7 +11,7 @@ from tflite_export.deployed import INT4_KINDS, INT4_LIMIT, Operator, Tensor, Wei
 from tflite_export.kernels import xnnpack_limits
 from tflite_export.kernels.rounding import ROUNDINGS, activation_bounds
 from tflite_export.lowering.kernel import INT8_MAX, INT8_MIN, Grids, Kernel
-from tflite_export.lowering.records import BiasMove, Codes, Constant, Pending
+from tflite_export.lowering.records import BiasMove, Codes, Constant, FloatSum, Pending
 
 # One QUANTIZE changes a scale by up to 2^7 either way.
 _STEP_BITS = 7
@@ -24,6 +24,7 @@ class Network:
       tensors: By name.
       operators: In execution order.
       bias_moves: What rounding added to each bias that a variable of the student shifts.
+      float_sums: How exactly the student can have each kernel's sums, by the bias' name.
     """
 
     def __init__(self, names: set[str], weights: WeightType = "int8"):
@@ -37,6 +38,7 @@ class Network:
         self.tensors: dict[str, Tensor] = {}
         self.operators: list[Operator] = []
         self.bias_moves: list[BiasMove] = []
+        self.float_sums: dict[str, FloatSum] = {}
 
     def add(self, pending: Pending, output: Tensor) -> Codes:
         """Adds an operator within a layer, on a grid that the exporter chooses."""
@@ -166,6 +168,9 @@ class Network:
             axes[0],
             stored.codes,
         )
+        move = np.abs(stored.bias_move) + stored.weights_move
+        terms = kernel.codes.size // len(kernel.bias)
+        self.float_sums[bias_name] = FloatSum(move, kernel.magnitude(grids), terms)
         self.tensors[bias_name] = Tensor(
             bias_name, stored.bias.shape, "int32", bias_scale, 0, axes[1], stored.bias
         )

@@ -43,6 +43,22 @@ class BiasMove:
     move: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FloatSum:
+    """How exactly a student that computes in float32 can have a kernel's sums.
+
+    Attributes:
+      move: By how much the file's rounded bias and weights move a sum at most, `[channels]`.
+      magnitude: Largest sum of the absolute values that the student adds up, in the output's unit,
+        `[channels]`: all products at the largest inputs, the bias and what batch norms add.
+      terms: Products in a sum.
+    """
+
+    move: np.ndarray
+    magnitude: np.ndarray
+    terms: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Pending:
     """An operator whose output grid is not known yet: the next `QuantizeActivation` brings it.

@@ -16,6 +16,7 @@ from tflite_export.verification import report_records as records
 
 # Largest difference between two 8-bit codes.
 _SPAN = 255
+_Codes = Mapping[str, Any]
 
 
 class Difference:
@@ -32,11 +33,13 @@ class Difference:
         self._tensor, self._left, self._right = tensor, left, right
         self._histogram = np.zeros(2 * _SPAN + 1, np.int64)
         self._signal = 0.0
-        self._images = self._same_top1 = 0
+        self._images = self._same_top1 = self._beyond = self._beyond_lsb = 0
         self._has_top1 = False
 
-    def add(self, left: np.ndarray, right: np.ndarray) -> None:
+    def add(self, left: np.ndarray, right: np.ndarray, nearest: np.ndarray | None = None) -> None:
         """Adds a batch of codes (any numeric dtype, integer-valued).
+
+        `nearest` is what `left` could be, within its slack, that is nearest to `right`.
 
         Raises:
           ValueError: If the shapes differ.
@@ -49,6 +52,10 @@ class Difference:
             )
         left, right = left.astype(np.int16), right.astype(np.int16)
         difference = (left - right).reshape(-1)
+        if nearest is not None:
+            beyond = np.abs(nearest.astype(np.int16) - right)
+            self._beyond += int(np.count_nonzero(beyond))
+            self._beyond_lsb = max(self._beyond_lsb, int(beyond.max(initial=0)))
         self._histogram += np.bincount(
             np.clip(difference, -_SPAN, _SPAN) + _SPAN, minlength=2 * _SPAN + 1
         )
@@ -76,6 +83,8 @@ class Difference:
             histogram=bins,
             sqnr_db=decibels(self._signal, noise),
             top1=self._same_top1 / self._images if self._has_top1 else None,
+            beyond=self._beyond,
+            beyond_lsb=self._beyond_lsb,
         )
 
 
@@ -229,11 +238,12 @@ class TensorTable:
         }
         self._seen: set[str] = set()
 
-    def add(self, left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
-        """Adds the tensors of a batch that both have."""
+    def add(self, left: _Codes, right: _Codes, nearest: _Codes | None = None) -> None:
+        """Adds the tensors of a batch that both have; `nearest` as of `Difference.add`."""
         for name in self._order:
             if name in left and name in right:
-                self._differences[name].add(np.asarray(left[name]), np.asarray(right[name]))
+                near = None if nearest is None else nearest[name]
+                self._differences[name].add(np.asarray(left[name]), np.asarray(right[name]), near)
                 self._seen.add(name)
 
     def comparisons(self) -> tuple[records.Comparison, ...]:

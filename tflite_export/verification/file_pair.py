@@ -298,7 +298,8 @@ def _parameters(
     left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel, allowed: bool
 ) -> tuple[tuple[report_lib.Failure, ...], tuple[str, ...]]:
     """What differs in constants, grids and operators, as failures or as notes."""
-    found = parameter_checks.compare(left, dataclasses.replace(right, name=left.name))
+    right = dataclasses.replace(right, name=left.name, fixed_batch=left.fixed_batch)
+    found = parameter_checks.compare(left, right)
     if not found:
         return (), ("The files hold the same network, bit for bit.",)
     if parameter_checks.same_graph(left, right) and not allowed:

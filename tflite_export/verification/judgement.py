@@ -114,12 +114,12 @@ def _layer_failures(
     limits = {bound.tensor: bound for bound in bounds}
     for c in layers:
         limit = limits[c.tensor]
-        if last_bit_bounds.Bound(limit.lsb, limit.share).allows(c.codes, c.differing, c.max_lsb):
+        if last_bit_bounds.Bound(limit.lsb, limit.share).allows(c.codes, c.beyond, c.beyond_lsb):
             continue
         message = (
-            f"given the same codes, student and {c.right} differ in {c.share:.3%} of {c.codes}"
-            f" codes, by up to {c.max_lsb} LSB; {c.kind} has a bound of {limit.lsb} LSB in"
-            f" {limit.share:.3%}"
+            f"given the same codes, student and {c.right} differ in {c.differing} of {c.codes}"
+            f" codes, by up to {c.max_lsb} LSB; {c.beyond} of them lie more than {limit.slack:.2g}"
+            f" steps away from a tie, which {c.kind} does not explain"
         )
         yield Failure("student", c.tensor, message)
 

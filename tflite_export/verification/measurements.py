@@ -12,6 +12,7 @@ import tqdm
 from tflite_export import deployed as deployed_lib
 from tflite_export import exported_model
 from tflite_export import model_inputs as inputs_lib
+from tflite_export.lowering.records import FloatSum
 from tflite_export.runtimes import litert
 from tflite_export.twin import integer_twin
 from tflite_export.verification import (
@@ -114,6 +115,7 @@ class Run:
         contents: bytes,
         kernels: Sequence[litert.KernelSet],
         sizes: Sizes,
+        float_sums: Mapping[str, FloatSum],
         verbose: int,
     ):
         """Runs nothing yet; `teacher` below is a flat Keras model or None."""
@@ -121,6 +123,7 @@ class Run:
         self._model = exported.file_model
         self._inner = [exported.deployed.tensors[name] for name in exported.deployed.outputs]
         self._kernels, self._sizes, self._verbose = tuple(kernels), sizes, verbose
+        self._sums = float_sums
         self._shapes = {
             n: tuple(t.shape[1:]) for n, t in zip(student.input_names, student.inputs, strict=True)
         }
@@ -185,7 +188,7 @@ class Run:
     def tensors(self, report: report_records.Findings, images: Any, teacher: Any) -> Any:
         """Compares the operators one by one over the first images."""
         operators = operator_by_operator.OperatorByOperator(
-            self._student, self._exported, self._contents, self._kernels, self._twins
+            self._student, self._exported, self._contents, self._kernels, self._twins, self._sums
         )
         floats = operator_by_operator.FloatTable(teacher, self._model) if teacher else None
         limits = {"reference": self._sizes.reference_images}

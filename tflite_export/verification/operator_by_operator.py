@@ -14,6 +14,7 @@ import numpy as np
 from tflite_export import deployed as deployed_lib
 from tflite_export import exported_model
 from tflite_export import model_inputs as inputs_lib
+from tflite_export.lowering.records import FloatSum
 from tflite_export.runtimes import litert
 from tflite_export.twin import integer_twin
 from tflite_export.verification import (
@@ -40,6 +41,7 @@ class OperatorByOperator:
         contents: bytes,
         kernels: Sequence[litert.KernelSet],
         twins: Mapping[str, integer_twin.IntegerTwin],
+        float_sums: Mapping[str, FloatSum],
     ):
         """Opens the file once for each kernel set that something is compared with.
 
@@ -49,6 +51,7 @@ class OperatorByOperator:
           contents: The file.
           kernels: Kernel sets.
           twins: The integer twins of the file's records by name; see `last_bit_bounds.TWINS`.
+          float_sums: Of the student as it is; see `lowering.builder.Lowered`.
         """
         self._model, self._first = exported.file_model, kernels[0]
         self._runners = {
@@ -58,8 +61,18 @@ class OperatorByOperator:
         }
         self._twins = {name: twins[TWINS[name]] for name in self._runners if name in TWINS}
         self._layers = student_layers.student_layers(student)
-        bounds = {bound.tensor: bound.kinds for bound in self.layer_bounds()}
-        self._titles = {name: student_bounds.title(kinds) for name, kinds in bounds.items()}
+        self._operators = {
+            layer.name: student_bounds.operators_between(self._model, layer.sources, layer.name)
+            for layer in self._layers
+        }
+        self._slack = {
+            name: student_bounds.slack(self._model, operators, float_sums, self._first)
+            for name, operators in self._operators.items()
+        }
+        self._titles = {
+            name: student_bounds.title(operator.kind for operator in operators)
+            for name, operators in self._operators.items()
+        }
         self._differences: dict[tuple[str, str], code_differences.TensorTable] = {}
 
     @property
@@ -88,11 +101,13 @@ class OperatorByOperator:
 
     def layer_bounds(self) -> tuple[report_records.LayerBound, ...]:
         """How far each student layer may be from the file."""
-        return tuple(
-            _layer_bound(self._model, layer, self._first)
-            for layer in self._layers
-            if layer.name in self._model.tensors
-        )
+        found = []
+        for name, operators in self._operators.items():
+            kinds = tuple(operator.kind for operator in operators)
+            bound = student_bounds.beyond_ties(kinds, self._first)
+            slack = float(self._slack[name].max())
+            found.append(report_records.LayerBound(name, kinds, slack, bound.lsb, bound.share))
+        return tuple(found)
 
     def _table(self, left: str, right: str) -> code_differences.TensorTable:
         titles = self._titles if left == "student" else None
@@ -116,8 +131,12 @@ class OperatorByOperator:
     ) -> None:
         table = self._table("student", self._first)
         for layer in self._layers:
+            if layer.name not in tensors:  # hidden by the interpreter
+                continue
             given = {name: self._values(name, tensors[name]) for name in layer.sources}
-            table.add({layer.name: layer.codes(given, arrays)}, tensors)
+            unrounded, name = layer.unrounded(given, arrays), layer.name
+            nearest = layer.codes_towards(tensors[name], unrounded, self._slack[name])
+            table.add({name: layer.codes(unrounded)}, tensors, {name: nearest})
 
     def _values(self, name: str, codes: np.ndarray) -> np.ndarray:
         """On the file's grid: a wrong one is blamed on the layer that writes it, not on readers."""
@@ -133,15 +152,6 @@ def images_at_once(model: deployed_lib.DeployedModel) -> int:
 def codes_per_image(model: deployed_lib.DeployedModel) -> int:
     """Number of codes of all activations for one image."""
     return sum(int(np.prod(t.shape)) for t in model.tensors.values() if t.data is None)
-
-
-def _layer_bound(
-    model: deployed_lib.DeployedModel, layer: student_layers.StudentLayer, kernels: str
-) -> report_records.LayerBound:
-    operators = student_bounds.operators_between(model, layer.sources, layer.name)
-    bound = student_bounds.of_layer(model, operators, kernels)
-    kinds = tuple(operator.kind for operator in operators)
-    return report_records.LayerBound(layer.name, kinds, bound.lsb, bound.share)
 
 
 class FloatTable:

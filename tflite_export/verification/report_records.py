@@ -26,6 +26,9 @@ class Comparison:
         None.
       max_abs: Largest difference of the values of a tensor that has no 8-bit grid, which has no
         LSB: `codes` then counts values, `max_lsb` is 0 and `histogram` empty. Else None.
+      beyond: Of a student layer, number of codes that differ and that no rounding tie explains: no
+        value within the layer's slack rounds to the other code. Else 0.
+      beyond_lsb: Of these, the largest distance that the slack leaves, in LSB.
     """
 
     tensor: str
@@ -39,6 +42,8 @@ class Comparison:
     sqnr_db: float | None = None
     top1: float | None = None
     max_abs: float | None = None
+    beyond: int = 0
+    beyond_lsb: int = 0
 
     @property
     def difference(self) -> str:
@@ -93,12 +98,15 @@ class LayerBound:
     Attributes:
       tensor: The tensor that the layer writes.
       kinds: The operators that it is in the file, in execution order.
-      lsb: Largest difference.
-      share: Largest share of codes that differ.
+      slack: How far from a tie a value may be that student and file round differently, in output
+        steps; the most of all channels.
+      lsb: Largest difference beyond that.
+      share: Largest share of codes that differ by more.
     """
 
     tensor: str
     kinds: tuple[str, ...]
+    slack: float
     lsb: int
     share: float
 

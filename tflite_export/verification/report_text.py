@@ -9,7 +9,7 @@ MAX_FAILURES = 10
 MAX_OPERATORS = 25
 
 
-LAYER_HEADER = ("operator", "differing", "max LSB", "bound", "SQNR dB")
+LAYER_HEADER = ("operator", "differing", "max LSB", "at ties within", "others", "SQNR dB")
 # What a reader must know of the table of whole networks.
 CHAOS = (
     "moved: the student itself with every value moved by one float ulp. That is chaos: a deep"
@@ -146,10 +146,11 @@ def layers(report: records.Findings, limit: int | None = None) -> list[tuple[str
     rows = []
     for c in [c for c in report.tensors if c.left == "student" and c.differing]:
         bound = bounds.get(c.tensor)
-        rows.append((c, "-" if bound is None else f"{bound.lsb} LSB in {percent(bound.share)}"))
+        rows.append((c, "-" if bound is None else f"{bound.slack:.2g} steps"))
     rows.sort(key=lambda row: (-row[0].share, -row[0].max_lsb))
     return [
-        (c.tensor, c.kind, percent(c.share), f"{c.max_lsb}", bound, decibels(c.sqnr_db))
+        (c.tensor, c.kind, percent(c.share), f"{c.max_lsb}", bound, f"{c.beyond}")
+        + (decibels(c.sqnr_db),)
         for c, bound in rows[:limit]
     ]
 

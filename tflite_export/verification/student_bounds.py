@@ -1,132 +1,186 @@
 """How far the student may be from a file in one layer, on equal input codes. Needs no TensorFlow.
 
 The student computes in float32 what the file computes in integers. Given the very codes that the
-file had before a layer, the two can part only where a result lies beside a rounding tie, and then
-by one code. How often that is depends on the operator: never where the student rounds by the
-kernel's own rule, once in some thousand codes behind a long sum, more often where the runtime
-rounds more coarsely than the student (a fixed-point sum of two tensors).
+file had before a layer, the two can part only where a result lies beside a rounding tie. How near
+that is follows from the arithmetic of both (`slack`): float32 sums, rounded biases, the phone's own
+multipliers. How often it happens does not: a layer that maps every code onto a tie, as a scaling by
+1/2 does, may differ in half of its codes and yet be right, and one whose weights are wrong may
+differ in few.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
-from tflite_export.verification.last_bit_bounds import LAST_BIT, Bound
+from tflite_export.verification.last_bit_bounds import Bound
 
-# Moving, selecting and comparing codes rounds nothing; and where kernels round by a rule of their
-# own, the student does too (`tf_fpq/student_layers/operator_arithmetic.py`).
-EXACT = Bound(lsb=0, share=0.0)
-# Float32 results beside a tie. On random grids at 2 to 8 bits 1 of 10^5 codes of a softmax, and
-# none of a product or a scaling; step sizes in a small ratio to each other tie more often. The
-# share is chosen here, with room for those.
-NEAR_TIE = Bound(lsb=1, share=0.005)
-# XNNPACK adds with 20-bit multipliers and takes ties upward. Random step sizes hardly ever tie (no
-# difference in 10^5 codes), but those in a small ratio do: 94 of 16,384 codes of a sum in steps of
-# round numbers (0.6 %). The share is five times the most that was seen.
-FIXED_POINT = Bound(lsb=1, share=0.03)
-# Kernels other than XNNPACK's round twice: 0.1 to 6 % of a layer's codes on equal input. The share
-# is two and a half times the most that was seen.
-ROUNDS_TWICE = 0.15
+if TYPE_CHECKING:
+    from tflite_export.lowering.records import FloatSum
 
-STUDENT_BOUNDS: Mapping[str, Bound] = {
-    **dict.fromkeys(
-        (
-            "AVERAGE_POOL_2D",
-            "CONCATENATION",
-            "LEAKY_RELU",
-            "MAXIMUM",
-            "MAX_POOL_2D",
-            "MEAN",
-            "MINIMUM",
-            "PAD",
-            "PRELU",
-            "REDUCE_MAX",
-            "RELU",
-            "RELU6",
-            "RESHAPE",
-            "RESIZE_BILINEAR",
-            "RESIZE_NEAREST_NEIGHBOR",
-            "RSQRT",
-            "SLICE",
-            "TRANSPOSE",
-        ),
-        EXACT,
-    ),
-    **dict.fromkeys(
-        (
-            "CONV_2D",
-            "DEPTHWISE_CONV_2D",
-            "FULLY_CONNECTED",
-            "TRANSPOSE_CONV",
-            "MUL",
-            # Exact between two grids of the student. The exporter puts another in front of an
-            # operator whose operand is next to nothing.
-            "QUANTIZE",
-            "SOFTMAX",
-        ),
-        NEAR_TIE,
-    ),
-    "ADD": FIXED_POINT,
-    "SUB": FIXED_POINT,  # exact but for one with a clamp behind it
-    # The student's table is the twin's; the interpreter's has the C library's last bit.
-    **dict.fromkeys(("LOGISTIC", "TANH", "GELU"), LAST_BIT),
+# Moving, selecting and comparing codes rounds nothing.
+MOVING_KINDS = frozenset(
+    (
+        "CONCATENATION",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MINIMUM",
+        "PAD",
+        "REDUCE_MAX",
+        "RESHAPE",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "SLICE",
+        "TRANSPOSE",
+    )
+)
+# Where kernels round by a rule of their own, the student does too
+# (`tf_fpq/student_layers/operator_arithmetic.py`).
+EXACT_KINDS = MOVING_KINDS | {
+    "AVERAGE_POOL_2D",
+    "LEAKY_RELU",
+    "MEAN",
+    "PRELU",
+    "RELU",
+    "RELU6",
+    "RESIZE_BILINEAR",
+    "RSQRT",
 }
+KERNEL_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+SUM_KINDS = ("ADD", "SUB")
+# One float operation, or a table of 256. QUANTIZE is exact between two grids of the student.
+TABLE_KINDS = ("GELU", "LOGISTIC", "MUL", "QUANTIZE", "SOFTMAX", "TANH")
+
+# Half of float32's last bit, relative.
+FLOAT_ERROR = 2.0**-24
+# A batch norm and a bias behind a short sum are some float operations more: as many as 16 products.
+FEWEST_TERMS = 16
+# A few float operations at 255 steps are off by 2^-15 steps each, and the student puts values
+# 2^-13 steps inside the cells of its tables (`numerics.CELL_MARGIN`). Twice as much is chosen here.
+TABLE_SLACK = 2.0**-12
+# A softmax adds up to some thousand exponentials before it divides by their sum.
+SOFTMAX_SLACK = 2.0**-10
+# XNNPACK adds with multipliers of 20 bits, each off by up to 2^-21 of the larger: two operands of
+# 255 steps, 255 * 2^-20.
+SUM_SLACK = 2.0**-12
+
+# What ties do not explain: nothing on XNNPACK.
+NONE = Bound(lsb=0, share=0.0)
+# Other kernels than XNNPACK's round twice, or by fewer bits: 0.1 to 6 % of a layer's codes on equal
+# input. The share is two and a half times the most that was seen.
+ROUNDS_TWICE = Bound(lsb=1, share=0.15)
 # Of a kind that has no row, a layer class of the user's own: a table of 256 codes, of which a whole
 # map may read the one beside a tie.
-DEFAULT = Bound(lsb=1, share=0.25)
-
-# A depthwise convolution of 1x1, which a batch norm or Rescaling of its own becomes, is such a
-# table for each channel. Where scales are in a ratio like 1/2, every other code ties: 22 % of the
-# codes of MobileNetV3's Rescaling differed, 36 % of a random network's.
-ONE_CODE_EACH = Bound(lsb=1, share=0.5)
+OWN_KIND = Bound(lsb=1, share=0.25)
 
 
-def of_layer(
-    model: deployed_lib.DeployedModel, operators: Sequence[deployed_lib.Operator], kernels: str
-) -> Bound:
-    """The bound of a student layer that is several operators of a file: their bounds added up.
+def slack(
+    model: deployed_lib.DeployedModel,
+    operators: Sequence[deployed_lib.Operator],
+    float_sums: "Mapping[str, FloatSum]",
+    kernels: str,
+) -> np.ndarray:
+    """How far from a tie student and file may round a layer's values differently, in output steps.
 
-    A part is for biases. One that moves by a part of an output step moves as large a part of all
-    results past a tie, and `export(..., round_biases=False)` leaves the student's off their grid by
-    up to half a step `input scale * weight scale`. So does any export where no variable holds the
-    offset, as behind a hard sigmoid's line `0.2 x + 0.5`. A step of 40 output steps, which weights
-    of a few bits on inputs of a few bits can have, then moves codes by up to 20.
+    float32, a scalar or one value for each channel of the layer's output.
 
     Args:
       model: The file's records.
       operators: Those between the layer's input codes and its output codes.
+      float_sums: How exactly the student can have each kernel's sums, by the bias' name.
       kernels: Kernel set that the file ran on.
     """
-    bounds = [_of_operator(model, operator) for operator in operators]
-    share, lsb = sum(bound.share for bound in bounds), sum(bound.lsb for bound in bounds)
+    shape = model.tensors[operators[-1].outputs[0]].shape if operators else ()
+    found = np.zeros(())
+    coarser = {name for o in operators if o.kind == "QUANTIZE" for name in o.outputs}
     for operator in operators:
-        on_average, at_most = _bias_rounding(model, operator)
-        share, lsb = share + on_average, lsb + int(at_most)
-        packed = any(model.tensors[name].dtype == "int4" for name in operator.inputs)
-        if kernels != "xnnpack" or packed:  # XNNPACK does not take packed convolutions
-            share += ROUNDS_TWICE
-    return Bound(lsb or int(share > 0), min(1.0, share))
+        own = _of_operator(model, operator, float_sums, kernels, coarser)
+        same = model.tensors[operator.outputs[0]].shape == shape
+        found = np.maximum(found, own if same else own.max())
+    return (found if operators else np.asarray(TABLE_SLACK)).astype(np.float32)
 
 
-def _of_operator(model: deployed_lib.DeployedModel, operator: deployed_lib.Operator) -> Bound:
-    if operator.kind == "DEPTHWISE_CONV_2D":
-        if tuple(model.tensors[operator.inputs[1]].shape[1:3]) == (1, 1):
-            return ONE_CODE_EACH
-    return STUDENT_BOUNDS.get(operator.kind, DEFAULT)
+def _of_operator(
+    model: deployed_lib.DeployedModel,
+    operator: deployed_lib.Operator,
+    float_sums: "Mapping[str, FloatSum]",
+    kernels: str,
+    coarser: set[str],
+) -> np.ndarray:
+    kind = operator.kind
+    if kind in EXACT_KINDS:
+        return np.zeros(())
+    if kind in KERNEL_KINDS:
+        return _of_kernel(model, operator, float_sums, kernels)
+    if kind in SUM_KINDS or kind == "MUL":
+        return _of_operands(model, operator, kernels, coarser)
+    return np.asarray(SOFTMAX_SLACK if kind == "SOFTMAX" else TABLE_SLACK)
 
 
-def _bias_rounding(
-    model: deployed_lib.DeployedModel, operator: deployed_lib.Operator
-) -> tuple[float, float]:
-    """Half a step of an operator's bias in output steps: its mean and its most over channels."""
-    tensors = [model.tensors[name] for name in operator.inputs]
-    output = model.tensors[operator.outputs[0]]
-    steps = [np.ravel(t.scale) for t in tensors if t.dtype == "int32" and t.scale is not None]
-    if not steps:
-        return 0.0, 0.0
-    halves = np.concatenate(steps).astype(np.float64) / 2 / float(output.one_scale)
-    return float(halves.mean()), float(halves.max())
+def _of_kernel(
+    model: deployed_lib.DeployedModel,
+    operator: deployed_lib.Operator,
+    float_sums: "Mapping[str, FloatSum]",
+    kernels: str,
+) -> np.ndarray:
+    """Of sums of products.
+
+    The error of n float32 additions grows with the root of n: beside the largest sum of absolute
+    values it is `2^-24 sqrt(n)`. Kernels that round twice first round to a multiple of `2^-k`
+    output steps, which is less than two steps of the sum.
+
+    A worked number: 1152 products of which the absolute values add up to 700 output steps are off
+    by `700 * 34 * 2^-24`, 0.0014 steps.
+    """
+    name = next(name for name in operator.inputs if name in float_sums)
+    sums, bias = float_sums[name], model.tensors[name]
+    terms = math.sqrt(max(sums.terms, FEWEST_TERMS))
+    error = sums.move + FLOAT_ERROR * terms * sums.magnitude
+    packed = any(model.tensors[name].dtype == "int4" for name in operator.inputs)
+    if kernels != "xnnpack" or packed:  # XNNPACK does not take packed convolutions
+        error = error + bias.scale
+    return TABLE_SLACK + error / float(model.tensors[operator.outputs[0]].one_scale)
+
+
+def _of_operands(
+    model: deployed_lib.DeployedModel,
+    operator: deployed_lib.Operator,
+    kernels: str,
+    coarser: set[str],
+) -> np.ndarray:
+    """Of a sum or product of two tensors.
+
+    Those that the exporter put on a coarser grid (`lowering.network`) are off by half its step.
+    """
+    operands = [model.tensors[name] for name in operator.inputs]
+    scales = [float(tensor.one_scale) for tensor in operands]
+    step = float(model.tensors[operator.outputs[0]].one_scale)
+    if operator.kind == "MUL":
+        found, weights = TABLE_SLACK, (255 * scales[1], 255 * scales[0])
+        if kernels != "xnnpack":
+            found += scales[0] * scales[1] / step
+    else:
+        found, weights = TABLE_SLACK + SUM_SLACK * max(scales) / step, (1.0, 1.0)
+    for name, scale, weight in zip(operator.inputs, scales, weights, strict=True):
+        if name in coarser:
+            found += scale / 2 * weight / step
+    return np.asarray(found)
+
+
+def beyond_ties(kinds: Sequence[str], kernels: str) -> Bound:
+    """How far student and file may be apart where no tie explains it.
+
+    Args:
+      kinds: The operators of a layer.
+      kernels: Kernel set that the file ran on.
+    """
+    known = (*EXACT_KINDS, *KERNEL_KINDS, *SUM_KINDS, *TABLE_KINDS)
+    if any(kind not in known for kind in kinds):
+        return OWN_KIND
+    if kernels != "xnnpack" and any(kind not in (*MOVING_KINDS, *KERNEL_KINDS) for kind in kinds):
+        return ROUNDS_TWICE
+    return NONE
 
 
 def operators_between(
@@ -148,5 +202,5 @@ def operators_between(
 def title(kinds: Iterable[str]) -> str:
     """What a report calls a student layer: the operator in it that rounds."""
     kinds = list(kinds) or ["INPUT"]
-    rounding = [kind for kind in kinds if STUDENT_BOUNDS.get(kind, DEFAULT) != EXACT]
+    rounding = [kind for kind in kinds if kind not in EXACT_KINDS]
     return (rounding or kinds[-1:])[0]

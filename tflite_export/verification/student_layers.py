@@ -9,7 +9,7 @@ everywhere. So a student layer is judged by what it makes of the codes that the 
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -50,34 +50,66 @@ class StudentLayer:
     _positions: Mapping[int, int]
     _target: int
 
-    def values(self, given: Values, images: Arrays, factor: np.float32 | None = None) -> tf.Tensor:
+    def values(self, given: Values, images: Arrays) -> tf.Tensor:
         """What the layer computes, as float32.
 
         Args:
           given: Values of its `sources` by name, float32.
           images: The model's inputs.
-          factor: Multiplied into what its quantizer rounds.
         """
+        return self._computed(self._calls, given, images)[self._target]
+
+    def unrounded(self, given: Values, images: Arrays) -> tf.Tensor:
+        """What the layer's quantizer, its last call, rounds; arguments as of `values`."""
+        found = self._computed(self._calls[:-1], given, images)
+        return self._calls[-1].arguments(found)[0][0]
+
+    def rounded(self, unrounded: tf.Tensor) -> tf.Tensor:
+        """What the layer's quantizer makes of a tensor."""
+        return self._quantizer(unrounded, training=False)
+
+    def codes(self, unrounded: tf.Tensor) -> np.ndarray:
+        """The int8 codes that the layer's quantizer gives a tensor."""
+        # The highest code of every grid is the container's highest.
+        offset = float(INT8_MAX - self._quantizer.quantizer.spec.qmax)
+        return (self._quantizer.codes(unrounded) + offset).numpy().astype(np.int8)
+
+    def codes_towards(
+        self, wanted: np.ndarray, unrounded: tf.Tensor, slack: np.ndarray
+    ) -> np.ndarray:
+        """The codes nearest to `wanted` that values at most `slack` steps away round to.
+
+        A worked number: with a slack of 0.01 the values 2.495 and 2.45, both of code 2, come as
+        near to code 3 as 3 and 2.
+
+        Args:
+          wanted: int8 codes of the layer's shape.
+          unrounded: What the layer's quantizer rounds.
+          slack: float32 steps, a scalar or one for each channel of the last axis.
+        """
+        step_size, _ = self._quantizer.quantizer.grid(self._quantizer.variables_of_quantizer)
+        move = tf.reshape(step_size, ()) * slack
+        return np.clip(wanted, self.codes(unrounded - move), self.codes(unrounded + move))
+
+    @property
+    def _quantizer(self) -> QuantizeActivation:
+        return self._calls[-1].layer
+
+    def _computed(
+        self, calls: Sequence[graph.Call], given: Values, images: Arrays
+    ) -> dict[int, Any]:
+        """What calls make, and what the layer reads, by `id` of the symbolic tensor."""
         found: dict[int, Any] = {
             key: tf.convert_to_tensor(given[name]) for key, name in self._grids.items()
         }
         found |= {key: tf.constant(images[index]) for key, index in self._positions.items()}
-        for call in self._calls:
+        for call in calls:
             args, kwargs = call.arguments(found)
-            if factor is not None and call is self._calls[-1]:
-                args = (args[0] * factor, *args[1:])
             if call.layer._expects_training_arg:
                 kwargs = {**kwargs, "training": False}
             outputs = tf.nest.flatten(call.layer(*args, **kwargs))
             found |= {id(t): value for t, value in zip(call.outputs, outputs, strict=True)}
-        return found[self._target]
-
-    def codes(self, given: Values, images: Arrays) -> np.ndarray:
-        """The layer's int8 codes; arguments as of `values`."""
-        last = self._calls[-1].layer
-        # The highest code of every grid is the container's highest.
-        offset = float(INT8_MAX - last.quantizer.spec.qmax)
-        return (last.codes(self.values(given, images)) + offset).numpy().astype(np.int8)
+        return found
 
 
 def student_layers(student: keras.Model) -> tuple[StudentLayer, ...]:
@@ -110,7 +142,8 @@ class Moved:
             name for layer in (*self._layers, *self._ends) for name in layer.sources
         )
         for layer in self._layers:
-            values[layer.name] = layer.values(values, images, ONE_ULP)
+            unrounded = layer.unrounded(values, images)
+            values[layer.name] = layer.rounded(unrounded * ONE_ULP)
             left.subtract(layer.sources)
             values = {name: value for name, value in values.items() if left[name]}
         return [end.values(values, images).numpy() for end in self._ends]

@@ -154,6 +154,17 @@ def test_a_bias_beyond_int32_next_to_a_tie_gets_rounded_weights():
     assert stored.codes.reshape(2, 2).tolist() == [[4, 3], [50, 1]]  # 127 / 32 and 100 / 32
     assert stored.scale[0] == np.float32(1e-8 * 32) and stored.scale[1] == np.float32(0.01)
     assert abs(stored.bias_move[0]) <= 0.5 * 3.2e-9 + 1e-14
+    # 127 - 4 * 32 = -1 and 100 - 3 * 32 = 4 steps of 1e-8, times the largest input level.
+    largest = max(abs(end) for end in GRIDS.input_range) * GRIDS.input_scale
+    np.testing.assert_allclose(stored.weights_move, [5e-8 * largest, 0.0], rtol=1e-6)
+
+
+def test_magnitudes_do_not_cancel():
+    kernel = _kernel([[3, -7]], [0.1], [500.0]).fold(np.array([0.5]), np.array([-249.0]))
+    assert kernel.bias == 1.0
+    largest = max(abs(end) for end in GRIDS.input_range) * GRIDS.input_scale
+    # 0.5 * 0.1 * (3 + 7) for each unit of the largest input, and |0.5 * 500| + |-249|.
+    np.testing.assert_allclose(kernel.magnitude(GRIDS), [0.5 * largest + 499.0])
 
 
 def test_weights_that_are_not_next_to_nothing_are_not_rounded_away():

@@ -4,7 +4,7 @@ import pytest
 
 from tflite_export.verification import judgement, report_records
 
-BOUND = report_records.LayerBound("a", ("CONV_2D",), 1, 0.01)
+BOUND = report_records.LayerBound("a", ("CONV_2D",), 0.002, 1, 0.01)
 
 
 def comparison(left="student", right="xnnpack", tensor="y", differing=0, lsb=0, **more):
@@ -25,12 +25,17 @@ def failures(outputs=(), layers=(), kind="classes", **limits):
 @pytest.mark.parametrize(
     ("differing", "lsb", "passes"), [(10, 1, True), (11, 1, False), (1, 2, False), (0, 0, True)]
 )
-def test_a_layer_keeps_size_and_share_of_its_bound(differing, lsb, passes):
-    found = failures(layers=[comparison(tensor="a", differing=differing, lsb=lsb)])
+def test_a_layer_keeps_size_and_share_of_its_bound_beyond_ties(differing, lsb, passes):
+    found = failures(
+        layers=[
+            comparison(tensor="a", differing=900, lsb=2, beyond=differing, beyond_lsb=lsb),
+        ]
+    )
     assert bool(found) != passes
     if not passes:
         assert found[0][0] == "a"
-        assert "given the same codes" in found[0][1] and "1 LSB in 1.000%" in found[0][1]
+        assert "given the same codes" in found[0][1]
+        assert f"{differing} of them lie more than 0.002 steps away from a tie" in found[0][1]
 
 
 def output_pair(agreement, chaos, db=5.0, chaos_db=30.0):

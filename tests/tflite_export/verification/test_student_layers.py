@@ -9,7 +9,7 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tflite_export.lowering import builder
 from tflite_export.runtimes import litert
-from tflite_export.verification import student_bounds, student_layers
+from tflite_export.verification import student_layers
 
 IMAGES = small_student.images(16)
 # Convolutions, pooling, a gate, a resized branch, concatenation, sums; outputs of two kinds.
@@ -32,7 +32,7 @@ def given(student, codes, images):
         for name, value in codes.items()
     }
     layers = student_layers.student_layers(student)
-    return {layer.name: layer.codes(values, arrays) for layer in layers}
+    return {layer.name: layer.codes(layer.unrounded(values, arrays)) for layer in layers}
 
 
 def test_a_layer_goes_from_grid_to_grid():
@@ -103,22 +103,17 @@ def test_half_a_step_and_a_ulp_is_a_step():
     assert student_layers.Moved(student)((at_tie,))[0].tolist() == [[2**-6]]
 
 
-def test_a_layers_bound_adds_up_the_operators_it_is():
-    image = keras.Input((4, 4, 2), name="image")
-    x = keras.layers.Conv2D(3, 1, name="a")(keras.layers.MaxPooling2D(name="pool")(image))
-    network = keras.Model(image, keras.layers.Conv2D(3, 1, name="b")(x))
-    deployed = builder.deploy(exactness.student_of(network, 3, 3))
-    between = student_bounds.operators_between(deployed, ["image_quantize"], "a_quantize")
-    assert [o.kind for o in between] == ["MAX_POOL_2D", "CONV_2D", "MAXIMUM"]
-    assert student_bounds.title(o.kind for o in between) == "CONV_2D"
-    bound = student_bounds.of_layer(deployed, between, "xnnpack")
-    share = student_bounds.STUDENT_BOUNDS["CONV_2D"].share
-    share += (
-        deployed.tensors["a_kernel_bias"].scale.mean() / 2 / deployed.tensors["a_quantize"].scale
-    )
-    assert (bound.lsb, bound.share) == (1, pytest.approx(float(share), rel=1e-5))
-    convolution = between[1:2]
-    twice = student_bounds.of_layer(deployed, convolution, "reference")
-    assert twice.share == pytest.approx(float(share) + student_bounds.ROUNDS_TWICE, rel=1e-5)
-    assert student_bounds.of_layer(deployed, between[2:], "xnnpack") == student_bounds.EXACT
-    assert student_bounds.title([]) == "INPUT"
+def test_codes_come_as_near_as_the_slack_of_their_channel_lets_them():
+    image = keras.Input((2,), name="image")
+    layer = QuantizeActivation(tf_fpq.quantizers.LsqQuantizer(8))
+    student = keras.Model(image, layer(image))
+    layer.quantizer.set_grid(layer.variables_of_quantizer, np.float32(0.5), np.float32(3))
+    (only,) = student_layers.student_layers(student)
+    steps = np.float32([[2.49, 2.49], [2.45, -7.0], [-1.495, 300.0]])
+    unrounded = only.unrounded({}, (steps * np.float32(0.5),))
+    codes = only.codes(unrounded)
+    assert codes.tolist() == [[2 - 125, 2 - 125], [2 - 125, -128], [-1 - 125, 127]]
+    slack = np.float32([0.02, 0.005])
+    up, down = (only.codes_towards(codes + move, unrounded, slack) for move in np.int8([1, -1]))
+    assert (up - codes).tolist()[:2] == [[1, 0], [0, 0]] and up[2, 0] == codes[2, 0]
+    assert (codes - down).tolist() == [[0, 0], [0, 0], [1, 0]]

@@ -42,7 +42,7 @@ def tamper(exported, name, **changes):
 
 def exporter_changes(monkeypatch, name, changes):
     """From now on the exporter itself makes one tensor otherwise, for files and for `verify`."""
-    original = exported_model._lowered
+    original = exported_model.lowered
 
     def changed(student, weights):
         lowered = original(student, weights)
@@ -51,7 +51,7 @@ def exporter_changes(monkeypatch, name, changes):
         deployed = dataclasses.replace(lowered.deployed, tensors=tensors)
         return dataclasses.replace(lowered, deployed=deployed)
 
-    monkeypatch.setattr(exported_model, "_lowered", changed)
+    monkeypatch.setattr(exported_model, "lowered", changed)
 
 
 def failure(exported, **arguments):
@@ -121,6 +121,15 @@ def test_a_wrong_zero_point_is_caught(exported):
     error = failure(exported)
     assert f"add_quantize: zero_point {zero_point} != {zero_point - 1}" in str(error)
     assert error.report.first_diverging("twin", "xnnpack") == "add_quantize"
+
+
+def test_a_batch_that_is_no_longer_fixed_is_caught(tmp_path):
+    exported = tflite_export.export(small_student.student(), tmp_path / "x.tflite", target="vela")
+    assert verify(exported, FEW, kernels=("xnnpack",)).passed
+    found = reader.read(exported.path)
+    assert found.fixed_batch
+    writer.write(dataclasses.replace(found, fixed_batch=False), exported.path)
+    assert "fixed_batch: True != False" in str(failure(exported))
 
 
 def test_a_dropped_bias_is_caught(exported):
