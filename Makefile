@@ -7,6 +7,8 @@ DEMO_FLAGS ?=
 FUZZ_SEED ?= 0
 PYTEST_FLAGS ?= --numprocesses=2 --dist=loadfile
 
+# A thread for each worker: more of them than cores get in each other's way.
+TEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
@@ -27,13 +29,13 @@ demo: $(STAMP)  ## Digits, resnet8, W4A4, FPQ: train, export to int8, verify (ab
 	$(RUN) experiments.train --workdir=$(WORKDIR) $(DEMO_FLAGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones.
-	$(RUN) pytest $(PYTEST_FLAGS)
+	$(TEST) $(RUN) pytest $(PYTEST_FLAGS)
 
 test-slow: $(STAMP)  ## Run the slow tests only.
-	$(RUN) pytest -m slow $(PYTEST_FLAGS)
+	$(TEST) $(RUN) pytest -m slow $(PYTEST_FLAGS)
 
 test-families: $(STAMP)  ## The smallest model of each family of keras.applications, from quantization to verification.
-	$(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/evidence/test_coverage.py --numprocesses=2
+	$(TEST) $(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/evidence/test_coverage.py --numprocesses=2
 
 test-real: $(STAMP)  ## Trained networks of others, out of their wheels, to verified files (some minutes).
 	$(RUN) pytest -m slow tests/experiments/evidence/test_real_networks.py

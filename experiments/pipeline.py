@@ -78,7 +78,8 @@ def run(config: Config) -> Result:
             min_top1_agreement=config.min_top1_agreement,
             save=(workdir / "report.json", workdir / "report.html"),
             verbose=_bar(),
-        )
+        ).with_history(history)
+    report.save(workdir / "report.html")
     metrics = {
         "float_accuracy": accuracy(teacher, dataset),
         "calibrated_accuracy": start_accuracy,

@@ -119,6 +119,8 @@ def suggest_rules(
 
         argmax over tensors and narrower widths of  saved cost / added damage.
 
+    What the last step leaves of the budget widens tensors again, the most damaged first.
+
     A worked number: two kernels of 1,000 weights at 8 bits cost 2,000 bytes. At 4 bits the first
     adds a noise of 0.01 and the second one of 0.001, both save 500 bytes. With a budget of 1,500
     bytes the second one gets 4 bits.
@@ -143,8 +145,9 @@ def suggest_rules(
     """
     allocation = _Allocation(found, activation_bits, traces)
     budget, limit = _budget(weight_bytes, bit_operations, activation_bits)
-    path = [allocation.choice(widths) for widths in allocation.narrowed(budget)]
-    fits = [choice for choice in path if getattr(choice, budget) <= limit]
+    walked = list(allocation.narrowed(budget))
+    path = [allocation.choice(widths) for widths in walked]
+    fits = [widths for widths, at in zip(walked, path) if getattr(at, budget) <= limit]
     if not fits:
         lowest = min(getattr(choice, budget) for choice in path)
         raise ValueError(
@@ -152,7 +155,8 @@ def suggest_rules(
             f" measure narrower widths, or take a smaller model. Received: {budget}={limit!r}."
         )
     uniform = {bits: allocation.choice(allocation.uniform(bits)) for bits in found.bits}
-    return Suggestion(tuple(_rules(fits[0].widths)), fits[0], tuple(path), uniform, budget)
+    choice = allocation.choice(allocation.filled(fits[0], budget, limit))
+    return Suggestion(tuple(_rules(choice.widths)), choice, tuple(path), uniform, budget)
 
 
 def _budget(
@@ -246,6 +250,21 @@ class _Allocation:
             tensor, bits, _ = max(steps, key=lambda step: step[2])
             widths[tensor] = bits
             yield dict(widths)
+
+    def filled(self, widths: Widths, budget: str, limit: int) -> dict[Tensor, int]:
+        """Widths whose tensors are as wide as the budget allows; the most damage goes first."""
+        filled = dict(widths)
+        while wider := [
+            (self._damage[tensor][width] - self._damage[tensor][bits], tensor, bits)
+            for tensor, width in filled.items()
+            for bits in self._found.bits
+            if bits > width
+            and self._damage[tensor][bits] < self._damage[tensor][width]
+            and getattr(self.choice({**filled, tensor: bits}), budget) <= limit
+        ]:
+            _, tensor, bits = max(wider, key=lambda step: step[0])
+            filled[tensor] = bits
+        return filled
 
     def _steps(self, widths: Widths, budget: str) -> Iterator[tuple[Tensor, int, float]]:
         """All narrower widths of one tensor, each with the cost saved per damage added."""

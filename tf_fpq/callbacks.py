@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_fpq.calibration import batch_norms
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.base import Method
-from tf_fpq.methods.oscillation import OscillationState, check_momentum, quantized_weights
+from tf_fpq.methods.oscillation import OscillationState, check_momentum, weights_of_student
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tf_fpq.training import two_views
 
@@ -93,7 +93,7 @@ class OscillationTracker(keras.callbacks.Callback):
             raise ValueError(
                 "OscillationTracker must see every step: compile with steps_per_execution=1."
             )
-        weights = quantized_weights(student_of(self.model))
+        weights = weights_of_student(student_of(self.model))
         self._states = {weight.name: OscillationState(weight, self._momentum) for weight in weights}
         states = list(self._states.values())
         self._update = tf.function(lambda: [state.update() for state in states] and None)
@@ -191,7 +191,10 @@ def grids(student: keras.Model) -> dict[str, tuple[float, float, float]]:
     layers = [layer for layer in student.layers if isinstance(layer, QuantizeActivation)]
     found = {layer.name: (layer.quantizer, layer.variables_of_quantizer) for layer in layers}
     found.update(
-        {weight.name: (weight.quantizer, weight.variables) for weight in quantized_weights(student)}
+        {
+            weight.name: (weight.quantizer, weight.variables)
+            for weight in weights_of_student(student)
+        }
     )
     result = {}
     for name, (quantizer, variables) in found.items():

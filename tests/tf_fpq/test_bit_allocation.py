@@ -65,6 +65,17 @@ def test_the_budget_holds_and_no_choice_within_it_is_much_better(budget):
     assert min(damages) <= suggestion.choice.damage <= 1.05 * min(damages) + 0.02
 
 
+def test_what_the_last_step_leaves_is_spent():
+    # From 8 bits everywhere, 5,148 bytes, the largest kernel falls to 4: 3,148. The head goes to 4
+    # and the rest is given back to what still fits.
+    suggestion = tf_fpq.suggest_rules(_found(), weight_bytes=3100)
+    spent = suggestion.choice
+    for name, (width, _) in spent.widths.items():
+        for wider in (bits for bits in (4, 8) if bits > width):
+            cost = spent.weight_bytes + WEIGHTS[name] * (wider - width) // 8
+            assert cost > 3100, f"{name} could have {wider} bits."
+
+
 def test_the_path_is_a_front():
     path = tf_fpq.suggest_rules(_found(), weight_bytes=10**6).path
     costs = [choice.weight_bytes for choice in path]

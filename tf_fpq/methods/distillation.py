@@ -6,7 +6,7 @@ Knowledge in a Neural Network*, arXiv 1503.02531.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,6 +15,7 @@ from tf_fpq.keras_compat import keras, register
 from tf_fpq.methods import divergence
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.methods.checks import check_not_negative
+from tf_fpq.quantizers import grid_kernels
 
 # Weights of CSD beside a cross entropy. The paper's total (eq. 22) prints none, which is 1. The
 # other is chosen here: at 1, 2-bit students trained worse in trials before commit 2df3cbe, of which
@@ -33,9 +34,44 @@ def standardize(features: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
       features: `[batch, ..., channels]`.
       epsilon: Keeps a constant channel finite (it becomes 0).
     """
-    features = tf.cast(features, tf.float32)
-    flat = tf.reshape(features, [-1, 1, 1, features.shape[-1]])
-    return tf.reshape(_normalized(flat, epsilon).y, tf.shape(features))
+    return tf.reshape(_normalized(_rank_four(features), epsilon).y, tf.shape(features))
+
+
+def _rank_four(features: tf.Tensor) -> tf.Tensor:
+    """Features `[batch, ..., channels]` in float32 as `[batch, places, 1, channels]`.
+
+    oneDNN's kernel takes 2.2 ms for `[128, 1024, 1, 16]` on one thread, 2.9 for `[128, 32, 32, 16]`
+    and 3.8 for `[131072, 1, 1, 16]`.
+    """
+    shape = [tf.shape(features)[0], -1, 1, features.shape[-1]]
+    return tf.reshape(tf.cast(features, tf.float32), shape)
+
+
+class _Statistics(NamedTuple):
+    """What the fused batch normalization kernel finds out about its input.
+
+    Attributes:
+      variance: Variance of each channel, over all its elements.
+      reserved: Its last three outputs, for its gradient.
+    """
+
+    variance: tf.Tensor
+    reserved: Sequence[tf.Tensor]
+
+
+def _statistics_of_reader(features: tf.Tensor) -> _Statistics | None:
+    """Those of the batch norm that reads `features` in training, if there is one.
+
+    Only a graph knows the readers of a tensor. A GPU's kernel does not reserve the variance.
+    """
+    if not tf.is_symbolic_tensor(features) or not grid_kernels.on_cpu_kernels():
+        return None
+    for reader in features.consumers():
+        if reader.type == "FusedBatchNormV3" and reader.get_attr("is_training"):
+            if reader.get_attr("data_format") == b"NHWC":
+                reserved = [tf.stop_gradient(output) for output in reader.outputs[3:]]
+                return _Statistics(reserved[1], reserved)
+    return None
 
 
 def _normalized(features: tf.Tensor, epsilon: float) -> Any:
@@ -50,6 +86,18 @@ def _normalized(features: tf.Tensor, epsilon: float) -> Any:
         epsilon=epsilon,
         is_training=True,
     )
+
+
+def _elements(features: tf.Tensor) -> tf.Tensor:
+    """Elements of a channel."""
+    return tf.cast(tf.size(features) / features.shape[-1], tf.float32)
+
+
+def _statistics(normalized: Any, features: tf.Tensor) -> _Statistics:
+    """Those in what `_normalized(features)` returned."""
+    # The kernel returns the unbiased variance.
+    variance = normalized.batch_variance * (1.0 - 1.0 / _elements(features))
+    return _Statistics(variance, normalized[3:])
 
 
 def _standardized(features: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -85,9 +133,8 @@ def standardized_distance(
       epsilon: Added to the variances.
       weight: Factor of the distance; here, so that it costs no pass over the gradient.
     """
-    channels = student.shape[-1]
-    teacher = tf.reshape(tf.cast(tf.stop_gradient(teacher), tf.float32), [-1, 1, 1, channels])
-    student = tf.reshape(tf.cast(student, tf.float32), [-1, 1, 1, channels])
+    of_reader = _statistics_of_reader(student)
+    student, teacher = _rank_four(student), _rank_four(tf.stop_gradient(teacher))
     weight = tf.stop_gradient(tf.convert_to_tensor(weight, tf.float32))
 
     def formula(features: tf.Tensor) -> tf.Tensor:
@@ -96,34 +143,36 @@ def standardized_distance(
 
     @tf.custom_gradient
     def distance(features: tf.Tensor):
-        value, slope = _distance_and_gradient(tf.stop_gradient(features), teacher, epsilon, weight)
+        constant = tf.stop_gradient(features)
+        ours = of_reader or _statistics(_normalized(constant, epsilon), constant)
+        value, slope = _distance_and_gradient(constant, ours, teacher, epsilon, weight)
         return value, lambda upstream: _scaled(features, upstream, slope, formula)
 
     return distance(student)
 
 
 def _distance_and_gradient(
-    student: tf.Tensor, teacher: tf.Tensor, epsilon: float, weight: tf.Tensor
+    student: tf.Tensor, ours: _Statistics, teacher: tf.Tensor, epsilon: float, weight: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The distance of features `[elements, 1, 1, channels]`, and its gradient by the student's."""
-    ours, theirs = _normalized(student, epsilon), _normalized(teacher, epsilon)
-    elements = tf.cast(tf.shape(student)[0], tf.float32)
+    """The distance of features of rank four, and its gradient by the student's."""
+    normalized = _normalized(teacher, epsilon)
+    theirs = _statistics(normalized, teacher)
+    elements = _elements(student)
     # The factor goes in as the batch norm's scale, which its gradient multiplies by in passing.
     factor = -2.0 * weight / (elements * student.shape[-1])
     gradient = tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=theirs.y,
+        y_backprop=normalized.y,
         x=student,
         scale=tf.fill(student.shape[-1:], factor),
-        reserve_space_1=ours.reserve_space_1,
-        reserve_space_2=ours.reserve_space_2,
-        reserve_space_3=ours.reserve_space_3,
+        reserve_space_1=ours.reserved[0],
+        reserve_space_2=ours.reserved[1],
+        reserve_space_3=ours.reserved[2],
         epsilon=epsilon,
         is_training=True,
     )
     correlation = gradient.scale_backprop / elements
-    # The kernel's variances are unbiased.
-    v_s, v_t = (x.batch_variance * (1.0 - 1.0 / elements) for x in (ours, theirs))
-    terms = v_s / (v_s + epsilon) + v_t / (v_t + epsilon) - 2.0 * correlation
+    shares = [x.variance / (x.variance + epsilon) for x in (ours, theirs)]
+    terms = shares[0] + shares[1] - 2.0 * correlation
     # Multiplied out, the distance of equal features may round to a little below 0.
     return weight * tf.maximum(tf.reduce_mean(terms), 0.0), gradient.x_backprop
 

@@ -15,8 +15,8 @@ from tf_fpq.methods.checks import check_not_negative
 from tf_fpq.student_layers.quantized_layers import QuantizedLayer, QuantizedWeight
 
 
-def quantized_weights(student: keras.Model) -> list[QuantizedWeight]:
-    """All quantized weights of a student, in layer order."""
+def weights_of_student(student: keras.Model) -> list[QuantizedWeight]:
+    """All quantized weights of a student in layer order, named "layer/weight"."""
     return [
         weight._replace(name=f"{layer.name}/{weight.name}")
         for layer in student.layers
@@ -220,7 +220,7 @@ def check_momentum(momentum: float) -> None:
 
 
 def _weights_of(student: keras.Model, name: str) -> list[QuantizedWeight]:
-    weights = quantized_weights(student)
+    weights = weights_of_student(student)
     if not weights:
         raise ValueError(
             f"{name} needs quantized weights, and student {student.name!r} has none. Make it with"

@@ -121,9 +121,12 @@ def plain_formula() -> Iterator[None]:
 
 def kernels_for(step: tf.Tensor) -> GridKernels:
     """The kernels for a step size, at the place where the caller is being traced."""
-    if _plain_only or step.shape.rank != 0 or _under_xla():
-        return PLAIN
-    return PLAIN if tf.config.list_logical_devices("GPU") else FUSED
+    return FUSED if not _plain_only and step.shape.rank == 0 and on_cpu_kernels() else PLAIN
+
+
+def on_cpu_kernels() -> bool:
+    """Whether what is traced now runs by TensorFlow's own kernels for CPUs."""
+    return not _under_xla() and not tf.config.list_logical_devices("GPU")
 
 
 def _under_xla() -> bool:

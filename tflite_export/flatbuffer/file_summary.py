@@ -131,6 +131,53 @@ class Summary:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class OperatorCost:
+    """What one operator of a file costs.
+
+    Attributes:
+      tensor: The tensor that it writes.
+      kind: The operator.
+      weight_bits: Bits that the largest of its weights' codes needs; None without weights.
+      weight_bytes: Bytes of its weights as stored.
+      macs: Multiplications and additions of one run.
+    """
+
+    tensor: str
+    kind: str
+    weight_bits: int | None
+    weight_bytes: int
+    macs: int
+
+
+def operator_costs(model: deployed_lib.DeployedModel) -> tuple[OperatorCost, ...]:
+    """The cost of each operator that writes a tensor, in execution order."""
+    return tuple(
+        OperatorCost(
+            tensor=operator.outputs[0],
+            kind=operator.kind,
+            weight_bits=max((_code_bits(tensor) for tensor in weights), default=None),
+            weight_bytes=sum(size_of(tensor) for tensor in weights),
+            macs=_macs(operator, model.tensors),
+        )
+        for operator in model.operators
+        if operator.outputs
+        for weights in [_weights(operator, model.tensors)]
+    )
+
+
+def _weights(
+    operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.Tensor]
+) -> list[deployed_lib.Tensor]:
+    named = [tensors[name] for name in operator.inputs if name]
+    return [t for t in named if _has_codes(t)]
+
+
+def _has_codes(tensor: deployed_lib.Tensor) -> bool:
+    """Whether it is a constant of weight codes."""
+    return tensor.data is not None and tensor.dtype in ("int8", "int4") and tensor.scale is not None
+
+
 def inspect_file(path: str | os.PathLike[str]) -> Summary:
     """Reads a file.
 
@@ -144,11 +191,7 @@ def inspect_file(path: str | os.PathLike[str]) -> Summary:
         path=os.fspath(path),
         bytes=pathlib.Path(path).stat().st_size,
         model=model,
-        weight_bits={
-            t.name: _code_bits(t)
-            for t in constants
-            if t.dtype in ("int8", "int4") and t.scale is not None
-        },
+        weight_bits={t.name: _code_bits(t) for t in constants if _has_codes(t)},
         constant_bytes=sum(size_of(tensor) for tensor in constants),
         arena_bytes=arena_bytes(model),
         macs=sum(_macs(operator, model.tensors) for operator in model.operators),

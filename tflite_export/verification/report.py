@@ -3,7 +3,7 @@
 Its findings are printed as text, and saved as JSON or as one HTML page.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -19,6 +19,7 @@ from tflite_export.verification.report_records import (
     FloatError,
     LayerBound,
     OperatorBound,
+    OperatorCost,
 )
 
 # Counts up when a field changes its name or meaning; new fields alone do not change it.
@@ -54,6 +55,7 @@ class Report(Findings):
             ("float_errors", FloatError),
             ("bounds", OperatorBound),
             ("failures", Failure),
+            ("costs", OperatorCost),
         ):
             fields[name] = tuple(record(**entry) for entry in fields.get(name, ()))
         for name in ("outputs", "tensors"):
@@ -63,7 +65,18 @@ class Report(Findings):
             LayerBound(**{**entry, "kinds": tuple(entry["kinds"])})
             for entry in fields.get("layer_bounds", ())
         )
+        fields["history"] = _by_epoch(fields.get("history", {}))
         return cls(**{**fields, "notes": tuple(fields["notes"])})
+
+    def with_history(self, history: Mapping[str, Sequence[float]]) -> "Report":
+        """The same report with training curves, which `save("x.html")` then shows.
+
+            report.with_history(model.fit(train, epochs=9).history).save("report.html")
+
+        Args:
+          history: Numbers by epoch, by name, as in `keras.callbacks.History.history`.
+        """
+        return dataclasses.replace(self, history=_by_epoch(history))
 
     def text(self) -> str:
         """Aligned tables for a terminal."""
@@ -148,6 +161,10 @@ class Report(Findings):
 
 def _write(path: str | os.PathLike[str], text: str) -> None:
     atomic_files.write_whole(text.encode(), path, "the report")
+
+
+def _by_epoch(history: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(map(float, values)) for name, values in history.items()}
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Literal
 
+from tflite_export.flatbuffer.file_summary import OperatorCost
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -146,6 +148,8 @@ class Findings:
       notes: What a reader should know, such as weights that stayed int8.
       seconds: Time spent, by runtime.
       versions: Versions of the packages involved.
+      costs: Bits, bytes and multiply-adds of the file's operators, in execution order.
+      history: What training logged by epoch, by name; see `Report.with_history`.
     """
 
     model: str
@@ -166,6 +170,8 @@ class Findings:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    costs: tuple[OperatorCost, ...] = ()
+    history: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

@@ -139,6 +139,7 @@ def _of_kernel(
     error = sums.move + FLOAT_ERROR * terms * sums.magnitude
     packed = any(model.tensors[name].dtype == "int4" for name in operator.inputs)
     if kernels != "xnnpack" or packed:  # XNNPACK does not take packed convolutions
+        assert bias.scale is not None  # the grid of the products
         error = error + bias.scale
     return TABLE_SLACK + error / float(model.tensors[operator.outputs[0]].one_scale)
 

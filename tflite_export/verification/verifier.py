@@ -12,7 +12,7 @@ from typing import Any
 from tflite_export import deployed as deployed_lib
 from tflite_export import exported_model
 from tflite_export.errors import InterpreterError
-from tflite_export.flatbuffer import reader
+from tflite_export.flatbuffer import file_summary, reader
 from tflite_export.runtimes import litert
 from tflite_export.verification import judgement, last_bit_bounds, measurements, parameter_checks
 from tflite_export.verification import report as report_lib
@@ -248,6 +248,7 @@ def _check_parameters(
         bytes=size,
         parameters=len(parameter_checks.constants(expected)),
         operators=tuple((operator.kind, operator.outputs[0]) for operator in found.operators),
+        costs=file_summary.operator_costs(found),
         failures=failures,
         notes=tuple(notes),
         versions=versions(),

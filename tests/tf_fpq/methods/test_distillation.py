@@ -80,6 +80,36 @@ def test_gradient_equals_that_of_the_formula():
     )
 
 
+def test_the_statistics_of_a_batch_norm_that_reads_the_features_serve():
+    """Its epsilon, gamma, beta and momentum are its own, and the features' moments are the same."""
+    norm = layers.BatchNormalization(epsilon=0.3, momentum=0.7, name="norm")
+    norm.build((None, 6, 6, 5))
+    norm.set_weights(
+        [np.arange(1.0, 6.0), *np.random.default_rng(5).normal(size=(2, 5)), np.ones(5)]
+    )
+
+    @tf.function
+    def all_of(student, teacher, training):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            norm(student, training=training)
+            distance = standardized_distance(student, teacher)
+        return distance, tape.gradient(distance, student)
+
+    def kernels(training: bool) -> int:
+        function = all_of.get_concrete_function(features(0), features(1), training)
+        types = [operation.type for operation in function.graph.get_operations()]
+        return types.count("FusedBatchNormV3") - 1  # without the batch norm's own
+
+    # One for the teacher; moving statistics are not those of the features.
+    assert kernels(training=True) == 1
+    assert kernels(training=False) == 2
+    student, teacher = features(0) * 3.0 + 2.0, features(1)
+    expected = all_of(student, teacher, False)
+    for one, other in zip(all_of(student, teacher, True), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-8)
+
+
 def test_the_weight_is_a_factor_of_distance_and_gradient():
     student, teacher = features(0), features(1)
 

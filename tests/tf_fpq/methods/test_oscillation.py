@@ -11,14 +11,14 @@ from tf_fpq.methods.oscillation import (
     OscillationDampening,
     OscillationFreezing,
     OscillationState,
-    quantized_weights,
+    weights_of_student,
 )
 from tf_fpq.training.qat_model import QatModel
 
 
 def a_weight(student):
     """The pointwise kernel, its step sizes set to 1 so that a latent weight is its code."""
-    weight = next(w for w in quantized_weights(student) if w.name == "pointwise/kernel")
+    weight = next(w for w in weights_of_student(student) if w.name == "pointwise/kernel")
     weight.variables["step_size"].assign(tf.ones_like(weight.variables["step_size"]))
     weight.variable.assign(tf.zeros_like(weight.variable))
     return weight
@@ -26,7 +26,7 @@ def a_weight(student):
 
 def test_all_kernels_are_found_by_name():
     _, student = pair()
-    names = [weight.name for weight in quantized_weights(student)]
+    names = [weight.name for weight in weights_of_student(student)]
     assert names == [
         "stem/kernel",
         "depthwise/depthwise_kernel",
@@ -71,7 +71,7 @@ def test_dampening_pulls_weights_into_their_bins():
     for strength in (0.0, 0.5):
         _, student = pair()
         fit(QatModel(student, methods=[OscillationDampening(strength)]), epochs=10)
-        weights = quantized_weights(student)
+        weights = weights_of_student(student)
         parts = []
         for weight in weights:
             step_size, _ = weight.quantizer.grid(weight.variables)
@@ -223,7 +223,7 @@ def test_frozen_integers_stay_where_the_range_is_observed():
 @pytest.mark.parametrize("quantizer", ["lsq", "dorefa", "pact"])
 def test_dampening_pulls_what_is_rounded_to_the_middle_of_its_bin(quantizer):
     student, kernel = dense_student(quantizer)
-    weight = quantized_weights(student)[0]
+    weight = weights_of_student(student)[0]
     if quantizer != "lsq":
         weight.variable.assign(kernel)
     method = OscillationDampening(1.0)

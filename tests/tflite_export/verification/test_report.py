@@ -2,12 +2,14 @@ import dataclasses
 from html import parser
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
 from tflite_export import text_tables
 from tflite_export.verification import report as report_lib
-from tflite_export.verification import report_text
+from tflite_export.verification import report_html, report_text
 
 EXACT = report_lib.Comparison(
     "y", "FULLY_CONNECTED", "twin", "xnnpack", 50, 0, 0, ((0, 50),), None, 1.0
@@ -106,20 +108,119 @@ class Page(parser.HTMLParser):
         ]
 
 
-def test_html_is_one_page_that_loads_nothing(tmp_path):
-    FAILED.save(tmp_path / "r.html")
+def page_of(report, tmp_path):
+    report.save(tmp_path / "r.html")
     contents = (tmp_path / "r.html").read_text()
     page = Page()
     page.feed(contents)
+    return contents, page
+
+
+def test_html_is_one_page_that_loads_nothing(tmp_path):
+    contents, page = page_of(FAILED, tmp_path)
     assert page.addresses == [] and "script" not in page.tags and "link" not in page.tags
-    # Share of codes, SQNR, histograms, and the distance from the float network.
-    assert page.tags.count("svg") == 4
+    # SQNR and histograms of a pair, and the distance from the float network.
+    assert page.tags.count("svg") == 3
     assert "a&lt;b" in contents and "a<b" not in contents
+    assert "First diverging tensor: c" in contents and "10 of 40 codes differ" in contents
+    assert "width=device-width" in contents and "prefers-color-scheme: dark" in contents
+
+
+def test_html_begins_with_the_verdict_and_why(tmp_path):
+    contents, _ = page_of(REPORT, tmp_path)
+    assert contents.index("<span class=passed>passed</span>") < contents.index("accuracy, student")
+    assert ": the file is the trained network." in contents
+    assert "All 7 constant tensors of the file are the student&#x27;s, bit by bit." in contents
     assert (
-        "First diverging tensor: <code>c</code>" in contents and "10 of 40 codes differ" in contents
+        "The integer twin and the file on XNNPACK, as on phones give the same on all 50 output"
+        " codes." in contents
     )
-    REPORT.save(tmp_path / "passed.html")
-    assert "<span class=passed>passed</span>" in (tmp_path / "passed.html").read_text()
+    contents, _ = page_of(FAILED, tmp_path)
+    assert "<span class=failed>failed</span>: 1 condition is not met." in contents
+    assert "A runtime computes other codes than the integer twin." in contents
+
+
+def test_html_has_accuracy_or_without_labels_how_close_the_file_is(tmp_path):
+    labelled = dataclasses.replace(REPORT, accuracy={"float": 0.95, **REPORT.accuracy})
+    contents, _ = page_of(labelled, tmp_path)
+    for label, number in (("float network", 95), ("student", 90), ("file on a phone", 87.5)):
+        assert f"<small>accuracy, {label}</small><b>{number:.2f} %</b>" in contents
+    contents, _ = page_of(dataclasses.replace(REPORT, accuracy={}), tmp_path)
+    assert "<small>same class</small><b>90.00 %</b>" in contents
+    assert "<small>SQNR of y</small><b>31.3 dB</b>" in contents
+
+
+def test_layers_are_ranked_by_what_is_lost_in_them():
+    errors = [
+        report_lib.FloatError(name, name, db)
+        for name, db in (("a", 40.0), ("b", 25.0), ("exact", None), ("c", 24.0), ("d", 26.0))
+    ]
+    ranked = [(error.tensor, lost) for error, lost in report_html.losses(errors)]
+    assert ranked == [("b", 15.0), ("c", 1.0), ("a", 0.0), ("d", -2.0)]
+    assert report_html.losses([]) == []
+
+
+def test_runtimes_fold_away_in_words(tmp_path):
+    contents, page = page_of(REPORT, tmp_path)
+    assert page.tags.count("details") == 5  # float tensors, runtimes, a pair, notes, versions
+    assert (
+        "The student in Keras and the file on XNNPACK, as on phones differ in 10.000% of 50 output"
+        " codes, the same class for 90.000% of the images." in contents
+    )
+
+
+def test_sizes_bits_and_curves_are_shown_where_there_are_any(tmp_path):
+    cost = report_lib.OperatorCost("c", "CONV_2D", 4, 1234, 5_678_901)
+    history = {"loss": [1.0, 0.5], "val_twin_accuracy": [0.7, 0.9]}
+    report = dataclasses.replace(REPORT, costs=(cost,)).with_history(history)
+    contents, page = page_of(report, tmp_path)
+    assert "<small>multiply-adds</small><b>5,678,901</b>" in contents
+    assert ">1,234</td>" in contents and "<h2>Training</h2>" in contents
+    assert page.tags.count("svg") == 5
+    report.save(tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert report_lib.Report.from_dict(data) == report
+    assert "<h2>Training</h2>" not in page_of(REPORT, tmp_path)[0]
+
+
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+
+
+def browse(page, *arguments):
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        + [*arguments, page.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium-headless-shell)")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_whole_width_and_dark_mode(tmp_path, width):
+    image = pytest.importorskip("PIL.Image")
+    cost = report_lib.OperatorCost("a_rather_long_name_of_a_tensor", "CONV_2D", 4, 1234, 99)
+    contents, _ = page_of(dataclasses.replace(FAILED, costs=(cost,)), tmp_path)
+    measure = "document.documentElement.dataset.width = document.documentElement.scrollWidth"
+    opened = contents.replace("<details>", "<details open>")
+    (tmp_path / "r.html").write_text(
+        opened.replace("</body>", f"<script>{measure}</script></body>")
+    )
+    size = f"--window-size={width},900"
+    assert f'data-width="{width}"' in browse(tmp_path / "r.html", size, "--dump-dom")
+    papers = []
+    for scheme in (1, 0):  # light, dark
+        shot = tmp_path / f"{scheme}.png"
+        colours = f"--blink-settings=preferredColorScheme={scheme}"
+        browse(tmp_path / "r.html", size, colours, f"--screenshot={shot}")
+        with image.open(shot) as found:
+            assert found.size == (width, 900)
+            assert len(found.convert("RGB").getcolors(2**24)) > 50  # something is drawn
+            papers.append(found.convert("L").getpixel((width - 3, 3)))
+    assert papers[0] > 240 and papers[1] < 40
 
 
 def test_overlay_has_one_value_per_operator(tmp_path):
