@@ -154,6 +154,7 @@ def train_student(
     dataset: data.Dataset,
     *,
     watch: bool = True,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
     """Trains the student in place with the configured methods and returns the history by epoch.
 
@@ -163,6 +164,7 @@ def train_student(
       teacher: Its float network.
       dataset: The images.
       watch: See `fit`.
+      callbacks: More callbacks, behind those of the schedules.
     """
     methods = config.make_methods()
     model = tf_fpq.QatModel(
@@ -171,7 +173,7 @@ def train_student(
         methods=methods,
         step_size_learning_rate_factor=config.step_size_learning_rate_factor,
     )
-    callbacks = config.schedule_callbacks(methods)
+    callbacks = [*config.schedule_callbacks(methods), *callbacks]
     return fit(
         model,
         config,

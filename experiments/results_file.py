@@ -25,6 +25,10 @@ _WRITING = 2**32
 class ResultsFile:
     """Rows of JSON, each under a key of its own.
 
+    Attributes:
+      path: The file.
+      key: What identifies a row.
+
     Example:
       >>> results = ResultsFile("runs.jsonl", lambda row: str(row["seed"]))
       >>> with results.claim("0") as mine:
@@ -40,7 +44,7 @@ class ResultsFile:
           key: What identifies a row.
         """
         self.path = pathlib.Path(path)
-        self._key = key
+        self.key = key
         self._lock_file: BinaryIO | None = None
 
     def rows(self) -> list[Row]:
@@ -57,13 +61,13 @@ class ResultsFile:
             row = _parsed(line)
             if row is None:
                 self._warn(number, "is no whole row; it is skipped, and its run is missing")
-            elif found.setdefault(self._key(row), row) is not row:
+            elif found.setdefault(self.key(row), row) is not row:
                 self._warn(number, "repeats the key of an earlier line and is skipped")
         return list(found.values())
 
     def keys(self) -> set[str]:
         """The keys of all rows."""
-        return {self._key(row) for row in self.rows()}
+        return {self.key(row) for row in self.rows()}
 
     def add(self, row: Row) -> bool:
         """Appends a row, whole or not at all, unless its key is there already.
@@ -72,7 +76,7 @@ class ResultsFile:
           Whether the row was added.
         """
         with self._locked(_WRITING, wait=True):
-            if self._key(row) in self.keys():
+            if self.key(row) in self.keys():
                 return False
             with self.path.open("ab+") as file:
                 line = json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -123,23 +123,30 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def teacher_path(config: Config, workdir: pathlib.Path) -> pathlib.Path:
+    """Where the float teacher of a run is; its folder is named by all that it depends on."""
+    name = f"{config.dataset}_{config.model}_seed{config.seed}_{_digest(_identity(config))}"
+    return workdir / "teachers" / name / "float.keras"
+
+
+def _identity(config: Config) -> str:
+    fields = study.plain(config.of_teacher())
+    return json.dumps({name: fields[name] for name in _OF_TEACHER}, indent=1)
+
+
 def teacher(config: Config, results: ResultsFile) -> str:
     """Path of the configuration's float teacher, trained if it is not there.
 
-    Its folder is named by everything that the teacher depends on, and holds that as a file, too.
-    While one process trains it, others that need it wait.
+    Its folder holds all that it depends on as a file, too. While one process trains it, others that
+    need it wait.
     """
-    fields = study.plain(config.of_teacher())
-    identity = json.dumps({name: fields[name] for name in _OF_TEACHER}, indent=1)
-    name = f"{config.dataset}_{config.model}_seed{config.seed}_{_digest(identity)}"
-    folder = pathlib.Path(config.workdir).parent / "teachers" / name
-    path = folder / "float.keras"
-    with results.claim(f"teacher {name}", wait=True):
+    path = teacher_path(config, pathlib.Path(config.workdir).parent)
+    with results.claim(f"teacher {path.parent.name}", wait=True):
         if not path.exists():
-            records.prepare_workdir(str(folder))
+            records.prepare_workdir(str(path.parent))
             pipeline.seed_everything(config)
             model, _ = pipeline.float_teacher(config, pipeline.load(config), watch=False)
-            records.write_text(folder / "depends_on.json", identity + "\n")
+            records.write_text(path.with_name("depends_on.json"), _identity(config) + "\n")
             records.write_whole(path, model.save)
     return str(path)
 

@@ -7,6 +7,7 @@ says otherwise. Runs that failed are counted and have no accuracy.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
+import math
 import statistics
 from typing import Any
 
@@ -136,6 +137,42 @@ def spread(values: Mapping[int, float]) -> str:
         return "-"
     deviation = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values.values()):.2f}{deviation}"
+
+
+def sharpness(rows: Sequence[Row]) -> str:
+    """Trace and largest eigenvalue of the loss's Hessian: mean over seeds, and paired differences
+    of the logarithms to LSQ's as a ratio with its 95 % interval.
+    """
+    found: dict[tuple[Cell, str], dict[int, Row]] = {}
+    for row in rows:
+        found.setdefault((_cell(row), row["methods"]), {})[row["seed"]] = row
+    head = ["model", "widths", "methods", "n", "trace", "largest eigenvalue", "trace / LSQ's"]
+    table = [head, ["---"] * len(head)]
+    for (cell, name), by_seed in found.items():
+        logs, base = _log_traces(by_seed), _log_traces(found.get((cell, "none"), {}))
+        columns = ({s: row[field] for s, row in by_seed.items()} for field in _OF_HESSIAN)
+        texts = [cell[2], cell[3], name, len(by_seed), *(spread(values) for values in columns)]
+        table.append([*texts, "" if name == "none" else _ratio(paired.difference(logs, base))])
+    return markdown(table)
+
+
+_OF_HESSIAN = ("hessian_trace", "top_eigenvalue")
+
+
+def _log_traces(by_seed: Mapping[int, Row]) -> dict[int, float]:
+    """Those that are positive, as traces at a minimum are."""
+    traces = {seed: row["hessian_trace"] for seed, row in by_seed.items()}
+    return {seed: math.log(trace) for seed, trace in traces.items() if trace > 0}
+
+
+def _ratio(found: paired.Difference | None) -> str:
+    if found is None:
+        return ""
+    if found.count == 1:
+        return f"{math.exp(found.mean):.2f} (n=1)"
+    low, high = (math.exp(found.mean + sign * found.half) for sign in (-1, 1))
+    text = f"{math.exp(found.mean):.2f} [{low:.2f}, {high:.2f}] (n={found.count})"
+    return f"**{text}**" if found.sign else text
 
 
 def choices(rows: Sequence[Row]) -> str:

@@ -1,0 +1,236 @@
+r"""Looks at the landscape of what a study trained: rows of sharpness, and pictures.
+
+    python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0,1,2,3,4
+    python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0 --follow
+
+Read are the students that experiments.sweep kept in --sweep_workdir, and their float teachers. For
+each, --results gets a row with the Hessian's trace and largest eigenvalue, on the same training
+images and with the same probes for all: plain cross entropy, inference mode, kernels only. Students
+without a row are measured; others are not measured again. --pictures draws, for the first seed,
+density.png, landscape.png, noise.png and features.png. --follow trains again and draws the trace
+and the share of oscillating weights over the epochs, epochs.png.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+from experiments import data, pictures, pipeline, records, study, sweep, tables
+from experiments.config import FLOAT, Config
+from experiments.results_file import ResultsFile
+from tf_fpq import callbacks, programs, sharpness
+from tf_fpq.keras_compat import keras
+
+FLAGS = flags.FLAGS
+Row = dict[str, Any]
+
+
+class Subject(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      name: Methods as tables name them, or "teacher".
+      config: The run that it is of.
+      path: Its file.
+    """
+
+    name: str
+    config: Config
+    path: pathlib.Path
+
+    def load(self) -> keras.Model:
+        """The network."""
+        return keras.models.load_model(self.path, compile=False)
+
+
+def subjects(
+    rows: Sequence[Row], workdir: pathlib.Path, split: str, seeds: Sequence[int]
+) -> Iterator[Subject]:
+    """The teachers and students of rows whose files are there, seed by seed."""
+    for seed in seeds:
+        teachers = set()
+        for row in rows:
+            if row["seed"] != seed or row["split"] != split or row["methods"] == FLOAT:
+                continue
+            config = Config(**row["config"])
+            teacher = sweep.teacher_path(config, workdir)
+            if teacher not in teachers and teacher.exists():
+                teachers.add(teacher)
+                yield Subject("teacher", _of_teacher_alone(config), teacher)
+            student = workdir / sweep.folder_name(config) / "student.keras"
+            if student.exists() and "failed" not in row:
+                yield Subject(tables.name_of(row), config, student)
+
+
+def _of_teacher_alone(config: Config) -> Config:
+    """The same for all students of a teacher in a cell, so that it is measured once."""
+    return dataclasses.replace(
+        config.of_teacher(),
+        methods=(FLOAT,),
+        method_arguments={},
+        schedules={},
+        epochs=0,
+        learning_rate=Config.learning_rate,
+        noise_probability=Config.noise_probability,
+        csd_weight=Config.csd_weight,
+    )
+
+
+def measure(subject: Subject, dataset: data.Dataset, images: int, probes: int) -> Row:
+    """Trace and largest eigenvalue on the first training images."""
+    hessian = hessian_of(subject, dataset, images)
+    trace = sharpness.hessian_trace(hessian, probes=probes, tolerance=0)
+    (top,) = sharpness.top_eigenvalues(hessian)
+    config = subject.config
+    return {
+        **sweep.labels(config, ""),
+        "methods": subject.name,
+        "images": images,
+        "probes": probes,
+        "loss": hessian.loss(),
+        "hessian_trace": trace.mean,
+        "hessian_trace_error": trace.standard_error,
+        "top_eigenvalue": top,
+        "commit": records.commit(),
+        "config": study.plain(config),
+    }
+
+
+def hessian_of(subject: Subject, dataset: data.Dataset, images: int) -> sharpness.LossHessian:
+    """The Hessian of a network's loss on the first training images, which are not augmented."""
+    chosen = dataset.normalize(dataset.train_images[:images])
+    return sharpness.LossHessian(subject.load(), chosen, dataset.train_labels[:images])
+
+
+def results_file(path: str) -> ResultsFile:
+    """Rows of sharpness, one for a network, a number of images and of probes."""
+    return ResultsFile(
+        path,
+        lambda row: f"{row['methods']} {row['images']} {row['probes']} {study.row_key(row)}",
+    )
+
+
+def add_missing(
+    found: Sequence[Subject], results: ResultsFile, images: int, probes: int
+) -> list[Row]:
+    """Measures what has no row yet; returns the rows of all."""
+    wanted = []
+    for subject in found:
+        row = {"methods": subject.name, "images": images, "probes": probes}
+        key = results.key({**row, "config": study.plain(subject.config)})
+        wanted.append(key)
+        if key not in results.keys():
+            dataset = pipeline.load(subject.config)
+            results.add(measure(subject, dataset, images, probes))
+            keras.backend.clear_session()
+    return [row for row in results.rows() if results.key(row) in wanted]
+
+
+def draw(found: Sequence[Subject], images: int, folder: pathlib.Path) -> None:
+    """The pictures of one seed's networks."""
+    dataset = pipeline.load(found[0].config)
+    hessians = {subject.name: hessian_of(subject, dataset, images) for subject in found}
+    pictures.densities(
+        {name: sharpness.spectral_density(h) for name, h in hessians.items()},
+        folder / "density.png",
+    )
+    pictures.landscapes(
+        {name: sharpness.landscape(h) for name, h in hessians.items()}, folder / "landscape.png"
+    )
+    held_out, labels = (part[:images] for part in dataset.test)
+    pictures.noises(hessians, held_out, labels, folder / "noise.png")
+    pictures.features(
+        {name: h.model for name, h in hessians.items()}, held_out, folder / "features.png"
+    )
+
+
+def follow(found: Sequence[Subject], images: int, probes: int, folder: pathlib.Path) -> None:
+    """Trains the students again, and draws what the trace and the oscillation do meanwhile."""
+    curves = {}
+    for subject in found:
+        if subject.name == "teacher":
+            continue
+        config = dataclasses.replace(
+            subject.config, teacher=str(next(s for s in found if s.name == "teacher").path)
+        )
+        curves[subject.name] = pictures.Curves.of(*_followed(config, images, probes))
+        keras.backend.clear_session()
+    pictures.epochs(curves, folder / "epochs.png")
+
+
+def _followed(
+    config: Config, images: int, probes: int
+) -> tuple[sharpness.SharpnessTracker, dict[str, list[float]]]:
+    pipeline.seed_everything(config)
+    dataset = pipeline.load(config)
+    teacher, _ = pipeline.float_teacher(config, dataset, watch=False)
+    student = pipeline.quantized_student(config, teacher, dataset)
+    chosen = dataset.normalize(dataset.train_images[:images])
+    tracker = sharpness.SharpnessTracker(
+        chosen,
+        dataset.train_labels[:images],
+        every=max(1, config.epochs // 20),
+        probes=probes,
+    )
+    history = pipeline.train_student(
+        config,
+        student,
+        teacher,
+        dataset,
+        watch=False,
+        callbacks=[callbacks.OscillationTracker(), tracker],
+    )
+    return tracker, history
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures and draws."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Flags only, please. Received: {' '.join(argv[1:])}")
+    try:
+        known = study.load(FLAGS.config)
+    except (ValueError, OSError) as error:
+        raise app.UsageError(str(error)) from error
+    workdir, folder = pathlib.Path(FLAGS.sweep_workdir), pathlib.Path(FLAGS.pictures or ".")
+    seeds = [int(seed) for seed in FLAGS.seeds]
+    rows = [
+        row
+        for row in known.open_results().rows()
+        if (row["model"], f"W{row['weight_bits']}A{row['activation_bits']}")
+        == (FLAGS.model, FLAGS.scheme)
+    ]
+    found = list(subjects(rows, workdir, FLAGS.split, seeds))
+    if not found:
+        raise app.UsageError(
+            f"No students of these runs are in {workdir}: run experiments.sweep first."
+        )
+    results = results_file(FLAGS.results)
+    print(tables.sharpness(add_missing(found, results, FLAGS.images, FLAGS.probes)))
+    first = [subject for subject in found if subject.config.seed == seeds[0]]
+    if FLAGS.pictures:
+        draw(first, FLAGS.images, folder)
+    if FLAGS.follow:
+        follow(first, FLAGS.images, FLAGS.probes, folder)
+
+
+def _define_flags() -> None:
+    """Defines the flags: here and not on import, as other programs have some of the same names."""
+    flags.DEFINE_string("config", None, "A file that defines a STUDY.", required=True)
+    flags.DEFINE_string("sweep_workdir", "runs/sweep", "Where the sweep kept its students.")
+    flags.DEFINE_string("results", "experiments/results/sharpness.jsonl", "Rows to add to.")
+    flags.DEFINE_string("model", "resnet8", "Network.")
+    flags.DEFINE_string("scheme", "W2A2", "Widths.")
+    flags.DEFINE_enum("split", "test", ["test", "validation"], "Which runs of the study.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds.")
+    flags.DEFINE_integer("images", 500, "Training images of the loss.", lower_bound=1)
+    flags.DEFINE_integer("probes", 50, "Probes of a trace.", lower_bound=1)
+    flags.DEFINE_string("pictures", None, "Folder for pictures; none without it.")
+    flags.DEFINE_bool("follow", False, "Train again and follow the trace over the epochs.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    programs.run(main)
