@@ -22,7 +22,7 @@ CELLS = (
 )
 # Beside LSQ in the first cell, one group after the other: a group begins when the one before it has
 # all its rows.
-GROUPS = (("kd", "fpq", "float"), ("cr", "sfp", "csd"))
+GROUPS = (("kd", "fpq"), ("float", "cr"), ("sfp", "csd"))
 
 
 def runs(rows: Sequence[Row]) -> Iterator[Config]:

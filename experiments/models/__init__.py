@@ -4,14 +4,26 @@
 
 from collections.abc import Callable, Sequence
 
-from experiments.models import mobilenet_v2_tiny, resnet
+from experiments.models import mobilenet_v2_tiny, mobilenets, regnet, resnet
 from tf_fpq.keras_compat import keras
 
-BUILDERS: dict[str, Callable[..., keras.Model]] = {
+# For a CPU.
+SMALL: dict[str, Callable[..., keras.Model]] = {
     "resnet8": resnet.resnet8,
     "resnet20": resnet.resnet20,
     "mobilenet_v2_tiny": mobilenet_v2_tiny.mobilenet_v2_tiny,
 }
+
+# The networks of the papers' tables, for images of 32 pixels.
+PUBLISHED: dict[str, Callable[..., keras.Model]] = {
+    "resnet18": resnet.resnet18,
+    "resnet50": resnet.resnet50,
+    "mobilenet_v1": mobilenets.mobilenet_v1,
+    "mobilenet_v2": mobilenets.mobilenet_v2,
+    "regnet_x_200mf": regnet.regnet_x_200mf,
+}
+
+BUILDERS = {**SMALL, **PUBLISHED}
 
 
 def build(name: str, input_shape: Sequence[int], num_classes: int, width: int = 16) -> keras.Model:

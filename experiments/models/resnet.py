@@ -1,13 +1,16 @@
 """Residual networks in CIFAR style: K. He et al., "Deep Residual Learning for Image Recognition",
-CVPR 2016, section 4.2.
+CVPR 2016, section 4.2, and the paper's ResNet-18 and ResNet-50 (table 1) with a stem for CIFAR.
 
-Three stages of `blocks` residual blocks with `width`, `2 * width` and `4 * width` channels, 6 *
-blocks + 2 layers with weights.
+A stage is some residual blocks; each but the first has twice the channels of the one before and
+half of its resolution. ResNet-8 and ResNet-20 have three stages of `width`, `2 * width` and
+`4 * width` channels, ResNet-18 and ResNet-50 four. The stem is one 3x3 convolution.
 
 Note: the paper's CIFAR networks shorten dimensions without parameters (option A: stride and zero
 channels). Here the shortcut is a 1x1 convolution with batch norm (option B), because zero channels
 would need a pad operator on the phone.
 """
+
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -18,29 +21,61 @@ layers = keras.layers
 
 def resnet8(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> keras.Model:
     """A ResNet of 8 layers with weights (one block per stage), 78,000 parameters at width 16."""
-    return _resnet("resnet8", input_shape, num_classes, width, blocks=1)
+    return _resnet("resnet8", input_shape, num_classes, width, (1, 1, 1))
 
 
 def resnet20(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> keras.Model:
     """A ResNet of 20 layers with weights (three blocks per stage), 274,000 parameters at width
     16.
     """
-    return _resnet("resnet20", input_shape, num_classes, width, blocks=3)
+    return _resnet("resnet20", input_shape, num_classes, width, (3, 3, 3))
+
+
+def resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> keras.Model:
+    """ResNet-18 for images of 32 pixels, 11.2 million parameters at width 64."""
+    return _resnet("resnet18", input_shape, num_classes, width, (2, 2, 2, 2))
+
+
+def resnet50(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> keras.Model:
+    """ResNet-50 for images of 32 pixels, 23.5 million parameters at width 64."""
+    return _resnet("resnet50", input_shape, num_classes, width, (3, 4, 6, 3), _bottleneck)
 
 
 def _resnet(
-    name: str, input_shape: tuple[int, ...], num_classes: int, width: int, blocks: int
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: int,
+    blocks: Sequence[int],
+    block: Callable[[tf.Tensor, int, int, str], tf.Tensor] | None = None,
 ) -> keras.Model:
     image = keras.Input(input_shape, name="image")
     x = _conv(image, width, 3, 1, "stem_conv", "stem_bn")
     x = layers.ReLU(name="stem_relu")(x)
-    for stage in range(1, 4):
-        for block in range(1, blocks + 1):
-            strides = 2 if stage > 1 and block == 1 else 1
-            x = _block(x, width * 2 ** (stage - 1), strides, f"stage{stage}_block{block}")
+    for stage, repeats in enumerate(blocks):
+        for repeat in range(repeats):
+            strides = 2 if stage and not repeat else 1
+            place = f"stage{stage + 1}_block{repeat + 1}"
+            x = (block or _block)(x, width * 2**stage, strides, place)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(image, logits, name=name)
+
+
+def _bottleneck(x: tf.Tensor, channels: int, strides: int, name: str) -> tf.Tensor:
+    """1x1 to `channels`, 3x3, 1x1 to four times as many, and the sum with the shortcut."""
+    shortcut = x
+    if strides != 1 or x.shape[-1] != 4 * channels:
+        shortcut = _conv(
+            x, 4 * channels, 1, strides, f"{name}_shortcut_conv", f"{name}_shortcut_bn"
+        )
+    y = _conv(x, channels, 1, 1, f"{name}_conv1", f"{name}_bn1")
+    y = layers.ReLU(name=f"{name}_relu1")(y)
+    y = _conv(y, channels, 3, strides, f"{name}_conv2", f"{name}_bn2")
+    y = layers.ReLU(name=f"{name}_relu2")(y)
+    y = _conv(y, 4 * channels, 1, 1, f"{name}_conv3", f"{name}_bn3")
+    y = layers.Add(name=f"{name}_add")([shortcut, y])
+    return layers.ReLU(name=f"{name}_relu3")(y)
 
 
 def _block(x: tf.Tensor, channels: int, strides: int, name: str) -> tf.Tensor:

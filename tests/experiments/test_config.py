@@ -43,7 +43,7 @@ def test_method_arguments_arrive():
     ("argument", "value"),
     [
         ("dataset", "mnist"),
-        ("model", "resnet18"),
+        ("model", "resnet19"),
         ("methods", ("mixup",)),
         ("methods", ("none", "sfp")),
         ("methods", ("float", "sfp")),

@@ -156,7 +156,7 @@ def test_figures_follow_from_the_seed(small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", models.BUILDERS)
+@pytest.mark.parametrize("model", models.SMALL)
 @pytest.mark.parametrize("bits", [(8, 8), (4, 8), (4, 4), (2, 4), (2, 2)])
 def test_every_scheme_verifies(small, tmp_path, model, bits):
     config = dataclasses.replace(

@@ -1,0 +1,70 @@
+"""Studies of published tables: printed cells have their runs, which run on generated images."""
+
+import dataclasses
+
+import pytest
+import tensorflow_datasets as tfds
+
+from experiments import data, study, sweep, tables
+from experiments.configs import papers
+
+NAMES = ("fpq_cifar10", "fpq_cifar100", "cr_cifar10")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_is_of_the_papers_recipe_and_no_two_are_the_same(name):
+    found = study.load(f"experiments/configs/{name}.py")
+    runs = list(found.runs([]))
+    assert len(found.known([])) == len(runs)
+    assert {(run.epochs, run.batch_size, run.learning_rate) for run in runs} == {(200, 256, 0.01)}
+    assert {run.csd_weight for run in runs} == {1.0} and {run.seed for run in runs} == set(range(5))
+    assert found.expected and "arXiv" in found.source and "Not reproduced" in found.hardware
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_every_printed_figure_has_its_runs(name):
+    found = study.load(f"experiments/configs/{name}.py")
+    lines = {(line["quantizer"], line["methods"]): title for title, line in papers.LINES.items()}
+    cells = {
+        f"{run.model} W{run.weight_bits}A{run.activation_bits} {lines[run.quantizer, run.methods]}"
+        for run in found.runs([])
+    }
+    assert cells == set(found.expected)
+    # Two figures that the paper's text repeats.
+    if name == "fpq_cifar10":
+        assert found.expected["resnet18 W4A4 FPQ"] == 90.16
+        assert found.expected["mobilenet_v2 W4A4 FPQ"] == 85.53
+
+
+# The last line of each, FPQ or CR, at W2A2.
+SMOKES = {
+    "resnet18": "fpq_cifar10",
+    "resnet50": "fpq_cifar10",
+    "mobilenet_v1": "fpq_cifar100",
+    "mobilenet_v2": "cr_cifar10",
+    "regnet_x_200mf": "cr_cifar10",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("network", "name"), SMOKES.items())
+def test_each_network_runs_on_generated_images_in_tfdss_format(
+    network, name, tmp_path, monkeypatch
+):
+    """Narrow and short, through the sweep: from TFDS's builder to a row."""
+    monkeypatch.setattr(data, "_check_hosts", lambda builder: None)
+    found = study.load(f"experiments/configs/{name}.py")
+    run = [run for run in found.runs([]) if run.model == network][-1]
+    short = {"epochs": 1, "float_epochs": 1, "batch_size": 8, "calibration_examples": 8}
+    short["width"] = 4 if "resnet" in network else 8
+    run = dataclasses.replace(run, **short)
+    smoke = dataclasses.replace(
+        found, results=str(tmp_path / "rows.jsonl"), runs=lambda rows: [run]
+    )
+    with tfds.testing.mock_data(num_examples=16):
+        sweep.run_missing(smoke, tmp_path / "runs")
+    (row,) = smoke.open_results().rows()
+    assert (row["model"], row["dataset"]) == (network, run.dataset)
+    assert not list(tables.failures([row]))
+    assert row["codes_differing"] == 0 and row["codes_compared"] > 0
