@@ -177,15 +177,18 @@ def _ratio(found: paired.Difference | None) -> str:
 
 def choices(rows: Sequence[Row]) -> str:
     """What validation saw: the mean score of every option, by cell."""
-    found: dict[tuple[Cell, str, float, float], list[float]] = {}
+    found: dict[tuple[Cell, str, float, float, str], list[float]] = {}
     for row in rows:
         if row["split"] == "validation":
-            key = (_cell(row), name_of(row), row["learning_rate"], row["weight_decay"])
+            epochs = f"{row['config']['float_epochs']} + {row['config']['epochs']}"
+            rate, decay = row["learning_rate"], row["weight_decay"]
+            key = (_cell(row), name_of(row), rate, decay, epochs)
             found.setdefault(key, []).append(100 * selection.score(row))
-    table = [["model", "widths", "methods", "rate", "decay", "n", "file, validation"], ["---"] * 7]
-    for (cell, name, rate, decay), scores in found.items():
+    head = ["model", "widths", "methods", "rate", "decay", "epochs", "n", "file, validation"]
+    table = [head, ["---"] * len(head)]
+    for (cell, *option), scores in found.items():
         mean = f"{statistics.fmean(scores):.2f}"
-        table.append([cell[2], cell[3], name, rate, decay, len(scores), mean])
+        table.append([cell[2], cell[3], *option, len(scores), mean])
     return markdown(table) if len(table) > 2 else ""
 
 

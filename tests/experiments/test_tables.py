@@ -98,7 +98,7 @@ def test_a_section_says_what_is_claimed_missing_and_chosen(tmp_path):
     text = report.section(found, ROWS, "mine.py", None)
     assert "**It wins.** (here)" in text and "--config=mine.py" in text
     assert "3 of 5 runs" in text and "| LSQ | 88.4 |" in text
-    assert "| resnet8 | W2A2 | kd | 0.01 | 0.005 | 1 | 99.00 |" in text
+    assert "| resnet8 | W2A2 | kd | 0.01 | 0.005 | 20 + 20 | 1 | 99.00 |" in text
     assert "99.00" not in text.split("chosen on validation")[0]
 
 
@@ -109,7 +109,9 @@ def test_a_plot_is_drawn_of_two_pairs_or_more(tmp_path):
     assert not (tmp_path / "y.png").exists()
 
 
-@pytest.mark.parametrize("name", ["interpolating", "under_fitting", "ablation", "recipe_search"])
+@pytest.mark.parametrize(
+    "name", ["interpolating", "under_fitting", "ablation", "recipe_search", "lengths"]
+)
 def test_our_studies_load_and_choose_on_validation_before_anything_else(name):
     found = study.load(f"experiments/configs/{name}.py")
     runs = found.missing([])
