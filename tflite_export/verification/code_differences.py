@@ -389,6 +389,10 @@ def _class_numbers(labels: Any, count: int) -> np.ndarray:
     if isinstance(labels, tuple) and labels and np.ndim(labels[0]):  # one array for each output
         labels = labels[0]
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "fiub":
+        raise ValueError(
+            f"labels must be class numbers, or one-hot. Received: labels of dtype {labels.dtype}."
+        )
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(-1)
     labels = labels.reshape(-1)
