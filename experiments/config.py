@@ -165,8 +165,13 @@ class Config:
                 raise ValueError(
                     f"{name} must be at least 1. Received: {name}={getattr(self, name)}."
                 )
+        if self.train_examples is not None and self.train_examples < 1:
+            raise ValueError(
+                "train_examples must be at least 1, or None. Received:"
+                f" train_examples={self.train_examples}."
+            )
         for name in ("epochs", "float_epochs", "weight_decay", "seed", "validation_examples"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative. Received: {name}={getattr(self, name)}."
                 )
@@ -174,7 +179,7 @@ class Config:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite. Received: {name}={value}.")
-        if self.float_weight_decay is not None and self.float_weight_decay < 0:
+        if self.float_weight_decay is not None and not self.float_weight_decay >= 0:
             raise ValueError(
                 "float_weight_decay must not be negative. Received:"
                 f" float_weight_decay={self.float_weight_decay}."

@@ -4,7 +4,7 @@ function per step.
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import dataclasses
+import math
 import sys
 import time
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from experiments import data, models, records
+from experiments import data, models, records, run_folder
+from experiments.checkpoints import KEPT, Checkpoints
 from experiments.config import Config
 import tf_fpq
+from tf_fpq.conversion import loading
 from tf_fpq.keras_compat import keras
 import tflite_export
 
@@ -27,47 +29,64 @@ SMALL_SIDE = 16
 SMALL_STRONG_VIEW = {"operations": 1, "magnitude": 0.3, "cutout": 0.25}
 
 
-def run(config: Config) -> Result:
+def run(config: Config, *, resume: bool = True, keep_checkpoints: int = KEPT) -> Result:
     """Trains, exports, verifies; writes `float.keras`, `student.keras`, `model.tflite`, `report.*`,
     `result.json`.
 
     The same configuration on the same machine gives the same figures: every random draw follows
-    from `config.seed`.
+    from `config.seed`. A run that was killed goes on after its last whole epoch, and ends with the
+    same bits as one that was not. One that is finished is not repeated.
 
     Args:
       config: What to do.
+      resume: Whether to go on with what is in the work directory; if not, the run begins anew.
+      keep_checkpoints: How many checkpoints of a training stay until the run is finished.
 
     Returns:
-      What `result.json` holds: configuration, versions, commit, metrics, seconds, and the training
-        history.
+      What `result.json` holds: configuration, versions, commit, metrics, seconds (since the run
+        last went on), and the training history.
 
     Raises:
-      ValueError: If `config.teacher` does not fit the dataset.
+      ValueError: If `config.teacher` cannot be loaded or does not fit the dataset.
+      ArithmeticError: If a training diverges.
       OSError: If the work directory cannot be written to.
       data.DatasetMissingError: If the dataset is not there.
+      run_folder.OtherRunError: If the work directory holds a run of another configuration.
       tflite_export.VerificationError: If the exported model is not the trained one.
     """
-    workdir = records.prepare_workdir(config.workdir)
+    with run_folder.opened(config, resume=resume) as folder:
+        if folder.result is None:
+            result = {**run_folder.about(config), **_run(config, folder, keep_checkpoints)}
+            folder.finish(result)
+            return result
+        print(f"== finished already in {folder.path}; --noresume runs it again", flush=True)
+        return folder.result
+
+
+def _run(config: Config, folder: run_folder.RunFolder, keep: int) -> Result:
+    """All steps, each from where it was killed: metrics, seconds and history."""
     seed_everything(config)
     dataset = load(config)
     seconds: dict[str, float] = {}
     with _timed("float teacher", seconds):
-        teacher, float_history = float_teacher(config, dataset)
-    records.write_whole(workdir / "float.keras", teacher.save)
+        checkpoints = Checkpoints(folder.checkpoints("teacher"), keep)
+        teacher, float_history = float_teacher(config, dataset, checkpoints=checkpoints)
+    records.write_whole(folder.path / "float.keras", teacher.save)
     with _timed("quantize and calibrate", seconds):
         student = quantized_student(config, teacher, dataset)
         start_accuracy = accuracy(student, dataset)
     with _timed("quantization-aware training", seconds):
-        history = train_student(config, student, teacher, dataset)
+        checkpoints = Checkpoints(folder.checkpoints("student"), keep)
+        history = train_student(config, student, teacher, dataset, checkpoints=checkpoints)
     with _timed("export", seconds):
         exported = tflite_export.export(
             student,
-            workdir / "model.tflite",
+            folder.path / "model.tflite",
             input_type=config.input_type,
             output_type=config.output_type,
         )
     # After the export, which moves the biases onto the grid of the file.
-    records.write_whole(workdir / "student.keras", student.save)
+    records.write_whole(folder.path / "student.keras", student.save)
     with _timed("verify", seconds):
         report = tflite_export.verify(
             student,
@@ -76,25 +95,19 @@ def run(config: Config) -> Result:
             teacher=teacher,
             kernels=config.kernels,
             min_top1_agreement=config.min_top1_agreement,
-            save=(workdir / "report.json", workdir / "report.html"),
+            save=(folder.path / "report.json", folder.path / "report.html"),
             verbose=_bar(),
         ).with_history(history)
-    report.save(workdir / "report.html")
-    metrics = {
-        "float_accuracy": accuracy(teacher, dataset),
-        "calibrated_accuracy": start_accuracy,
-        **deployed_metrics(report),
-    }
-    result = {
-        "config": dataclasses.asdict(config),
-        "commit": records.commit(),
-        "versions": records.versions(),
-        "metrics": metrics,
+    report.save(folder.path / "report.html")
+    return {
+        "metrics": {
+            "float_accuracy": accuracy(teacher, dataset),
+            "calibrated_accuracy": start_accuracy,
+            **deployed_metrics(report),
+        },
         "seconds": seconds,
         "history": {"float": float_history, "student": history},
     }
-    records.write_json(workdir / "result.json", result)
-    return result
 
 
 def seed_everything(config: Config) -> None:
@@ -105,7 +118,11 @@ def seed_everything(config: Config) -> None:
 
 
 def float_teacher(
-    config: Config, dataset: data.Dataset, *, watch: bool = True
+    config: Config,
+    dataset: data.Dataset,
+    *,
+    watch: bool = True,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Loads `config.teacher`, or trains a float network by SGD with a cosine schedule.
 
@@ -113,16 +130,18 @@ def float_teacher(
       config: What to do.
       dataset: The images.
       watch: See `fit`.
+      checkpoints: See `fit`.
 
     Returns:
       The model and its history by epoch (empty if it was loaded).
 
     Raises:
-      ValueError: If the loaded model does not read the dataset's images or has another number of
-        classes.
+      ArithmeticError: If the training diverges.
+      ValueError: If the model cannot be loaded, does not read the dataset's images or has another
+        number of classes.
     """
     if config.teacher is not None:
-        teacher = keras.models.load_model(config.teacher, compile=False)
+        teacher = loading.load(config.teacher)
         expected = ((None, *dataset.image_shape), (None, dataset.num_classes))
         if (teacher.input_shape, teacher.output_shape) != expected:
             raise ValueError(
@@ -131,9 +150,14 @@ def float_teacher(
             )
         return teacher, {}
     model = models.build(config.model, dataset.image_shape, dataset.num_classes, config.width)
-    recipe = config.of_teacher()
     history = fit(
-        model, recipe, dataset, config.float_learning_rate, config.float_epochs, watch=watch
+        model,
+        config.of_teacher(),
+        dataset,
+        config.float_learning_rate,
+        config.float_epochs,
+        watch=watch,
+        checkpoints=checkpoints,
     )
     return model, history
 
@@ -155,6 +179,7 @@ def train_student(
     *,
     watch: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, list[float]]:
     """Trains the student in place with the configured methods and returns the history by epoch.
 
@@ -165,6 +190,7 @@ def train_student(
       dataset: The images.
       watch: See `fit`.
       callbacks: More callbacks, behind those of the schedules.
+      checkpoints: See `fit`.
     """
     methods = config.make_methods()
     model = tf_fpq.QatModel(
@@ -182,6 +208,7 @@ def train_student(
         config.epochs,
         watch=watch,
         callbacks=callbacks,
+        checkpoints=checkpoints,
     )
 
 
@@ -221,6 +248,7 @@ def fit(
     *,
     watch: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, list[float]]:
     """SGD with momentum and a cosine to 0.
 
@@ -232,9 +260,13 @@ def fit(
       epochs: How long.
       watch: Whether the test accuracy is shown after every epoch; nothing is chosen by it.
       callbacks: More callbacks.
+      checkpoints: What the training goes on from, and writes to.
 
     Returns:
       The history by epoch.
+
+    Raises:
+      ArithmeticError: If the loss is not finite.
     """
     batches = dataset.train_batches(config.batch_size, config.seed, config.augment)
     if "cr" in config.methods and isinstance(model, tf_fpq.QatModel):
@@ -248,14 +280,40 @@ def fit(
         metrics=["accuracy"],
         jit_compile=config.jit_compile or None,
     )
+    done = checkpoints.restore(model) if checkpoints else 0
+    for _ in range(done):
+        iter(batches)  # each iteration has an order and an augmentation of its own
+    # In this order: an epoch that diverged is not kept.
+    own = [_StopIfNotFinite(learning_rate), *([checkpoints] if checkpoints else [])]
     fitted = model.fit(
         batches,
         validation_data=dataset.test_batches() if watch else None,
+        initial_epoch=done,
         epochs=epochs,
         verbose=(1 if _bar() else 2) if watch else 0,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *own],
     )
+    if checkpoints:
+        return checkpoints.history
     return {name: [float(value) for value in values] for name, values in fitted.history.items()}
+
+
+class _StopIfNotFinite(keras.callbacks.Callback):
+    """Stops a training whose loss is not finite: a float network has no guard of its own."""
+
+    def __init__(self, learning_rate: float):
+        super().__init__()
+        self._learning_rate = learning_rate
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the epoch's mean loss."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise ArithmeticError(
+                f"Training of {self.model.name!r} diverged in epoch {epoch + 1}: its loss is"
+                f" {loss}. Train with a lower learning rate. Received:"
+                f" learning_rate={self._learning_rate}."
+            )
 
 
 def accuracy(model: keras.Model, dataset: data.Dataset) -> float:

@@ -6,9 +6,9 @@ r"""Runs a grid of experiments over seeds.
 
 The runs come from a file that defines a `STUDY` (see experiments/study.py), in its order, or from
 the flags. Every run is a line of JSON in the results, written when the run ends; runs that are in
-it already are not repeated, so a sweep that was stopped goes on where it was. --workers=2 lets two
-processes share the runs, and several sweeps may run at once on one file, also on the same grid:
-each run is taken by one of them. A float teacher is trained once for all runs that agree in
+it already are not repeated, and one that was killed goes on after its last whole epoch. --workers=2
+lets two processes share the runs, and several sweeps may run at once on one file, also on the same
+grid: each run is taken by one of them. A float teacher is trained once for all runs that agree in
 everything it depends on. experiments.report makes tables of the rows.
 """
 
@@ -27,7 +27,8 @@ from typing import Any
 from absl import app, flags
 import tqdm
 
-from experiments import pipeline, records, study, trial
+from experiments import data, pipeline, records, run_folder, study, trial
+from experiments.checkpoints import Checkpoints
 from experiments.config import PRECISIONS, Config
 from experiments.results_file import ResultsFile
 from tf_fpq import programs
@@ -145,9 +146,15 @@ def teacher(config: Config, results: ResultsFile) -> str:
         if not path.exists():
             records.prepare_workdir(str(path.parent))
             pipeline.seed_everything(config)
-            model, _ = pipeline.float_teacher(config, pipeline.load(config), watch=False)
+            model, _ = pipeline.float_teacher(
+                config,
+                pipeline.load(config),
+                watch=False,
+                checkpoints=Checkpoints(path.with_name("checkpoints")),
+            )
             records.write_text(path.with_name("depends_on.json"), _identity(config) + "\n")
             records.write_whole(path, model.save)
+        run_folder.remove_leftovers(path.parent)
     return str(path)
 
 
@@ -234,6 +241,8 @@ def main(argv: Sequence[str]) -> int:
     others = [_other_worker() for _ in range(flags.FLAGS.workers - 1)]
     try:
         run_missing(found, pathlib.Path(flags.FLAGS.sweep_workdir), flags.FLAGS.minutes)
+    except (data.DatasetMissingError, run_folder.OtherRunError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     finally:
         codes = [process.wait() for process in others]
     print(f"{found.results}: {len(found.open_results().rows())} rows.")

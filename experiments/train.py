@@ -1,7 +1,8 @@
 r"""Trains a float network, quantizes it, trains on with it as teacher, and proves the export.
 
 Writes to --workdir: float.keras, student.keras, model.tflite, report.json, report.html and
-result.json (configuration, versions, commit, metrics).
+result.json (configuration, versions, commit, metrics). The same command goes on with a run that was
+killed, after its last whole epoch, and ends with the same bits.
 
 Examples:
 
@@ -29,7 +30,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import data, models, pipeline
+from experiments import checkpoints, data, models, pipeline, run_folder
 from experiments.config import FLOAT, IO_TYPES, METHODS, PRECISIONS, Config
 from tf_fpq import programs
 import tflite_export
@@ -149,6 +150,17 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("seed", Config.seed, "Of everything random.")
 flags.DEFINE_string("workdir", Config.workdir, "Folder to write to.")
+RESUME = flags.DEFINE_bool(
+    "resume",
+    True,
+    "Go on with a run of the same configuration in --workdir; without it such a run is removed.",
+)
+KEEP_CHECKPOINTS = flags.DEFINE_integer(
+    "keep_checkpoints",
+    checkpoints.KEPT,
+    "Checkpoints of a training that stay until the run is finished; one is written every epoch.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "teacher", Config.teacher, "A saved float.keras to load instead of training one."
 )
@@ -165,6 +177,18 @@ flags.DEFINE_float(
     Config.min_top1_agreement,
     "Share of test images on which student and model.tflite must choose the same class; by default"
     " verify asks for what is left of chaos.",
+)
+
+
+# What a run may end with: a line each.
+EXPECTED_ERRORS = (
+    data.DatasetMissingError,
+    run_folder.OtherRunError,
+    tflite_export.VerificationError,
+    ArithmeticError,
+    ImportError,
+    OSError,
+    ValueError,
 )
 
 
@@ -196,8 +220,8 @@ def main(argv: Sequence[str]) -> None:
         # absl would print the help of all flags before it.
         sys.exit(f"error: {error}")
     try:
-        result = pipeline.run(config)
-    except (data.DatasetMissingError, tflite_export.VerificationError, OSError) as error:
+        result = pipeline.run(config, resume=RESUME.value, keep_checkpoints=KEEP_CHECKPOINTS.value)
+    except EXPECTED_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(pipeline.table(result))
     print(

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from experiments import data, pipeline, records
+from experiments import data, pipeline, records, run_folder
+from experiments.checkpoints import Checkpoints
 from experiments.config import FLOAT, Config
 import tf_fpq
 from tf_fpq.keras_compat import keras
@@ -38,7 +39,8 @@ def run(config: Config) -> Row:
 
     Every random draw follows from `config.seed`: the teacher, the calibration images, the order of
     the training images, their augmentation and the methods' noise. Runs that differ in their
-    methods or rates alone are therefore pairs.
+    methods or rates alone are therefore pairs. A run that was killed goes on after its last whole
+    epoch.
 
     Args:
       config: What to do; with `workdir` the trained student is kept there as `student.keras`.
@@ -47,19 +49,33 @@ def run(config: Config) -> Row:
       Figures by their names in a row. Accuracies are shares, those of a student that does not exist
       (`methods=("float",)`) are None.
     """
+    with run_folder.opened(config, resume=True) as folder:
+        figures = _run(config, Checkpoints(folder.checkpoints("student")))
+        run_folder.remove_leftovers(folder.path)
+    return figures
+
+
+def _run(config: Config, checkpoints: Checkpoints) -> Row:
     pipeline.seed_everything(config)
     dataset = _dataset(config)
     teacher, _ = pipeline.float_teacher(config, dataset, watch=False)
     figures = {"accuracy_float": pipeline.accuracy(teacher, dataset)}
     if config.methods == (FLOAT,):
-        pipeline.fit(teacher, config, dataset, config.learning_rate, config.epochs, watch=False)
+        pipeline.fit(
+            teacher,
+            config,
+            dataset,
+            config.learning_rate,
+            config.epochs,
+            watch=False,
+            checkpoints=checkpoints,
+        )
         return {**figures, **_float_figures(teacher, dataset)}
     student = pipeline.quantized_student(config, teacher, dataset)
-    pipeline.train_student(config, student, teacher, dataset, watch=False)
+    pipeline.train_student(config, student, teacher, dataset, watch=False, checkpoints=checkpoints)
     figures |= _deployed_figures(student, dataset)
     figures["train_accuracy"] = _train_accuracy(student, dataset)
-    workdir = records.prepare_workdir(config.workdir)
-    records.write_whole(workdir / "student.keras", student.save)
+    records.write_whole(pathlib.Path(config.workdir) / "student.keras", student.save)
     tf_fpq.callbacks.reestimate_batch_norm(student, _reestimation_batches(config, dataset))
     again = _deployed_figures(student, dataset)
     figures |= {

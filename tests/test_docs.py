@@ -20,7 +20,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 ELSEWHERE = ("bring-your-model.md", "extending.md")  # run by tests of their own
 # Those with several trainings; the others share the session of the first page.
-SLOW = ("save-and-resume.md", "two-views.md", "sharpness.md", "tensorboard.md", "troubleshooting.md")
+SLOW = (
+    *("save-and-resume.md", "two-views.md", "sharpness.md"),
+    *("tensorboard.md", "troubleshooting.md"),
+)
 FIRST = "getting-started.md"
 
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "tflite_export": {"tf_fpq", "tflite_export"},
     "experiments": {"tf_fpq", "tflite_export", "experiments"},
     "benchmarks": {"tf_fpq", "tflite_export", "experiments", "benchmarks"},
+    "examples": {"tf_fpq", "tflite_export", "examples"},
 }
 KERAS = {"keras", "tf_keras", "tensorflow_model_optimization", "tf_fpq.keras_compat"}
 # The rooms in order: a module imports from its own room and from those above it in this list. A

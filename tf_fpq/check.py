@@ -2,8 +2,8 @@
 
 Exit code: 0, 1 if a layer is not supported, 2 if the file cannot be read.
 
-The file may come from Keras 2 or Keras 3 (`.keras`, `.h5`, or a SavedModel folder of Keras 2). In
-Python: `tf_fpq.check(model, rules)`.
+The file may come from Keras 2 or Keras 3 (`.keras`, `.h5`, or with --trust a SavedModel folder of
+Keras 2). In Python: `tf_fpq.check(model, rules)`.
 
 Examples:
 
@@ -40,6 +40,7 @@ flags.DEFINE_list(
     [],
     "Python modules to import first: those that register your own classes with Keras.",
 )
+flags.DEFINE_bool("trust", False, loading.TRUST)
 flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
 
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         for module in FLAGS.imports:
             importlib.import_module(module)
-        report = preflight.check(loading.load(argv[1]), rules or None)
+        report = preflight.check(loading.load(argv[1], trust=FLAGS.trust), rules or None)
     except (OSError, ImportError, TypeError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)

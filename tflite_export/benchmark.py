@@ -24,6 +24,7 @@ _KERNELS = flags.DEFINE_list("kernels", ["xnnpack"], "Kernel sets: xnnpack, buil
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of the kernels.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 100, "Timed runs.", lower_bound=1)
 _WARMUP = flags.DEFINE_integer("warmup", 10, "Runs before them.", lower_bound=0)
+_TRUST = flags.DEFINE_bool("trust", False, command_line.TRUST)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
 
 
@@ -56,7 +57,7 @@ def _from_keras(path: str) -> dict[str, bytes]:
     """Contents of the .tflite files of a float model or a student, by label."""
     from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 
-    model = command_line.load_keras(path)
+    model = command_line.load_keras(path, trust=_TRUST.value)
     name = pathlib.Path(path).stem
     if not any(isinstance(layer, QuantizedLayer) for layer in model.layers):
         return {f"{name} float32": _convert_float(model)}

@@ -20,6 +20,11 @@ from tflite_export.errors import InterpreterError
 _HELP = ("help", "helpshort", "helpfull", "helpxml", "?")
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 
+# Twin of `tf_fpq.conversion.loading.TRUST`, which would bring TensorFlow along.
+TRUST = (
+    "Run code that a model file holds, the functions of Lambda layers. It can do whatever you can,"
+    " so give this only for files whose maker you trust."
+)
 # A condition is not met, e.g. the gate: for CI.
 EXIT_FAILED = 1
 # Bad arguments, or files that cannot be read or written.
@@ -115,11 +120,15 @@ def positional(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def load_keras(path: str) -> Any:
+def load_keras(path: str, *, trust: bool = False) -> Any:
     """A model of a `.keras` file; students load with their quantizers.
 
+    Args:
+      path: The file.
+      trust: Whether to run code that the file holds; it can do whatever you can.
+
     Raises:
-      ValueError: If the file is damaged, foreign, or a Keras 3 model of its own layers.
+      ValueError: If the file is damaged, foreign, a Keras 3 model of its own layers, or holds code.
       OSError: If there is no such file.
     """
     if not os.path.isfile(path):
@@ -131,9 +140,11 @@ def load_keras(path: str) -> Any:
     from tf_fpq.keras_compat import keras
 
     loading.check_archive(path)
+    if not trust:
+        loading.check_code(path)
     try:
         with graph.deep_recursion():
-            return keras.models.load_model(path, compile=False)
+            return keras.models.load_model(path, compile=False, safe_mode=not trust)
     # A damaged archive fails in the zip reader, the JSON parser, HDF5 or a layer's constructor.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -55,6 +55,7 @@ _MEAN = flags.DEFINE_list(
 _STD = flags.DEFINE_list(
     "std", None, "Standard deviation, likewise: x = (pixel - mean) / std, as TFLite metadata."
 )
+_TRUST = flags.DEFINE_bool("trust", False, command_line.TRUST)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON line.")
 
 
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     source, path = command_line.positional(arguments, ["student.keras", "output.tflite"])
     labels = None if _LABELS.value is None else command_line.load_labels(_LABELS.value)
     normalization = _normalization()
-    student = command_line.load_keras(source)
+    student = command_line.load_keras(source, trust=_TRUST.value)
     from tflite_export import exported_model
 
     exported = exported_model.export(

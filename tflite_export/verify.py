@@ -88,6 +88,7 @@ _SAVE = flags.DEFINE_multi_string(
 _OVERLAY = flags.DEFINE_string(
     "overlay", None, "Write an overlay for Google's Model Explorer: x.json."
 )
+_TRUST = flags.DEFINE_bool("trust", False, command_line.TRUST)
 _JSON = flags.DEFINE_bool("json", False, "Print the report as one JSON line instead of tables.")
 
 
@@ -96,6 +97,8 @@ def main(arguments: list[str]) -> int:
     left, right = command_line.positional(
         arguments, ["student.keras or left.tflite", "model.tflite"]
     )
+    for path in _SAVE.value:
+        report_lib.check_path(path)
     report = _pair(left, right) if left.endswith(".tflite") else _student(left, right)
     for path in _SAVE.value:
         report.save(path)
@@ -134,8 +137,10 @@ def _student(student: str, path: str) -> report_lib.Report:
     if _IMAGES.value is None:
         raise ValueError("A student is verified on images. Received: --images=None.")
     images = command_line.load_images(_IMAGES.value)
-    model = command_line.load_keras(student)
-    teacher = command_line.load_keras(_TEACHER.value) if _TEACHER.value else None
+    model = command_line.load_keras(student, trust=_TRUST.value)
+    teacher = None
+    if _TEACHER.value:
+        teacher = command_line.load_keras(_TEACHER.value, trust=_TRUST.value)
     from tflite_export.runtimes import litert
     from tflite_export.verification import verifier
 

@@ -12,7 +12,15 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = ("tf_fpq", "tflite_export", "experiments", "benchmarks", "tools", "tests")
+PACKAGES = (
+    "tf_fpq",
+    "tflite_export",
+    "experiments",
+    "benchmarks",
+    "examples",
+    "tools",
+    "tests",
+)
 RUNNER = pathlib.Path("tests/run_pytest.py")
 
 # The name on PyPI of what an import brings, where it is another one.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import data, models, pipeline
+from experiments.checkpoints import Checkpoints
 from experiments.config import Config
 from tf_fpq.keras_compat import keras
 import tflite_export
@@ -56,6 +57,64 @@ def test_result_repeats_the_configuration(finished):
         len(result["history"]["float"]["loss"]) == 2
         and len(result["history"]["student"]["csd_loss"]) == 1
     )
+
+
+def test_a_finished_run_is_not_repeated(finished, monkeypatch):
+    config, result = finished
+    monkeypatch.setattr(pipeline, "load", None)
+    assert pipeline.run(config) == json.loads(json.dumps(result))
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "float_learning_rate"])
+def test_a_training_that_diverges_is_one_line_and_leaves_no_half_product(
+    small, tmp_path, monkeypatch, field
+):
+    """Where the float network is not at fault it stays."""
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(small, methods=("none",), workdir="run", **{field: 1e30})
+    with pytest.raises(ArithmeticError, match="^Training .*diverged in (step|epoch)") as error:
+        pipeline.run(config)
+    assert "\n" not in str(error.value)
+    left = {path.name for path in pathlib.Path("run").iterdir()}
+    assert left == {"checkpoints", *(["float.keras"] if field == "learning_rate" else [])}
+
+
+class KilledError(Exception):
+    """What ends a run in the middle."""
+
+
+def kill_after(monkeypatch, saves):
+    """Ends a run after so many checkpoints."""
+    real, count = Checkpoints.on_epoch_end, 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        nonlocal count
+        real(self, epoch, logs)
+        count += 1
+        if count == saves:
+            raise KilledError
+
+    monkeypatch.setattr(Checkpoints, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_an_uninterrupted_one(small, tmp_path, monkeypatch):
+    """Killed in the middle of the teacher's training, then of the student's."""
+    config = dataclasses.replace(
+        small, methods=("fpq", "cr"), epochs=2, train_examples=128, workdir=str(tmp_path / "whole")
+    )
+    expected = pipeline.run(config)
+    killed = dataclasses.replace(config, workdir=str(tmp_path / "killed"))
+    for saves in (1, 2):
+        with monkeypatch.context() as patched, pytest.raises(KilledError):
+            kill_after(patched, saves)
+            pipeline.run(killed)
+        assert not (tmp_path / "killed" / "result.json").exists()
+    found = pipeline.run(killed)
+    assert (found["metrics"], found["history"]) == (expected["metrics"], expected["history"])
+    one, other = (tmp_path / name / "model.tflite" for name in ("whole", "killed"))
+    assert one.read_bytes() == other.read_bytes()
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == FILES
 
 
 def test_twin_and_file_agree_in_every_code(finished):

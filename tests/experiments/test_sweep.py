@@ -62,7 +62,7 @@ def test_a_teacher_is_shared_only_by_runs_that_agree_in_all_it_depends_on(
 ):
     trained = []
 
-    def float_teacher(config, dataset, watch):
+    def float_teacher(config, dataset, watch, checkpoints):
         trained.append(config)
         inputs = keras.Input((1,))
         return keras.Model(inputs, inputs), {}

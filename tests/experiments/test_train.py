@@ -104,7 +104,7 @@ def test_bad_arguments_end_with_one_line():
 
 
 def test_missing_dataset_ends_with_one_line(monkeypatch):
-    def run(config):
+    def run(config, **arguments):
         raise data.DatasetMissingError("Ways out: none.")
 
     monkeypatch.setattr(pipeline, "run", run)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import pipeline, trial
+from experiments.checkpoints import Checkpoints
 from experiments.config import Config
 import tf_fpq
 from tf_fpq.keras_compat import keras
@@ -82,3 +83,23 @@ def test_methods_of_one_seed_see_the_same_images_from_the_same_student(base, mon
     first, second, other = seen
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert not np.array_equal(first[-1], other[-1])
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_an_uninterrupted_one(base, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        base, methods=("fpq",), epochs=2, workdir=str(tmp_path / "whole"), validation_examples=40
+    )
+    expected = trial.run(config)
+    killed = dataclasses.replace(config, workdir=str(tmp_path / "killed"))
+    real = Checkpoints.on_epoch_end
+
+    def kill(self, epoch, logs=None):
+        real(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Checkpoints, "on_epoch_end", kill)
+        trial.run(killed)
+    assert trial.run(killed) == expected
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["student.keras"]

@@ -2,6 +2,6 @@
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raises ValueError if `value`, the argument `name`, is negative."""
-    if value < 0:
+    """Raises ValueError if `value`, the argument `name`, is negative or NaN."""
+    if not value >= 0:
         raise ValueError(f"{name} must not be negative. Received: {name}={value}.")

@@ -247,7 +247,7 @@ class ChannelStandardizedDistillation(Method):
         """
         super().__init__(name=name, **kwargs)
         check_not_negative("weight", weight)
-        if epsilon <= 0:
+        if not epsilon > 0:
             raise ValueError(f"epsilon must be positive. Received: epsilon={epsilon}.")
         self.weight = weight
         self.epsilon = epsilon

@@ -9,7 +9,7 @@ _SMALLEST = 1e-7
 
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless `temperature` is positive."""
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive. Received: temperature={temperature}.")
 
 

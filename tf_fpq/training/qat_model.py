@@ -102,9 +102,9 @@ class QatModel(keras.Model):
         super().__init__(name=name, dtype="float32")
         methods = list(methods)
         argument_checks.check_methods(methods)
-        if step_size_learning_rate_factor <= 0:
+        if not 0 < step_size_learning_rate_factor < float("inf"):
             raise ValueError(
-                "step_size_learning_rate_factor must be positive. "
+                "step_size_learning_rate_factor must be positive and finite. "
                 f"Received: step_size_learning_rate_factor={step_size_learning_rate_factor}."
             )
         self.student = student

@@ -139,10 +139,14 @@ class Kernel:
         return np.abs(self.bias) if self.added is None else self.added
 
     def magnitude(self, grids: Grids) -> np.ndarray:
-        """Largest sum of the absolute values that a float computation adds up, `[channels]`."""
+        """How large the partial sums of a float computation get, `[channels]`.
+
+        n products of either sign wander as far as the root of the sum of their squares, here at the
+        largest inputs. What is added comes on top.
+        """
         largest = max(abs(end) for end in grids.input_range) * grids.input_scale
-        weights = np.abs(self.codes.astype(np.int64)).sum(self._others) * self.scale
-        return weights * largest + self._added
+        squares = np.square(self.codes.astype(np.int64)).sum(self._others)
+        return np.sqrt(squares) * self.scale * largest + self._added
 
     def stored(self, grids: Grids, limit: int = INT8_MAX) -> StoredKernel:
         """What a file holds of this kernel between two grids.

@@ -49,8 +49,9 @@ class FloatSum:
 
     Attributes:
       move: By how much the file's rounded bias and weights move a sum at most, `[channels]`.
-      magnitude: Largest sum of the absolute values that the student adds up, in the output's unit,
-        `[channels]`: all products at the largest inputs, the bias and what batch norms add.
+      magnitude: How large the student's partial sums get, in the output's unit, `[channels]`: the
+        root of the sum of the squared products, at the largest inputs, and on top of that the bias
+        and what batch norms add.
       terms: Products in a sum.
     """
 

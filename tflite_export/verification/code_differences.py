@@ -256,10 +256,7 @@ class TensorTable:
 
 
 def _check_labels(labels: np.ndarray, output: deployed_lib.Tensor) -> None:
-    """Refuses class numbers that no output `[batch, classes]` has.
-
-    They would count as wrong answers.
-    """
+    """Refuses class numbers that no output `[batch, classes]` has: they would count as wrong."""
     classes = output.shape[-1]
     if len(output.shape) != 2 or classes < 2 or not labels.size:
         return
@@ -389,6 +386,8 @@ def _class_numbers(labels: Any, count: int) -> np.ndarray:
     if isinstance(labels, tuple) and labels and np.ndim(labels[0]):  # one array for each output
         labels = labels[0]
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "fiub":
+        raise ValueError(f"labels must be class numbers. Received: labels of dtype {labels.dtype}.")
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(-1)
     labels = labels.reshape(-1)

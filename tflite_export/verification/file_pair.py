@@ -80,6 +80,9 @@ def compare_files(
             "min_top1_agreement must be between 0 and 1. Received:"
             f" min_top1_agreement={min_top1_agreement}."
         )
+    for name, limit in (("max_lsb", max_lsb), ("max_abs", max_abs)):
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{name} must not be negative. Received: {name}={limit}.")
     contents = {"left": litert.read_bytes(left), "right": litert.read_bytes(right)}
     paths = {"left": os.fspath(left), "right": os.fspath(right)}
     models = {side: reader.from_bytes(data, paths[side]) for side, data in contents.items()}

@@ -353,13 +353,15 @@ def _traced_model(model: Any) -> Outputs:
     import tensorflow as tf
 
     run = _traced(
-        lambda x: tf.nest.flatten(model(x, training=False)), [t.shape[1:] for t in model.inputs]
+        lambda x: tf.nest.flatten(model(x, training=False)),
+        [tf.TensorSpec((None, *t.shape[1:])) for t in model.inputs],
     )
     return lambda arrays: [output.numpy() for output in run(arrays)]
 
 
 def _traced_twin(twin: integer_twin.IntegerTwin, names: Sequence[str]) -> Callable[[Arrays], Any]:
     """The codes of tensors `names` as a function of the codes of a twin's inputs."""
+    import tensorflow as tf
 
     def selected(codes: Any) -> list[Any]:
         found = twin.run_codes(codes)
@@ -368,32 +370,26 @@ def _traced_twin(twin: integer_twin.IntegerTwin, names: Sequence[str]) -> Callab
     inputs = [twin.deployed.tensors[name] for name in twin.deployed.inputs]
     return _traced(
         selected,
-        [tensor.shape[1:] for tensor in inputs],
-        [np.dtype(tensor.dtype) for tensor in inputs],
+        [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in inputs],
         autograph=False,  # kernels have no Python control flow on tensors; parsing takes seconds
     )
 
 
 def _traced(
-    function: Callable[..., Any],
-    shapes: Sequence[Sequence[int]],
-    dtypes: Sequence[Any] | None = None,
-    autograph: bool = True,
+    function: Callable[..., Any], specs: Sequence[Any], autograph: bool = True
 ) -> Callable[[Arrays], Any]:
     """A graph function of one array for each input, with any batch size, traced once.
 
-    `function` gets the tensor of a model with one input, else the list of tensors.
+    Where the user has TensorFlow run functions eagerly, it is none. `function` gets the tensor of a
+    model with one input, else the list of tensors.
     """
     import tensorflow as tf
-
-    dtypes = [np.float32] * len(shapes) if dtypes is None else dtypes
-    specs = [
-        tf.TensorSpec((None, *shape), dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
-    ]
 
     def graph(*parts: Any) -> Any:
         return function(parts[0] if len(parts) == 1 else list(parts))
 
+    if tf.config.functions_run_eagerly():  # for few images tracing takes longer than they do
+        return lambda arrays: graph(*map(tf.convert_to_tensor, arrays))
     traced = tf.function(graph, input_signature=specs, autograph=autograph)
     # TensorFlow takes all of these for one function, and warned of its tracings.
     concrete = traced.get_concrete_function()

@@ -94,17 +94,13 @@ class Report(Findings):
           ValueError: If the ending is another one.
           OSError: If the path cannot be written.
         """
-        suffix = pathlib.Path(path).suffix.lower()
+        suffix = check_path(path)
         if suffix == ".json":
             contents = json.dumps(self.to_dict(), indent=1)
         elif suffix == ".html":
             contents = report_html.render(self)
-        elif suffix == ".txt":
-            contents = self.text()
         else:
-            raise ValueError(
-                f"path must end in .json, .html or .txt. Received: path={os.fspath(path)!r}."
-            )
+            contents = self.text()
         _write(path, contents)
 
     def overlay(
@@ -157,6 +153,20 @@ class Report(Findings):
             return {found.tensor: found.sqnr_db for found in self.float_errors}
         chosen = [found for found in self.tensors if {found.left, found.right} == pair]
         return {c.tensor: c.share if metric == "differing" else getattr(c, metric) for c in chosen}
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """The ending of a report's path.
+
+    Raises:
+      ValueError: If no report has it.
+    """
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in (".json", ".html", ".txt"):
+        raise ValueError(
+            f"path must end in .json, .html or .txt. Received: path={os.fspath(path)!r}."
+        )
+    return suffix
 
 
 def _write(path: str | os.PathLike[str], text: str) -> None:

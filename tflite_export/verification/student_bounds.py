@@ -126,12 +126,12 @@ def _of_kernel(
 ) -> np.ndarray:
     """Of sums of products.
 
-    The error of n float32 additions grows with the root of n: beside the largest sum of absolute
-    values it is `2^-24 sqrt(n)`. Kernels that round twice first round to a multiple of `2^-k`
+    Each of n float32 additions is off by up to 2^-24 of the partial sum, either way: all of them by
+    `2^-24 sqrt(n)` of its magnitude. Kernels that round twice first round to a multiple of `2^-k`
     output steps, which is less than two steps of the sum.
 
-    A worked number: 1152 products of which the absolute values add up to 700 output steps are off
-    by `700 * 34 * 2^-24`, 0.0014 steps.
+    A worked number: partial sums of 700 output steps, of 1152 products, are off by `700 * 34 *
+    2^-24`, 0.0014 steps.
     """
     name = next(name for name in operator.inputs if name in float_sums)
     sums, bias = float_sums[name], model.tensors[name]

@@ -126,17 +126,25 @@ def verify(
     """
     litert.check_kernels(kernels)
     kernels = tuple(dict.fromkeys(kernels))
-    _check_arguments(tensor_images, reference_images, runtime_images, min_top1_agreement)
+    limits = judgement.Limits(max_twin_codes, min_top1_agreement, max_student_lsb)
+    _check_arguments(
+        limits,
+        tensor_images=tensor_images,
+        reference_images=reference_images,
+        runtime_images=runtime_images,
+    )
+    paths = [save] if isinstance(save, str | os.PathLike) else list(save)
+    for path in paths:
+        report_lib.check_path(path)
     if not isinstance(exported, exported_model.ExportedModel):
         exported = exported_model.open_exported(student, exported)
-    limits = judgement.Limits(max_twin_codes, min_top1_agreement, max_student_lsb)
     sizes = measurements.Sizes.of(
         exported.file_model, batch_size, tensor_images, reference_images, runtime_images
     )
     report = _verified(
         student, exported, images, _flat(teacher), kernels, runtimes, sizes, limits, verbose
     )
-    for path in [save] if isinstance(save, str | os.PathLike) else save:
+    for path in paths:
         report.save(path)
     if not report.passed:
         raise VerificationError(report)
@@ -198,24 +206,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _check_arguments(
-    tensor_images: int | None,
-    reference_images: int | None,
-    runtime_images: int,
-    min_top1_agreement: float | None,
-) -> None:
-    counts = {
-        "tensor_images": tensor_images,
-        "reference_images": reference_images,
-        "runtime_images": runtime_images,
-    }
+def _check_arguments(limits: judgement.Limits, **counts: int | None) -> None:
+    counts |= {"max_twin_codes": limits.max_twin_codes, "max_student_lsb": limits.max_student_lsb}
     for name, value in counts.items():
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative. Received: {name}={value}.")
-    if min_top1_agreement is not None and not 0 <= min_top1_agreement <= 1:
+    share = limits.min_top1_agreement
+    if share is not None and not 0 <= share <= 1:
         raise ValueError(
             "min_top1_agreement must be a share between 0 and 1, or None. Received:"
-            f" min_top1_agreement={min_top1_agreement}."
+            f" min_top1_agreement={share}."
         )
 
 

@@ -3,6 +3,7 @@ explained."""
 
 import subprocess
 import sys
+import zipfile
 
 import keras as keras3
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from tf_fpq.conversion import loading
 from tf_fpq.keras_compat import keras
+from tflite_export import command_line
 
 layers3 = keras3.layers
 
@@ -93,3 +95,48 @@ def test_what_cannot_be_read_is_explained_in_a_line(tmp_path, name, said):
     with pytest.raises(ValueError, match=said) as caught:
         loading.load(tmp_path / f"{name}.keras")
     assert "\n" not in str(caught.value)
+
+
+def _with_code(path, marker):
+    """A model that writes `marker` when it is loaded: the function runs when Keras rebuilds it."""
+    text = str(marker)
+
+    def act(x):
+        import pathlib
+
+        pathlib.Path(text).touch()
+        return x
+
+    x = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(act)])
+    keras.Model(x, inner(x)).save(path)
+    marker.unlink()
+    return path
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras", "folder"])
+@pytest.mark.parametrize("load", [loading.load, command_line.load_keras])
+def test_code_in_a_file_runs_only_if_it_is_trusted(tmp_path, name, load):
+    marker = tmp_path / "ran"
+    path = str(_with_code(tmp_path / name, marker))
+    if name == "folder" and load is command_line.load_keras:
+        with pytest.raises(FileNotFoundError, match="No such file: .*folder"):
+            load(path)
+        return
+    with pytest.raises(ValueError, match=f"Cannot load .*{name}.*(Lambda layer|is a program)") as e:
+        load(path)
+    assert not marker.exists() and "\n" not in str(e.value)
+    load(path, trust=True)
+    assert marker.exists()
+
+
+def test_a_file_that_is_two_at_once_is_looked_at_as_both(tmp_path):
+    """Keras goes by the name, and reads this archive as HDF5."""
+    marker = tmp_path / "ran"
+    path = _with_code(tmp_path / "model.h5", marker)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("metadata.json", "{}")
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(ValueError, match="Lambda layer"):
+        loading.load(path)
+    assert not marker.exists()

@@ -163,8 +163,8 @@ def test_magnitudes_do_not_cancel():
     kernel = _kernel([[3, -7]], [0.1], [500.0]).fold(np.array([0.5]), np.array([-249.0]))
     assert kernel.bias == 1.0
     largest = max(abs(end) for end in GRIDS.input_range) * GRIDS.input_scale
-    # 0.5 * 0.1 * (3 + 7) for each unit of the largest input, and |0.5 * 500| + |-249|.
-    np.testing.assert_allclose(kernel.magnitude(GRIDS), [0.5 * largest + 499.0])
+    # 0.5 * 0.1 * sqrt(3^2 + 7^2) for each unit of the largest input, and |0.5 * 500| + |-249|.
+    np.testing.assert_allclose(kernel.magnitude(GRIDS), [0.05 * 58**0.5 * largest + 499.0])
 
 
 def test_weights_that_are_not_next_to_nothing_are_not_rounded_away():

@@ -268,6 +268,20 @@ def test_outputs_that_are_no_classes_are_compared_by_value(exported, tmp_path):
     assert "compared by" in str(report) and "values" in str(report)
 
 
+def test_nothing_is_traced_where_functions_run_eagerly(exported, monkeypatch):
+    def traced(*args, **kwargs):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr(tf, "function", traced)
+    with pytest.raises(AssertionError, match="traced"):
+        verify(exported, FEW, kernels=("xnnpack",))
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert verify(exported, FEW, kernels=("xnnpack",)).passed
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 def test_the_report_is_saved_when_the_verification_fails(exported, tmp_path):
     paths = [tmp_path / "r.json", tmp_path / "r.html"]
     error = failure(exported, max_student_lsb=-1, save=paths)

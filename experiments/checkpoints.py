@@ -1,0 +1,107 @@
+"""Trainings that go on where they were killed, by TensorFlow's own checkpoints.
+
+After every epoch the model is written with its optimizer, its methods and the history so far. A
+training that goes on from there is bit-equal to one that was never interrupted.
+"""
+
+from collections.abc import Iterator
+import json
+import pathlib
+import re
+from typing import Any
+import warnings
+
+import tensorflow as tf
+
+from tf_fpq.keras_compat import keras
+
+# Checkpoints that are kept: the second is there for the case that the newest cannot be read.
+KEPT = 2
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes a checkpoint after every epoch, and restores the newest one that is whole.
+
+    Example:
+      >>> checkpoints = Checkpoints("runs/a/checkpoints")
+      >>> epochs_done = checkpoints.restore(model)
+      >>> model.fit(data, initial_epoch=epochs_done, epochs=20, callbacks=[checkpoints])
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int = KEPT):
+        """Reads and writes nothing yet.
+
+        Args:
+          folder: Where checkpoints are written.
+          keep: How many of them stay.
+        """
+        super().__init__()
+        self._folder, self._keep = folder, keep
+        self._history = _History()
+        self._manager: Any = None
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The logs of all epochs, by name, those of before an interruption among them."""
+        epochs = self._history.epochs
+        return {name: [logs[name] for logs in epochs] for name in (epochs[0] if epochs else ())}
+
+    def restore(self, model: keras.Model) -> int:
+        """Restores the newest checkpoint that is whole; one that is not is named in a warning.
+
+        Args:
+          model: A compiled model, as it is before its first step.
+
+        Returns:
+          How many epochs it has trained already.
+        """
+        model.optimizer.build(model.trainable_variables)
+        checkpoint = tf.train.Checkpoint(model=model, history=self._history)
+        self._manager = tf.train.CheckpointManager(
+            checkpoint, str(self._folder), max_to_keep=self._keep, checkpoint_name="epoch"
+        )
+        # One that cannot be read must not be restored by half.
+        if whole := next(filter(_is_whole, self._newest_first()), None):
+            checkpoint.restore(whole).assert_existing_objects_matched()
+        return len(self._history.epochs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint."""
+        self._history.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        self._manager.save(checkpoint_number=epoch + 1)
+
+    def _newest_first(self) -> Iterator[str]:
+        """Checkpoints by the files that are there: the manager's list of them may be damaged."""
+        numbers = (
+            re.fullmatch(r"epoch-(\d+)\.index", path.name) for path in self._folder.glob("*.index")
+        )
+        for number in sorted((int(found[1]) for found in numbers if found), reverse=True):
+            yield str(self._folder / f"epoch-{number}")
+
+
+class _History(tf.train.experimental.PythonState):
+    """The logs of each epoch, as text inside a checkpoint."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def serialize(self) -> str:
+        return json.dumps(self.epochs)
+
+    def deserialize(self, string_value: Any) -> None:
+        self.epochs = json.loads(string_value)
+
+
+def _is_whole(path: str) -> bool:
+    """Whether all tensors of a checkpoint can be read; TensorFlow checks their sums."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"The checkpoint {path} cannot be read and is passed over: {reason}", stacklevel=3
+        )
+        return False
+    return True
