@@ -6,7 +6,7 @@ python -m tools.build_files --check    exits with 1 and names those that are out
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import sys
@@ -167,22 +167,35 @@ def _build_text(members: Mapping[pathlib.Path, Module]) -> str:
 
 
 def _rule(path: pathlib.Path, module: Module) -> str:
-    kind, srcs, pip, lines = "py_library", [path.name], module.pip, []
+    kind, srcs, pip, run = "py_library", [path.name], module.pip, []
     if path.name.startswith("test_"):
         runner = f"//{RUNNER.parent}:{RUNNER.name}"
         kind, srcs, pip = "py_test", [path.name, runner], pip | {"pytest"}
-        lines = [f'    main = "{runner}",', f'    args = ["{path}"],']
+        run = [f'    args = ["{path}"],', f'    main = "{runner}",']
     data = [_file_label(target, path) for target in sorted(module.data)]
-    deps = sorted(f"//{target.parent}:{_target(target)}" for target in module.deps)
-    attributes = {
-        "srcs": [f'"{source}",' for source in srcs],
-        "data": [f'"{label}",' for label in data],
-        "deps": [*(f'"{label}",' for label in deps), *(f"# pip: {name}" for name in sorted(pip))],
-    }
-    for attribute, values in attributes.items():
-        if values:
-            lines += [f"    {attribute} = [", *(f"        {value}" for value in values), "    ],"]
-    return "\n".join([f"{kind}(", f'    name = "{_target(path)}",', *lines, ")"])
+    # In the order of buildifier: a package's own target before its others, and before its folders.
+    deps = sorted(map(_label, module.deps), key=lambda label: label.split(":"))
+    before, after = _list("srcs", [f'"{source}",' for source in srcs]), []
+    after += _list("data", [f'"{label}",' for label in data])
+    after += _list("deps", [f'"{label}",' for label in deps] + [f"# pip: {n}" for n in sorted(pip)])
+    lines = [f"{kind}(", f'    name = "{_target(path)}",', *before, *run, *after, ")"]
+    return "\n".join(lines)
+
+
+def _list(attribute: str, values: Sequence[str]) -> list[str]:
+    """Lines of an attribute that is a list, as buildifier breaks them; none if it is empty."""
+    if len(values) == 1 and not values[0].startswith("#"):
+        return [f"    {attribute} = [{values[0].rstrip(',')}],"]
+    return [f"    {attribute} = [", *(f"        {v}" for v in values), "    ],"] if values else []
+
+
+def _label(path: pathlib.Path) -> str:
+    """The label as buildifier writes it: a package's own name is left out behind the colon."""
+    return (
+        f"//{path.parent}"
+        if _target(path) == path.parent.name
+        else f"//{path.parent}:{_target(path)}"
+    )
 
 
 def _file_label(target: pathlib.Path, path: pathlib.Path) -> str:

@@ -123,7 +123,7 @@ def fake_quant(
     Returns:
       Tensor with the shape and dtype of `x`, on the grid.
     """
-    kernels = grid_kernels.kernels_for(step_size)
+    kernels = grid_kernels.kernels_for(x, step_size)
 
     @tf.custom_gradient
     def quantized(x32: tf.Tensor, step: tf.Tensor):
@@ -136,8 +136,14 @@ def fake_quant(
             """`step * dy/dstep`: `y` less what moves along with it inside."""
             return y - kernels.inside(x32 if slope_inside else y, x32, low, high)
 
+        def slope_sum(upstream: tf.Tensor) -> tf.Tensor:
+            if slope_inside:
+                return kernels.slope_sum(upstream, x32, y, step, low, high)
+            return kernels.product_sum(upstream, slope(), step)
+
         def gradient(upstream: tf.Tensor):
-            dx, dstep = _linear_gradient(kernels, x32, step, low, high, slope)(upstream)
+            passed = _linear_gradient(kernels, x32, step, low, high, slope, slope_sum)
+            dx, dstep = passed(upstream)
             if delta is not None:
                 # EWGS: g * delta * sign(g) * (v - round(v)) / (qmax - qmin), and sign(g) * g = |g|.
                 with tf.control_dependencies([upstream]):
@@ -164,6 +170,7 @@ def _linear_gradient(
     low: tf.Tensor,
     high: tf.Tensor,
     slope: Callable[[], tf.Tensor],
+    slope_sum: Callable[[tf.Tensor], tf.Tensor],
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """The map of an upstream gradient to those of `x` and `step`, with gradients of every order.
 
@@ -178,7 +185,7 @@ def _linear_gradient(
         # there, and holds them for every tensor until the backward pass comes by.
         with tf.control_dependencies([upstream]):
             dx = kernels.inside(upstream, x, low, high)
-            return (dx, kernels.product_sum(upstream, slope(), step) / step), transposed
+            return (dx, slope_sum(upstream) / step), transposed
 
     @tf.custom_gradient
     def transposed(to_x: tf.Tensor, to_step: tf.Tensor):
@@ -201,7 +208,7 @@ def fake_quant_fixed(
     largest weight of a grid that is made for it would never train otherwise. Arguments are those of
     `fake_quant`.
     """
-    kernels = grid_kernels.kernels_for(step_size)
+    kernels = grid_kernels.kernels_for(x, step_size)
     low, high = (float(qmin) - zero_point) * step_size, (float(qmax) - zero_point) * step_size
 
     @tf.custom_gradient
