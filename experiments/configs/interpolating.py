@@ -44,4 +44,5 @@ STUDY = Study(
     regime="interpolating",
     runs=runs,
     hardware="CPU, one thread a process",
+    time="some 800 runs of 33 to 98 s of CPU time, 46 in the median, on a busy machine",
 )
