@@ -119,7 +119,8 @@ def suggest_rules(
 
         argmax over tensors and narrower widths of  saved cost / added damage.
 
-    What the last step leaves of the budget widens tensors again, the most damaged first.
+    The last step is the one that ends with the least damage, when what it leaves of the budget has
+    widened tensors again.
 
     A worked number: two kernels of 1,000 weights at 8 bits cost 2,000 bytes. At 4 bits the first
     adds a noise of 0.01 and the second one of 0.001, both save 500 bytes. With a budget of 1,500
@@ -141,21 +142,21 @@ def suggest_rules(
 
     Raises:
       ValueError: If not exactly one budget is given, the budget is below what the narrowest
-        measured widths cost, `activation_bits` was not measured, or traces do not fit.
+        measured widths cost, `activation_bits` is not from 2 to 8, or traces do not fit.
     """
     allocation = _Allocation(found, activation_bits, traces)
     budget, limit = _budget(weight_bytes, bit_operations, activation_bits)
     walked = list(allocation.narrowed(budget))
     path = [allocation.choice(widths) for widths in walked]
-    fits = [widths for widths, at in zip(walked, path) if getattr(at, budget) <= limit]
-    if not fits:
+    first = next((i for i, at in enumerate(path) if getattr(at, budget) <= limit), None)
+    if first is None:
         lowest = min(getattr(choice, budget) for choice in path)
         raise ValueError(
             f"{budget} must be at least {lowest:,}, the cost of {found.bits[0]} bits everywhere;"
             f" measure narrower widths, or take a smaller model. Received: {budget}={limit!r}."
         )
+    choice = path[0] if first == 0 else allocation.best_step(walked[first - 1], budget, limit)
     uniform = {bits: allocation.choice(allocation.uniform(bits)) for bits in found.bits}
-    choice = allocation.choice(allocation.filled(fits[0], budget, limit))
     return Suggestion(tuple(_rules(choice.widths)), choice, tuple(path), uniform, budget)
 
 
@@ -251,7 +252,14 @@ class _Allocation:
             widths[tensor] = bits
             yield dict(widths)
 
-    def filled(self, widths: Widths, budget: str, limit: int) -> dict[Tensor, int]:
+    def best_step(self, widths: Widths, budget: str, limit: int) -> Choice:
+        """The least damage that narrowing one tensor can end in, with the rest spent again."""
+        steps = ({**widths, tensor: bits} for tensor, bits, _ in self._steps(widths, budget))
+        fitting = (step for step in steps if getattr(self.choice(step), budget) <= limit)
+        choices = [self.choice(self._filled(step, budget, limit)) for step in fitting]
+        return min(choices, key=lambda choice: choice.damage)
+
+    def _filled(self, widths: Widths, budget: str, limit: int) -> dict[Tensor, int]:
         """Widths whose tensors are as wide as the budget allows; the most damage goes first."""
         filled = dict(widths)
         while wider := [

@@ -153,7 +153,7 @@ class Sensitivity:
             panel.set_xlabel("SQNR of the outputs, dB (left is worse)")
             panel.grid(axis="x", alpha=0.3)
         panels[0].invert_yaxis()
-        panels[-1].legend()
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
         drawn.suptitle(f"{self.model}: one tensor quantized, all others float")
         drawn.savefig(path, dpi=120)
 

@@ -66,14 +66,30 @@ def test_the_budget_holds_and_no_choice_within_it_is_much_better(budget):
 
 
 def test_what_the_last_step_leaves_is_spent():
-    # From 8 bits everywhere, 5,148 bytes, the largest kernel falls to 4: 3,148. The head goes to 4
-    # and the rest is given back to what still fits.
+    # From 8 bits everywhere, 5,148 bytes, the largest kernel falls to 4, which leaves 3,148: the stem
+    # or the head must go to 4 bits as well.
     suggestion = tf_fpq.suggest_rules(_found(), weight_bytes=3100)
     spent = suggestion.choice
+    assert spent.weight_bytes <= 3100
     for name, (width, _) in spent.widths.items():
         for wider in (bits for bits in (4, 8) if bits > width):
             cost = spent.weight_bytes + WEIGHTS[name] * (wider - width) // 8
             assert cost > 3100, f"{name} could have {wider} bits."
+
+
+def test_the_last_step_need_not_be_the_one_that_pays_most():
+    layers = {
+        name: LayerCost(kind="Dense", reads="x", weights=count, bias_bytes=0, macs=count)
+        for name, count in (("large", 8000), ("small", 400))
+    }
+    damages = tuple(
+        Damage(layer=name, part="weights", bits=bits, noise=noise, agreement=1.0)
+        for name, noises in (("large", (0.5, 0.01)), ("small", (0.1, 0.01)))
+        for bits, noise in zip((4, 8), noises)
+    )
+    # 4,000 bytes for 0.49 pay more than 200 for 0.09, but 100 bytes are all that must go.
+    suggestion = tf_fpq.suggest_rules(Sensitivity("m", 1, layers, damages), weight_bytes=8300)
+    assert suggestion.choice.widths == {"large": (8, 8), "small": (4, 8)}
 
 
 def test_the_path_is_a_front():
