@@ -81,7 +81,7 @@ def opened(config: Config, *, resume: bool) -> Iterator[RunFolder]:
     workdir = records.prepare_workdir(config.workdir)
     with _alone_in(workdir):
         remove_strays(workdir)
-        found = _read(workdir / "result.json") or _read(workdir / _CHECKPOINTS / "run.json")
+        found = _read(workdir / "result.json") or _begun(workdir)
         if found and resume:
             _check_same(found, config)
         else:
@@ -162,6 +162,12 @@ def _digest(path: str) -> str:
 def _defaults() -> dict[str, Any]:
     """Of fields that a configuration has not that was written before they existed."""
     return json.loads(json.dumps(dataclasses.asdict(Config())))
+
+
+def _begun(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The run that has a checkpoint in a folder: one without has nothing to go on with."""
+    checkpoints = workdir / _CHECKPOINTS
+    return _read(checkpoints / "run.json") if list(checkpoints.glob("*/*.index")) else None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

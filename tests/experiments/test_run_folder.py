@@ -21,17 +21,21 @@ def finished(made):
         folder.finish({**run_folder.about(made), **RESULT})
 
 
+def begin(made):
+    """A run that was killed after its first checkpoint."""
+    with run_folder.opened(made, resume=True) as folder:
+        folder.checkpoints("teacher").mkdir()
+        (folder.checkpoints("teacher") / "epoch-1.index").touch()
+
+
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path):
-    with run_folder.opened(config(tmp_path), resume=True) as folder:
-        assert folder.result is None
-        (folder.checkpoints("teacher")).mkdir(parents=True)
-        (folder.checkpoints("teacher") / "epoch-1.index").touch()
-        (tmp_path / "float.keras").touch()
-        (tmp_path / ".student.abc123.keras").touch()
+    begin(config(tmp_path))
+    (tmp_path / "float.keras").touch()
+    (tmp_path / ".student.abc123.keras").touch()
     with run_folder.opened(config(tmp_path), resume=True) as folder:
         assert folder.result is None
         assert (folder.checkpoints("teacher") / "epoch-1.index").exists()
@@ -52,8 +56,7 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path, don
     if done:
         finished(config(tmp_path))
     else:
-        with run_folder.opened(config(tmp_path), resume=True) as folder:
-            folder.checkpoints("teacher")
+        begin(config(tmp_path))
     other = config(tmp_path, epochs=3, methods=("none",))
     message = (
         r"holds a run of another configuration: methods=\['fpq'\] there, \['none'\] here;"
@@ -66,6 +69,14 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path, don
     with run_folder.opened(other, resume=False) as folder:
         assert folder.result is None
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_run_without_a_checkpoint_is_in_nobodys_way(tmp_path):
+    with run_folder.opened(config(tmp_path), resume=True) as folder:
+        folder.checkpoints("teacher")
+    with run_folder.opened(config(tmp_path, epochs=3), resume=True) as folder:
+        assert folder.result is None
+    assert not names(tmp_path)
 
 
 def test_the_folder_may_move(tmp_path):

@@ -95,7 +95,7 @@ class QatModel(keras.Model):
           name: Name of the model.
 
         Raises:
-          TypeError: If a method is no `tf_fpq` method.
+          TypeError: If a method is no `tf_fpq` method, or student or teacher no model.
           ValueError: If a method needs a teacher and there is none, if its convolutions do not pair
             with the student's, if a method is given twice, or if the factor is not positive.
         """
@@ -121,7 +121,7 @@ class QatModel(keras.Model):
                 else:
                     method.attach(student, None)
         else:
-            argument_checks.warn_if_uncalibrated(student)
+            argument_checks.check_student(student)
             self._attach(methods, teacher)
         self._loss_metrics = {
             m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss
@@ -151,9 +151,9 @@ class QatModel(keras.Model):
     def _attach(self, methods: Sequence[Method], teacher: AnyModel | None) -> None:
         argument_checks.check_teacher(self.methods, teacher, self.cache_teacher)
         if graph.is_functional(teacher) or keras3.is_keras3_model(teacher):
-            teacher = prepare(
-                teacher
-            )  # the layers that the student was made of, under the same names
+            # The layers that the student was made of, under the same names.
+            teacher = prepare(teacher)
+            graph.check_finite(teacher, "teacher")
         for method in methods:
             method.attach(self.student, teacher)
         untracked(self, teacher=teacher, _teacher_graph=self._make_teacher_graph(teacher))

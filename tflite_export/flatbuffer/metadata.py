@@ -122,11 +122,13 @@ def read_metadata(model: str | os.PathLike[str] | bytes) -> Metadata:
       model: Path or contents.
 
     Raises:
-      ValueError: If the metadata is damaged.
+      ValueError: If it is no TFLite file, or the metadata is damaged.
       OSError: If the file cannot be read.
     """
     data = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
     what = "These bytes" if isinstance(model, bytes) else repr(os.fspath(model))
+    if data[4:8] != reader.FILE_IDENTIFIER:
+        raise ValueError(f"{what} is not a TFLite file: identifier TFL3 expected.")
     try:
         buffer = _entry(data)
         return Metadata() if buffer is None else _from_flatbuffer(buffer, data)
@@ -161,7 +163,7 @@ def _normalization(
             "normalization needs a model with one input. Received: inputs"
             f" {', '.join(deployed.inputs)}."
         )
-    if len(normalization) != 2:
+    if not isinstance(normalization, tuple | list) or len(normalization) != 2:
         raise ValueError(
             f"normalization must be a pair (mean, std). Received: normalization={normalization!r}."
         )
