@@ -42,6 +42,9 @@ class Choice:
 class Suggestion:
     """Rules for `quantize_model`, and the way there.
 
+        suggestion = tf_fpq.suggest_rules(found, weight_bytes=20_000)
+        student = tf_fpq.quantize_model(model, suggestion.rules)
+
     Attributes:
       rules: One rule per scheme, the most frequent one last, as the rule for all the others.
       choice: The choice that the rules state.

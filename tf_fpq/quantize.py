@@ -22,6 +22,9 @@ def quantize_model(
 ) -> keras.Model:
     """Returns a new model that computes `model` on the integer grids it will be deployed on.
 
+        rules = [tf_fpq.QuantRule("stem|logits"), tf_fpq.QuantRule(".*", weight_bits=4)]
+        student = tf_fpq.quantize_model(model, rules)
+
     Kernels are symmetric, narrow range and per channel (depthwise kernels truly so; DoReFa's and
     PACT's are per tensor unless a rule says otherwise); activations are per tensor with a zero
     point. A layer that no rule matches keeps its float kernel; with no rules at all the result is a

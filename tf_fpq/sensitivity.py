@@ -78,6 +78,9 @@ class Damage:
 class Sensitivity:
     """The damage by layer, part and width; `print(found)` shows it as a table.
 
+        found = tf_fpq.sensitivity(model, images)
+        print(found)
+
     Attributes:
       model: Name of the model.
       images: Number of images it was measured on.

@@ -27,6 +27,10 @@ _GIVEN_LATER = object()
 class QatModel(keras.Model):
     """A student that trains with the methods it was given; everything else are Keras' verbs.
 
+        model = tf_fpq.QatModel(student, teacher, tf_fpq.fpq())
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
+        model.fit(images, labels, epochs=20)
+
     One step minimises `task loss + regularisation + the losses of the methods`. With no method it
     is the plain base quantizer: the weights are those of `student.fit` (with
     `step_size_learning_rate_factor=1`), bit for bit where TensorFlow computes both by the same

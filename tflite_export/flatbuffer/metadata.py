@@ -48,6 +48,8 @@ _TENSOR_AXIS_LABELS = 2
 class Metadata:
     """What a file says about its borders.
 
+        tflite_export.read_metadata("x.tflite").labels
+
     Attributes:
       labels: Class names in the order of the output's last axis, or None.
       mean: Of the normalisation `x = (pixel - mean) / std` of pixels 0..255: one value, or one per
@@ -115,6 +117,8 @@ def append_files(data: bytes, metadata: Metadata) -> bytes:
 
 def read_metadata(model: str | os.PathLike[str] | bytes) -> Metadata:
     """The metadata of a `.tflite` file, also of other writers; empty where it has none.
+
+        tflite_export.read_metadata("x.tflite").labels
 
     Of several inputs or outputs the first with a normalisation and the first with labels count.
 

@@ -47,6 +47,9 @@ _NUMPY_TYPES = {
 def read(path: str | os.PathLike[str]) -> deployed_lib.DeployedModel:
     """Tensors, scales, zero points, axes, codes and operators of a `.tflite` file.
 
+        for operator in tflite_export.read("x.tflite").operators:
+            print(operator.kind, operator.outputs)
+
     Raises:
       OSError: If the file cannot be opened.
       ValueError: If it is not a whole TFLite model.
