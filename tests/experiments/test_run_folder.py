@@ -79,10 +79,14 @@ def test_a_run_without_a_checkpoint_is_in_nobodys_way(tmp_path):
     assert not names(tmp_path)
 
 
-def test_the_folder_may_move(tmp_path):
-    finished(config(tmp_path / "a"))
+def test_folders_and_data_may_move(tmp_path):
+    teacher = tmp_path / "t.keras"
+    teacher.write_text("one")
+    finished(config(tmp_path / "a", teacher=str(teacher), data_dir="here"))
     (tmp_path / "a").rename(tmp_path / "b")
-    with run_folder.opened(config(tmp_path / "b"), resume=True) as folder:
+    moved = str(teacher.rename(tmp_path / "u.keras"))
+    other = config(tmp_path / "b", teacher=moved, data_dir="there")
+    with run_folder.opened(other, resume=True) as folder:
         assert folder.result
 
 
@@ -104,8 +108,10 @@ def test_a_teacher_that_has_changed_is_another_run(tmp_path):
     made = config(tmp_path / "run", teacher=str(teacher))
     finished(made)
     teacher.write_text("two")
-    with pytest.raises(run_folder.OtherRunError, match="the file .*t.keras' has changed"):
-        run_folder.opened(made, resume=True).__enter__()
+    message = "another teacher than .*t.keras' there, or changed since"
+    for other in (made, config(tmp_path / "run")):
+        with pytest.raises(run_folder.OtherRunError, match=message):
+            run_folder.opened(other, resume=True).__enter__()
 
 
 def test_no_file_of_an_earlier_run_stays_beside_a_new_one(tmp_path):
