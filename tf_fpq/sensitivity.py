@@ -45,6 +45,10 @@ class LayerCost:
     bias_bytes: int
     macs: int
 
+    def weight_bytes(self, bits: int) -> int:
+        """Bytes of the kernel's codes at a width, and of the biases."""
+        return -(-self.weights * bits // 8) + self.bias_bytes
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Damage:
