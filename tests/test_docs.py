@@ -23,7 +23,7 @@ ELSEWHERE = ("bring-your-model.md", "extending.md")  # run by tests of their own
 # Those with several trainings; the others share the session of the first page.
 SLOW = (
     *("save-and-resume.md", "two-views.md", "sharpness.md"),
-    *("tensorboard.md", "troubleshooting.md"),
+    *("tensorboard.md", "troubleshooting.md", "mixed-widths.md"),
 )
 FIRST = "getting-started.md"
 
