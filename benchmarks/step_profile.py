@@ -9,6 +9,7 @@ often they ran.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+import itertools
 import pathlib
 import re
 import tempfile
@@ -26,7 +27,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "convolution, by input": ("BackpropInput",),
     "convolution, by kernel": ("BackpropFilter",),
     "batch norm": ("FusedBatchNorm",),
-    "quantize": ("QuantizeAndDequantize", "ClipByValue"),
+    "quantize": ("QuantizeAndDequantize", "XlaLaunch"),
     "random numbers": ("RandomUniform",),
     # Before the kind of Mul: MatMul is the quantizers' sums of products, and the logits'.
     "reduce": ("Sum", "Mean", "L2Loss", "MatMul"),
@@ -36,6 +37,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "compare, cast, select": ("Less", "Greater", "Equal", "LogicalAnd", "Cast", "Select"),
 }
 _GRADIENT_KINDS = ("convolution, by input", "convolution, by kernel")
+# What XLA has compiled; a trace has no name of its place.
+_COMPILED = "CpuExecutable::ExecuteAsyncOnStream"
 # Operations that contain others, or wait for them.
 _CONTAINERS = ("If", "While", "PartitionedCall", "StatefulPartitionedCall", "IteratorGetNext")
 
@@ -69,10 +72,13 @@ def _is_operation(operation: str) -> bool:
 def _events(folder: str) -> Iterable[tuple[str, float]]:
     space = xplane_pb2.XSpace()
     space.ParseFromString(next(pathlib.Path(folder).rglob("*.xplane.pb")).read_bytes())
+    compiled = itertools.count()  # in the order of a step, which is the same in each
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:
                 name = plane.event_metadata[event.metadata_id].name
+                if name == _COMPILED:
+                    name = f"compiled_{next(compiled)}:XlaLaunch"
                 operation = name.rsplit(":", 1)[-1]
                 if ":" in name and "::" not in name and _is_operation(operation):
                     yield name, event.duration_ps / 1e9

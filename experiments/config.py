@@ -14,6 +14,7 @@ import tf_fpq
 from tf_fpq.methods import presets
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
+from tf_fpq.placement.quantize_configs import config_maker
 
 # The float network itself goes on training, by the student's recipe: what "above float" is beside.
 FLOAT = "float"
@@ -144,6 +145,7 @@ class Config:
                 f"kernels must contain xnnpack, what phones run. Received: kernels={self.kernels}."
             )
         self._check_numbers()
+        config_maker(self.quantizer)
         self.rules()
         self.schedule_callbacks(self.make_methods())
         if self.teacher is not None and not pathlib.Path(self.teacher).is_file():

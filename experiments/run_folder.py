@@ -33,6 +33,8 @@ PRODUCTS = (
 # Files that temporary ones may stand beside: these, and those of a sweep's teacher.
 _WRITTEN_WHOLE = (*PRODUCTS, "depends_on.json")
 _CHECKPOINTS = "checkpoints"
+# Where files are; of the teacher, its sum counts.
+_PLACES = ("workdir", "data_dir", "fashion_mnist_dir", "teacher")
 
 
 class OtherRunError(RuntimeError):
@@ -81,7 +83,7 @@ def opened(config: Config, *, resume: bool) -> Iterator[RunFolder]:
     workdir = records.prepare_workdir(config.workdir)
     with _alone_in(workdir):
         remove_strays(workdir)
-        found = _read(workdir / "result.json") or _read(workdir / _CHECKPOINTS / "run.json")
+        found = _read(workdir / "result.json") or _begun(workdir)
         if found and resume:
             _check_same(found, config)
         else:
@@ -133,15 +135,16 @@ def _check_same(found: Mapping[str, Any], config: Config) -> None:
     differing = [
         f"{name}={there[name]!r} there, {value!r} here"
         for name, value in here["config"].items()
-        if name != "workdir" and value != there[name]
+        if name not in _PLACES and value != there[name]
     ]
-    if found.get("teacher_sha256") not in (None, here["teacher_sha256"]):
-        differing.append(f"the file {config.teacher!r} has changed")
+    # A record from before there were sums has the path alone.
+    if found.get("teacher_sha256", here["teacher_sha256"]) != here["teacher_sha256"]:
+        differing.append(f"another teacher than {there['teacher']!r} there, or changed since")
     if differing:
         raise OtherRunError(
             f"workdir {config.workdir!r} holds a run of another configuration:"
             f" {'; '.join(differing)}. Choose"
-            " another --workdir, or remove what is there by --noresume."
+            " another workdir, or remove what is there (experiments.train --noresume)."
         )
     code = {"commit": here["commit"], **here["versions"]}
     before = {"commit": found.get("commit"), **found.get("versions", {})}
@@ -162,6 +165,12 @@ def _digest(path: str) -> str:
 def _defaults() -> dict[str, Any]:
     """Of fields that a configuration has not that was written before they existed."""
     return json.loads(json.dumps(dataclasses.asdict(Config())))
+
+
+def _begun(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The run that has a checkpoint in a folder: one without has nothing to go on with."""
+    checkpoints = workdir / _CHECKPOINTS
+    return _read(checkpoints / "run.json") if list(checkpoints.glob("*/*.index")) else None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import functools
 import pathlib
 import re
 import shutil
+import types
 
 import pytest
 
@@ -22,7 +23,7 @@ ELSEWHERE = ("bring-your-model.md", "extending.md")  # run by tests of their own
 # Those with several trainings; the others share the session of the first page.
 SLOW = (
     *("save-and-resume.md", "two-views.md", "sharpness.md"),
-    *("tensorboard.md", "troubleshooting.md"),
+    *("tensorboard.md", "troubleshooting.md", "mixed-widths.md"),
 )
 FIRST = "getting-started.md"
 
@@ -62,6 +63,7 @@ def test_the_first_page_writes_what_it_says(session):
     assert names["report"].passed
 
 
+@pytest.mark.filterwarnings("ignore:The moving statistics")  # one epoch does not settle them
 @pytest.mark.parametrize(
     "page",
     [
@@ -177,3 +179,20 @@ def test_every_public_name_has_a_place_in_the_reference():
     theirs = [f"heading: tflite_export.{n}" for n in tflite_export.__all__]
     missing = [line for line in (*ours, *theirs) if f"{line}\n" not in pages]
     assert not missing, f"Add them to a page in docs/api: {missing}"
+
+
+def test_every_public_name_has_an_example():
+    import tf_fpq
+
+    run_by_tests = "".join("".join(blocks(path)) for path in DOCS.glob("*.md"))
+    without = []
+    for module in (tf_fpq, tflite_export):
+        for name in module.__all__:
+            if isinstance(getattr(module, name), types.ModuleType):
+                continue
+            text = (getattr(module, name).__doc__ or "").partition("Args:\n")[0]
+            in_docstring = re.search(r"^ {8}.*\b(tf_fpq|tflite_export)\.\w", text, re.M)
+            in_pages = re.search(rf"\b{module.__name__}\.{name}\b", run_by_tests)
+            if not in_docstring and not in_pages:
+                without.append(f"{module.__name__}.{name}")
+    assert not without, f"Show how to use these, in the docstring or on a page: {without}"

@@ -10,6 +10,8 @@ import dataclasses
 import math
 import re
 
+import numpy as np
+
 from tf_fpq.placement.rules import QuantRule
 from tf_fpq.quantizers.spec import check_bits
 from tf_fpq.sensitivity import Part, Sensitivity
@@ -17,6 +19,10 @@ from tf_fpq.sensitivity import Part, Sensitivity
 # A tensor whose width is chosen: a kernel by its layer's name, or an activation by its grid's.
 Tensor = tuple[Part, str]
 Widths = Mapping[Tensor, int]
+
+# Steps that a budget is divided into. Chosen here: 100 kernels lose at most half a percent of it by
+# rounding, which the last tensors to be widened get, and their table takes a second.
+_UNITS = 20_000
 
 _LABELS = {"weight_bytes": "bytes of weights", "bit_operations": "bit operations for one image"}
 
@@ -41,6 +47,9 @@ class Choice:
 @dataclasses.dataclass(frozen=True)
 class Suggestion:
     """Rules for `quantize_model`, and the way there.
+
+        suggestion = tf_fpq.suggest_rules(found, weight_bytes=20_000)
+        student = tf_fpq.quantize_model(model, suggestion.rules)
 
     Attributes:
       rules: One rule per scheme, the most frequent one last, as the rule for all the others.
@@ -119,7 +128,8 @@ def suggest_rules(
 
         argmax over tensors and narrower widths of  saved cost / added damage.
 
-    What the last step leaves of the budget widens tensors again, the most damaged first.
+    A greedy walk seldom ends at the limit itself. The widths of the kernels are therefore chosen
+    once more, by dynamic programming, for the widths of activations that the walk found.
 
     A worked number: two kernels of 1,000 weights at 8 bits cost 2,000 bytes. At 4 bits the first
     adds a noise of 0.01 and the second one of 0.001, both save 500 bytes. With a budget of 1,500
@@ -141,21 +151,21 @@ def suggest_rules(
 
     Raises:
       ValueError: If not exactly one budget is given, the budget is below what the narrowest
-        measured widths cost, `activation_bits` was not measured, or traces do not fit.
+        measured widths cost, `activation_bits` is not from 2 to 8, or traces do not fit.
     """
     allocation = _Allocation(found, activation_bits, traces)
     budget, limit = _budget(weight_bytes, bit_operations, activation_bits)
     walked = list(allocation.narrowed(budget))
     path = [allocation.choice(widths) for widths in walked]
-    fits = [widths for widths, at in zip(walked, path) if getattr(at, budget) <= limit]
-    if not fits:
+    first = next((i for i, at in enumerate(path) if getattr(at, budget) <= limit), None)
+    if first is None:
         lowest = min(getattr(choice, budget) for choice in path)
         raise ValueError(
             f"{budget} must be at least {lowest:,}, the cost of {found.bits[0]} bits everywhere;"
             f" measure narrower widths, or take a smaller model. Received: {budget}={limit!r}."
         )
+    choice = allocation.best(walked[first], budget, limit)
     uniform = {bits: allocation.choice(allocation.uniform(bits)) for bits in found.bits}
-    choice = allocation.choice(allocation.filled(fits[0], budget, limit))
     return Suggestion(tuple(_rules(choice.widths)), choice, tuple(path), uniform, budget)
 
 
@@ -199,6 +209,7 @@ class _Allocation:
         if traces is not None and (missing := [n for n in found.layers if n not in traces]):
             raise ValueError(f"traces must have every layer. Missing: {', '.join(missing)}.")
         self._found, self._activation_bits, self._traces = found, activation_bits, traces
+        self._bits = found.bits
         self._damage = {
             tensor: {bits: self._measured(layer, tensor[0], bits) for bits in found.bits}
             for tensor, layer in self._tensors()
@@ -232,7 +243,7 @@ class _Allocation:
         layers = [(cost, *by_layer[name]) for name, cost in self._found.layers.items()]
         return Choice(
             widths=by_layer,
-            weight_bytes=sum(-(-c.weights * w // 8) + c.bias_bytes for c, w, _ in layers),
+            weight_bytes=sum(cost.weight_bytes(weight_bits) for cost, weight_bits, _ in layers),
             bit_operations=sum(c.macs * w * a for c, w, a in layers),
             damage=sum(self._damage[tensor][bits] for tensor, bits in widths.items()),
         )
@@ -244,20 +255,63 @@ class _Allocation:
 
     def narrowed(self, budget: str) -> Iterator[dict[Tensor, int]]:
         """Widths from the widest to the narrowest; each step is the one that pays most."""
-        widths = self.uniform(self._found.bits[-1])
+        widths = self.uniform(self._bits[-1])
         yield dict(widths)
         while steps := list(self._steps(widths, budget)):
             tensor, bits, _ = max(steps, key=lambda step: step[2])
             widths[tensor] = bits
             yield dict(widths)
 
-    def filled(self, widths: Widths, budget: str, limit: int) -> dict[Tensor, int]:
+    def best(self, widths: Widths, budget: str, limit: int) -> Choice:
+        """The least damage within a budget, with the activations' widths as they are.
+
+        Args:
+          widths: Widths within the budget.
+          budget: Name of the cost.
+          limit: Its limit.
+        """
+        candidates = (widths, self._knapsack(widths, budget, limit))
+        choices = [self.choice(self._filled(found, budget, limit)) for found in candidates]
+        return min(choices, key=lambda choice: choice.damage)
+
+    def _knapsack(self, widths: Widths, budget: str, limit: int) -> Widths:
+        """The kernels' widths by dynamic programming over the budget, in `_UNITS` equal units.
+
+        Costs are rounded up to units, so the budget holds; if nothing fits so, `widths` as it is.
+        """
+        kernels = [tensor for tensor in widths if tensor[0] == "weights"]
+        unit = max(1.0, limit / _UNITS)
+        least = np.zeros(int(limit / unit) + 1)  # by units that may be spent on the kernels so far
+        taken: list[tuple[np.ndarray, list[int]]] = []
+        for tensor in kernels:
+            costs = [math.ceil(self._cost(budget, tensor, b, widths) / unit) for b in self._bits]
+            options = np.full((len(costs), len(least)), np.inf)
+            for option, cost, bits in zip(options, costs, self._bits):
+                option[cost:] = least[: max(0, len(least) - cost)] + self._damage[tensor][bits]
+            taken.append((options.argmin(0), costs))
+            least = options.min(0)
+        if math.isinf(least[-1]):
+            return widths
+        found, left = dict(widths), len(least) - 1
+        for tensor, (choices, costs) in zip(reversed(kernels), reversed(taken)):
+            choice = choices[left]
+            found[tensor], left = self._bits[choice], left - costs[choice]
+        return found
+
+    def _cost(self, budget: str, tensor: Tensor, bits: int, widths: Widths) -> int:
+        """What one kernel costs at a width."""
+        cost = self._found.layers[tensor[1]]
+        if budget == "weight_bytes":
+            return cost.weight_bytes(bits)
+        return cost.macs * bits * self._activation_width(cost.reads, widths)
+
+    def _filled(self, widths: Widths, budget: str, limit: int) -> dict[Tensor, int]:
         """Widths whose tensors are as wide as the budget allows; the most damage goes first."""
         filled = dict(widths)
         while wider := [
             (self._damage[tensor][width] - self._damage[tensor][bits], tensor, bits)
             for tensor, width in filled.items()
-            for bits in self._found.bits
+            for bits in self._bits
             if bits > width
             and self._damage[tensor][bits] < self._damage[tensor][width]
             and getattr(self.choice({**filled, tensor: bits}), budget) <= limit
@@ -270,7 +324,7 @@ class _Allocation:
         """All narrower widths of one tensor, each with the cost saved per damage added."""
         before = getattr(self.choice(widths), budget)
         for tensor, width in widths.items():
-            for bits in self._found.bits:
+            for bits in self._bits:
                 if bits < width:
                     saved = before - getattr(self.choice({**widths, tensor: bits}), budget)
                     added = self._damage[tensor][bits] - self._damage[tensor][width]

@@ -13,6 +13,7 @@ from tf_fpq.keras_compat import AnyModel, keras
 from tf_fpq.placement import grids, rule_configs
 from tf_fpq.placement.quantize_configs import config_maker
 from tf_fpq.placement.rules import QuantRule, check_rules, describe_rules, match_rules
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 from tf_fpq.tfmot_scheme import raise_problems
 
 
@@ -20,6 +21,9 @@ def quantize_model(
     model: AnyModel, rules: Sequence[QuantRule], quantizer: Any = "lsq", *, verbose: int = 0
 ) -> keras.Model:
     """Returns a new model that computes `model` on the integer grids it will be deployed on.
+
+        rules = [tf_fpq.QuantRule("stem|logits"), tf_fpq.QuantRule(".*", weight_bits=4)]
+        student = tf_fpq.quantize_model(model, rules)
 
     Kernels are symmetric, narrow range and per channel (depthwise kernels truly so; DoReFa's and
     PACT's are per tensor unless a rule says otherwise); activations are per tensor with a zero
@@ -44,11 +48,17 @@ def quantize_model(
     Raises:
       TypeError: If `model` is no Keras model or a subclassed one, `rules` no list of rules, or
         `quantizer` no name, class or partial.
-      ValueError: If `model` is not built or has weights that are no numbers, if layers have no
-        integer form (all are listed), if a rule matches nothing or if `quantizer` is unknown.
+      ValueError: If `model` is quantized or not built or has weights that are no numbers, if layers
+        have no integer form (all are listed), if a rule matches nothing or if `quantizer` is
+        unknown.
     """
     make_config, rules = config_maker(quantizer), check_rules(rules)
     model = flat(model)
+    if any(isinstance(layer, QuantizeActivation) for layer in model.layers):
+        raise ValueError(
+            "model must be a float network; quantize the one that this student was made of."
+            f" Received: model {model.name!r}, which is quantized."
+        )
     graph.check_finite(model, "model")
     if not rules:
         return graph.clone(model)

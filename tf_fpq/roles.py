@@ -45,6 +45,9 @@ class Role(enum.Enum):
 class Kernel:
     """The weights of a layer that are quantized: attribute name and channel axes.
 
+        role = tf_fpq.Role.KERNEL
+        tf_fpq.register_layer(MyConv, role=role, kernel=tf_fpq.Kernel("kernel", (3,)))
+
     Without axes there is one grid for all.
     """
 

@@ -45,6 +45,10 @@ class LayerCost:
     bias_bytes: int
     macs: int
 
+    def weight_bytes(self, bits: int) -> int:
+        """Bytes of the kernel's codes at a width, and of the biases."""
+        return -(-self.weights * bits // 8) + self.bias_bytes
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Damage:
@@ -77,6 +81,9 @@ class Damage:
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
     """The damage by layer, part and width; `print(found)` shows it as a table.
+
+        found = tf_fpq.sensitivity(model, images)
+        print(found)
 
     Attributes:
       model: Name of the model.
@@ -153,7 +160,7 @@ class Sensitivity:
             panel.set_xlabel("SQNR of the outputs, dB (left is worse)")
             panel.grid(axis="x", alpha=0.3)
         panels[0].invert_yaxis()
-        panels[-1].legend()
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
         drawn.suptitle(f"{self.model}: one tensor quantized, all others float")
         drawn.savefig(path, dpi=120)
 

@@ -63,6 +63,8 @@ class SummaryRow:
 class Summary:
     """The rows of a model, in execution order; `print(summary)` shows them as a table.
 
+        print(tf_fpq.summary(student).bytes)
+
     Attributes:
       model: Name of the model.
       rows: The layers.
@@ -138,6 +140,8 @@ def _aligned(cell: str, width: int, column: int) -> str:
 
 def summary(model: keras.Model) -> Summary:
     """Returns what every layer with a kernel and every activation grid of `model` costs.
+
+        print(tf_fpq.summary(student))
 
     Args:
       model: A functional model: a student from `quantize_model`, or a float model.

@@ -129,7 +129,13 @@ class NoRegistry(tfmot.quantization.keras.QuantizeRegistry):
 
 
 class FpqQuantizeScheme(tfmot.quantization.keras.QuantizeScheme):
-    """Quantizes on the grid that `tflite_export` deploys."""
+    """Quantizes on the grid that `tflite_export` deploys.
+
+        annotated = tfmot.quantization.keras.quantize_annotate_model(model)
+        student = tfmot.quantization.keras.quantize_apply(annotated, tf_fpq.FpqQuantizeScheme())
+
+    Layers without a config get the first one that a layer has, or LSQ.
+    """
 
     def __init__(self, default: type[GridQuantizeConfig] | None = None):
         """Creates the scheme.

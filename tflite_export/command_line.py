@@ -139,9 +139,7 @@ def load_keras(path: str, *, trust: bool = False) -> Any:
     from tf_fpq.conversion import loading
     from tf_fpq.keras_compat import keras
 
-    loading.check_archive(path)
-    if not trust:
-        loading.check_code(path)
+    loading.keras_version(path, trust=trust)
     try:
         with graph.deep_recursion():
             return keras.models.load_model(path, compile=False, safe_mode=not trust)

@@ -2,4 +2,10 @@
 
 
 class InterpreterError(RuntimeError):
-    """A runtime cannot open or run a file."""
+    """A runtime cannot open or run a file.
+
+        except tflite_export.InterpreterError as error:
+            print(error)  # what the runtime says
+
+    The message is the runtime's own.
+    """

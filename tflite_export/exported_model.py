@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class ExportedModel:
     """An exported network.
 
+        exported = tflite_export.export(student, "x.tflite")
+        exported.twin.predict(images)  # what the phone computes
+
     Attributes:
       path: The `.tflite` file.
       deployed: The network inside the borders: int8 in, int8 out.
@@ -86,6 +89,8 @@ def export(
     normalization: tuple[Any, Any] | None = None,
 ) -> ExportedModel:
     """Writes a student as a `.tflite` file whose integers are the trained ones.
+
+        exported = tflite_export.export(model.student, "x.tflite", target="mediapipe")
 
     The deployed model holds biases as int32 multiples of `input scale * weight scale`. With
     `round_biases` the student's own biases move onto that grid too, by at most half a step, so that
@@ -185,6 +190,8 @@ def lowered(student: Any, weights: deployed_lib.WeightType = "int8") -> "Lowered
 def open_exported(student: Any, path: str | os.PathLike[str]) -> ExportedModel:
     """The `ExportedModel` of a student and a file that was exported from it earlier.
 
+        exported = tflite_export.open_exported(student, "x.tflite")
+
     Nothing is compared here; that is what `verify` does.
 
     Raises:
@@ -230,6 +237,8 @@ def unpacked_weights(deployed: deployed_lib.DeployedModel) -> list[str]:
 
 def quant_params(path: str | os.PathLike[str]) -> dict[str, deployed_lib.Tensor]:
     """Shape, type, scale, zero point, axis and codes of every tensor of a `.tflite` file, by name.
+
+        tflite_export.quant_params("x.tflite")["conv_kernel"].scale
 
     Raises:
       ValueError: If the file is no whole `.tflite` file.

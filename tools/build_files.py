@@ -22,6 +22,8 @@ PACKAGES = (
     "tests",
 )
 RUNNER = pathlib.Path("tests/run_pytest.py")
+# Folders of files that tests read.
+DATA = "data"
 
 # The name on PyPI of what an import brings, where it is another one.
 PIP_NAMES = {
@@ -55,12 +57,14 @@ class Module:
       pip: Packages from PyPI.
       data: Those of `late` that cannot be dependencies, because they depend on this file
         themselves.
+      folder: The folder `data` that it names, its own package's or that of one above; else None.
     """
 
     deps: set[pathlib.Path] = dataclasses.field(default_factory=set)
     late: set[pathlib.Path] = dataclasses.field(default_factory=set)
     pip: set[str] = dataclasses.field(default_factory=set)
     data: set[pathlib.Path] = dataclasses.field(default_factory=set)
+    folder: pathlib.Path | None = None
 
 
 def build_files(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
@@ -75,7 +79,7 @@ def build_files(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
     texts = {root / "BUILD": ROOT_BUILD}
     for folder in sorted({path.parent for path in files}):
         members = {path: module for path, module in modules.items() if path.parent == folder}
-        texts[root / folder / "BUILD"] = _build_text(members)
+        texts[root / folder / "BUILD"] = _build_text(members, (root / folder / DATA).is_dir())
     return texts
 
 
@@ -109,6 +113,9 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
             ):
                 (module.deps if node in tree.body else module.late).add(target)
     module.late -= module.deps
+    if any(isinstance(node, ast.Constant) and node.value == DATA for node in ast.walk(tree)):
+        above = (folder / DATA for folder in path.parents)
+        module.folder = next((folder for folder in above if (root / folder).is_dir()), None)
     return module
 
 
@@ -154,31 +161,38 @@ def _reaches(
     return False
 
 
-def _build_text(members: Mapping[pathlib.Path, Module]) -> str:
+def _build_text(members: Mapping[pathlib.Path, Module], has_data: bool) -> str:
     rules = [_rule(path, module) for path, module in members.items()]
     kinds = sorted({rule.partition("(")[0] for rule in rules})
     loads = [f'load("@rules_python//python:{kind}.bzl", "{kind}")' for kind in kinds]
     head = ['package(default_visibility = ["//visibility:public"])']
     files = sorted({RUNNER.name} & {path.name for path in members})
     head += [f'exports_files(["{name}"])' for name in files]
+    if has_data:
+        head.append(f'filegroup(\n    name = "{DATA}",\n    srcs = glob(["{DATA}/**"]),\n)')
     return (
         "\n\n".join(["# Written by tools/build_files.py.", "\n".join(loads), *head, *rules]) + "\n"
     )
 
 
 def _rule(path: pathlib.Path, module: Module) -> str:
-    kind, srcs, pip, run = "py_library", [path.name], module.pip, []
+    kind, srcs, pip, args, main_file = "py_library", [path.name], module.pip, [], []
     if path.name.startswith("test_"):
         runner = f"//{RUNNER.parent}:{RUNNER.name}"
         kind, srcs, pip = "py_test", [path.name, runner], pip | {"pytest"}
-        run = [f'    args = ["{path}"],', f'    main = "{runner}",']
+        args, main_file = [f'    args = ["{path}"],'], [f'    main = "{runner}",']
     data = [_file_label(target, path) for target in sorted(module.data)]
+    data += [f"//{module.folder.parent}:{DATA}"] if module.folder else []
     # In the order of buildifier: a package's own target before its others, and before its folders.
     deps = sorted(map(_label, module.deps), key=lambda label: label.split(":"))
-    before, after = _list("srcs", [f'"{source}",' for source in srcs]), []
-    after += _list("data", [f'"{label}",' for label in data])
-    after += _list("deps", [f'"{label}",' for label in deps] + [f"# pip: {n}" for n in sorted(pip)])
-    lines = [f"{kind}(", f'    name = "{_target(path)}",', *before, *run, *after, ")"]
+    attributes = [
+        *_list("srcs", [f'"{source}",' for source in srcs]),
+        *args,
+        *_list("data", [f'"{label}",' for label in data]),
+        *main_file,
+        *_list("deps", [*(f'"{label}",' for label in deps), *(f"# pip: {n}" for n in sorted(pip))]),
+    ]
+    lines = [f"{kind}(", f'    name = "{_target(path)}",', *attributes, ")"]
     return "\n".join(lines)
 
 

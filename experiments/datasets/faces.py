@@ -15,7 +15,7 @@ from experiments.datasets.photographs import SCIKIT_IMAGE
 FACES = 100
 
 
-def faces(folder: pathlib.Path, count: int, size: int, seed: int) -> np.ndarray:
+def faces(folder: pathlib.Path, count: int, size: int, seed: int, first: int = 0) -> np.ndarray:
     """Faces, enlarged to `size`, mirrored and cut anew for each seed; uint8 `[count, size, size,
     1]`.
 
@@ -24,16 +24,17 @@ def faces(folder: pathlib.Path, count: int, size: int, seed: int) -> np.ndarray:
       count: How many; the faces repeat after a hundred.
       size: Side of the images.
       seed: Of the cuts.
+      first: First image of the file; `FACES` for pieces of background instead of faces.
 
     Raises:
       wheels.WheelError: If scikit-image's wheel cannot be fetched.
     """
     wheel = wheels.fetch(SCIKIT_IMAGE, folder)
-    found = np.load(io.BytesIO(wheels.read(wheel, "skimage/data/lfw_subset.npy")))[:FACES]
+    found = np.load(io.BytesIO(wheels.read(wheel, "skimage/data/lfw_subset.npy")))
     generator = np.random.default_rng(seed)
     images = np.empty((count, size, size, 1), np.uint8)
     for index in range(count):
-        face = Image.fromarray(np.uint8(np.round(found[index % FACES] * 255)))
+        face = Image.fromarray(np.uint8(np.round(found[first + index % FACES] * 255)))
         left, top = generator.uniform(0, 4, 2)  # up to four of 25 pixels from either side
         right, bottom = 25 - generator.uniform(0, 4, 2)
         box = (left, top, right, bottom)

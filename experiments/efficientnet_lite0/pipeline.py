@@ -146,12 +146,12 @@ def post_training_quantized(
     return contents
 
 
-def logits_of_file(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
-    """A file's logits on XNNPACK, as floats."""
+def logits_of_file(path: pathlib.Path, images: np.ndarray, classes: int) -> np.ndarray:
+    """A file's logits on XNNPACK, as floats: its one output of so many classes."""
     from tflite_export.runtimes import litert
 
     runner = litert.Interpreter(path, num_threads=2)
-    (details,) = runner.outputs
+    (details,) = (found for found in runner.outputs if found["shape"][-1] == classes)
     codes = runner.run(images)[details["name"]]
     return litert.dequantize(codes, *details["quantization"])
 
@@ -211,7 +211,7 @@ def run_scheme(
         "scheme": scheme,
         "steps": settings.steps,
         "calibrated": calibrated,
-        "file": compared(logits_of_file(path, images.test), exact),
+        "file": compared(logits_of_file(path, images.test, exact.shape[-1]), exact),
         "bytes": exported.bytes,
         "seconds": seconds,
     }

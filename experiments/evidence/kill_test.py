@@ -144,6 +144,7 @@ def run_kills(
             found[kill.kind] += 1
             log(f"kill {found.total()}, run {runs}: {kill.kind} at {kill.when:.2f}")
         compare(folder / "run", reference.folder)
+        log(f"run {runs} is the uninterrupted one")
     log(f"{found.total()} kills ({dict(found)}), {runs} runs: all are the uninterrupted one")
     return runs
 
@@ -297,14 +298,17 @@ def _repeated(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _archive(path: pathlib.Path) -> dict[str, Any]:
-    """Configuration and all arrays of a `.keras` file, which also says when it was written."""
+    """Configuration and all arrays of a `.keras` file, which also says when it was written.
+
+    Without the metrics, which are sums over the last epoch that the process has trained itself.
+    """
     with zipfile.ZipFile(path) as archive:
         found: dict[str, Any] = {"config": archive.read("config.json")}
         with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
             file.visititems(
                 lambda name, node: (
                     found.update({name: np.asarray(node)})
-                    if isinstance(node, h5py.Dataset)
+                    if isinstance(node, h5py.Dataset) and not name.startswith("metrics/")
                     else None
                 )
             )
@@ -323,8 +327,9 @@ def _differing(one: Any, other: Any) -> str:
     """What differs between two contents, as far as it has names."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return "its bytes"
-    names = [n for n in one if n not in other or not _equal({n: one[n]}, {n: other[n]})]
-    return "; ".join(f"{n}: {one[n]!r}, and not {other.get(n)!r}"[:500] for n in names)
+    both = set(one) & set(other)
+    names = {n for n in both if not _equal({n: one[n]}, {n: other[n]})} | (set(one) ^ set(other))
+    return "; ".join(f"{n}: {one.get(n)!r}, and not {other.get(n)!r}"[:500] for n in sorted(names))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,10 +20,9 @@ from typing import Any
 
 from absl import app, flags
 import numpy as np
-from scipy import stats
 import tqdm
 
-from experiments import data, pipeline, records
+from experiments import data, paired, pipeline, records
 from experiments.config import Config
 from experiments.results_file import ResultsFile
 import tf_fpq
@@ -151,17 +150,16 @@ def _line(cell: tuple[Any, ...], pairs: Sequence[tuple[Row, Row]]) -> str:
         f"{100 * np.mean([uniform['accuracy_float'] for uniform, _ in pairs]):.2f}",
     ]
     for name in ("accuracy_calibrated", "accuracy_student"):
-        cells.append(f"{100 * np.mean([uniform[name] for uniform, _ in pairs]):.2f}")
-        cells.append(_difference([100 * (mixed[name] - uniform[name]) for uniform, mixed in pairs]))
+        uniform, mixed = ({row["seed"]: 100 * row[name] for row in rows} for rows in zip(*pairs))
+        cells.append(f"{np.mean(list(uniform.values())):.2f}")
+        cells.append(_text(paired.difference(mixed, uniform)))
     return f"| {' | '.join(cells)} |"
 
 
-def _difference(values: Sequence[float]) -> str:
-    """Mean with its 95 % interval by Student's t, in points."""
-    if len(values) < 2:
-        return f"{np.mean(values):+.2f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):+.2f} ± {half:.2f}"
+def _text(found: paired.Difference | None) -> str:
+    """A mean with its 95 % interval; one pair has none."""
+    assert found is not None  # only cells with pairs have a line
+    return f"{found.mean:+.2f}" + (f" ± {found.half:.2f}" if math.isfinite(found.half) else "")
 
 
 def _define_flags() -> None:

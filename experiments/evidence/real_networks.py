@@ -25,6 +25,7 @@ import numpy as np
 from experiments import records, wheels
 from experiments.datasets import faces
 from experiments.efficientnet_lite0 import pipeline
+from experiments.evidence import mtcnn
 import tf_fpq
 from tf_fpq import programs
 from tf_fpq.keras_compat import keras
@@ -39,7 +40,7 @@ FER_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class RealNetwork:
-    """A trained network and images for it.
+    """A trained network, of which the first output scores classes, and images for it.
 
     Attributes:
       schemes: What it is quantized to, with an 8-bit first and last layer.
@@ -72,6 +73,7 @@ def _crops(folder: pathlib.Path, count: int, seed: int) -> np.ndarray:
 NETWORKS: dict[str, RealNetwork] = {
     "efficientnet_lite0": RealNetwork(("W8A8", "W4A8", "W4A4"), pipeline.float_network, _crops),
     "fer": RealNetwork(("W8A8", "W4A8"), _fer, _fer_images),
+    "mtcnn_onet": RealNetwork(("W8A8", "W4A8", "W4A4"), mtcnn.onet, mtcnn.images),
 }
 
 
@@ -87,11 +89,12 @@ def run(name: str, schemes: Sequence[str], folder: pathlib.Path) -> list[dict[st
     teacher = real.load(folder)
     calibration = real.images(folder, CALIBRATION_IMAGES, pipeline.CALIBRATION_SEED)
     test = real.images(folder, TEST_IMAGES, pipeline.TEST_SEED)
-    exact = teacher.predict(test, batch_size=16, verbose=0)
+    outputs = teacher.predict(test, batch_size=16, verbose=0)
+    exact = outputs[0] if isinstance(outputs, list) else outputs
     with tempfile.TemporaryDirectory() as temporary:
         path = pathlib.Path(temporary) / "model.tflite"
         contents = pipeline.post_training_quantized(teacher, calibration, path)
-        ptq = pipeline.compared(pipeline.logits_of_file(path, test), exact)
+        ptq = pipeline.compared(pipeline.logits_of_file(path, test, exact.shape[-1]), exact)
         rows = [{"network": name, "scheme": "PTQ", "bytes": len(contents), "file": ptq}]
         for scheme in schemes:
             rows.append({"network": name, **_row(teacher, scheme, calibration, test, exact, path)})
@@ -120,7 +123,7 @@ def _row(
         "scheme": scheme,
         "bytes": exported.bytes,
         "operators": len(exported.file_model.operators),
-        "file": pipeline.compared(pipeline.logits_of_file(path, test), exact),
+        "file": pipeline.compared(pipeline.logits_of_file(path, test, exact.shape[-1]), exact),
         "student_agreement": report.output("student", "xnnpack").top1,
         "codes_differing_from_twin": report.output("twin", "xnnpack").differing,
         "verify_seconds": round(seconds, 1),

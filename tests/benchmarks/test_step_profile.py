@@ -1,6 +1,7 @@
 """The profile's arithmetic, and that a trace has the operations of a step."""
 
 import pytest
+import tensorflow as tf
 
 from benchmarks import step_profile, step_time
 
@@ -14,6 +15,7 @@ from benchmarks import step_profile, step_time
         ("_MklNativeFusedBatchNormGradV3", "batch norm"),
         ("Mul", "multiply, divide"),
         ("QuantizeAndDequantizeV4Grad", "quantize"),
+        ("XlaLaunch", "quantize"),
         ("MatMul", "reduce"),
         ("ReadVariableOp", "other"),
     ],
@@ -38,3 +40,14 @@ def test_a_trace_has_convolutions():
     found = step_profile.profile("resnet8", ["float"], small, rounds=2)["float"]
     assert found["convolution, forward"] > 0 and found["convolution, by kernel"] > 0
     assert "| convolution, forward |" in step_profile.table({"float": found})
+
+
+def test_a_trace_has_what_xla_compiled():
+    compiled = tf.function(lambda x: x * 2.0 + 1.0, jit_compile=True)
+    both = tf.function(lambda x: compiled(compiled(x)))
+    both(tf.ones([8]))
+    names = [name for name, _ in step_profile._trace(lambda: float(both(tf.ones([8]))[0]))]
+    assert [name for name in names if name.endswith(":XlaLaunch")] == [
+        "compiled_0:XlaLaunch",
+        "compiled_1:XlaLaunch",
+    ]

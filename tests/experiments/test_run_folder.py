@@ -21,17 +21,21 @@ def finished(made):
         folder.finish({**run_folder.about(made), **RESULT})
 
 
+def begin(made):
+    """A run that was killed after its first checkpoint."""
+    with run_folder.opened(made, resume=True) as folder:
+        folder.checkpoints("teacher").mkdir()
+        (folder.checkpoints("teacher") / "epoch-1.index").touch()
+
+
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path):
-    with run_folder.opened(config(tmp_path), resume=True) as folder:
-        assert folder.result is None
-        (folder.checkpoints("teacher")).mkdir(parents=True)
-        (folder.checkpoints("teacher") / "epoch-1.index").touch()
-        (tmp_path / "float.keras").touch()
-        (tmp_path / ".student.abc123.keras").touch()
+    begin(config(tmp_path))
+    (tmp_path / "float.keras").touch()
+    (tmp_path / ".student.abc123.keras").touch()
     with run_folder.opened(config(tmp_path), resume=True) as folder:
         assert folder.result is None
         assert (folder.checkpoints("teacher") / "epoch-1.index").exists()
@@ -52,8 +56,7 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path, don
     if done:
         finished(config(tmp_path))
     else:
-        with run_folder.opened(config(tmp_path), resume=True) as folder:
-            folder.checkpoints("teacher")
+        begin(config(tmp_path))
     other = config(tmp_path, epochs=3, methods=("none",))
     message = (
         r"holds a run of another configuration: methods=\['fpq'\] there, \['none'\] here;"
@@ -68,10 +71,22 @@ def test_another_configuration_is_refused_and_the_difference_named(tmp_path, don
     assert not (tmp_path / "result.json").exists()
 
 
-def test_the_folder_may_move(tmp_path):
-    finished(config(tmp_path / "a"))
+def test_a_run_without_a_checkpoint_is_in_nobodys_way(tmp_path):
+    with run_folder.opened(config(tmp_path), resume=True) as folder:
+        folder.checkpoints("teacher")
+    with run_folder.opened(config(tmp_path, epochs=3), resume=True) as folder:
+        assert folder.result is None
+    assert not names(tmp_path)
+
+
+def test_folders_and_data_may_move(tmp_path):
+    teacher = tmp_path / "t.keras"
+    teacher.write_text("one")
+    finished(config(tmp_path / "a", teacher=str(teacher), data_dir="here"))
     (tmp_path / "a").rename(tmp_path / "b")
-    with run_folder.opened(config(tmp_path / "b"), resume=True) as folder:
+    moved = str(teacher.rename(tmp_path / "u.keras"))
+    other = config(tmp_path / "b", teacher=moved, data_dir="there")
+    with run_folder.opened(other, resume=True) as folder:
         assert folder.result
 
 
@@ -93,8 +108,10 @@ def test_a_teacher_that_has_changed_is_another_run(tmp_path):
     made = config(tmp_path / "run", teacher=str(teacher))
     finished(made)
     teacher.write_text("two")
-    with pytest.raises(run_folder.OtherRunError, match="the file .*t.keras' has changed"):
-        run_folder.opened(made, resume=True).__enter__()
+    message = "another teacher than .*t.keras' there, or changed since"
+    for other in (made, config(tmp_path / "run")):
+        with pytest.raises(run_folder.OtherRunError, match=message):
+            run_folder.opened(other, resume=True).__enter__()
 
 
 def test_no_file_of_an_earlier_run_stays_beside_a_new_one(tmp_path):

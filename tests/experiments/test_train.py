@@ -39,7 +39,7 @@ def test_every_field_is_a_flag_and_arrives():
         "width": 3,
         "weight_bits": 2,
         "activation_bits": 3,
-        "quantizer": "other",
+        "quantizer": "pact",
         "methods": ["sfp"],
         "method_arguments": {"sfp": {"seed": 3}},
         "schedules": {"sfp.probability": [[0, 1], [1, 0]]},

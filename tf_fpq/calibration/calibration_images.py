@@ -80,12 +80,18 @@ class CalibrationImages:
             )
 
     def _checked_arrays(self) -> Batch:
-        arrays = [np.asarray(part) for part in self._in_order(self._images)]
+        what = (
+            "images must be an array [images, ...]. Received: images of type"
+            f" {type(self._images).__name__}."
+        )
+        try:
+            arrays = [np.asarray(part) for part in self._in_order(self._images)]
+        except ValueError as error:
+            if "inhomogeneous" in str(error):  # NumPy's, of a list whose parts are no one array
+                raise ValueError(what) from error
+            raise
         if any(array.ndim == 0 for array in arrays):
-            raise ValueError(
-                "images must be an array [images, ...]. Received: images of type"
-                f" {type(self._images).__name__}."
-            )
+            raise ValueError(what)
         lengths = [len(array) for array in arrays]
         if len(set(lengths)) > 1:
             raise ValueError(f"All inputs must have as many images. Received: {lengths}.")

@@ -40,6 +40,9 @@ def estimate(samples: Samples, quantizer: GridQuantizer, estimator: str | Estima
 def start_weights(model: keras.Model, estimator: str | Estimator = "mse") -> None:
     """Sets the step sizes of all quantized weights from the weights themselves.
 
+        student = tfmot.quantization.keras.quantize_apply(annotated)
+        tf_fpq.start_weights(student)
+
     `quantize_model` does so. A model from tfmot's own `quantize_apply` needs this call: its step
     sizes cover [-6, 6] before.
 
@@ -90,6 +93,8 @@ def calibrate(
     verbose: int = 1,
 ) -> None:
     """Sets the activations' step sizes and zero points from images, before the first training step.
+
+        tf_fpq.calibrate(student, train_images[:100])
 
     The images run through the student with its quantizers passing values through, so the ranges are
     the float network's. Memory does not grow with their number: a tensor leaves its range and a

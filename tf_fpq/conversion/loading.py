@@ -56,9 +56,7 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> keras.Model:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"No model file. Received: path={os.fspath(path)!r}.")
-    if not trust:
-        check_code(path)
-    if not _keras_version(path).startswith("3."):
+    if not keras_version(path, trust=trust).startswith("3."):
         return _read(path, keras.models, trust)
     return keras3.from_keras3(_read(path, _import_keras3(path).saving, trust))
 
@@ -169,7 +167,18 @@ def _check_sizes(path: str | os.PathLike[str], members: list[zipfile.ZipInfo]) -
             )
 
 
-def _keras_version(path: str | os.PathLike[str]) -> str:
+def keras_version(path: str | os.PathLike[str], *, trust: bool = False) -> str:
+    """Version of the Keras that wrote a model file, which is checked before anything is loaded.
+
+    Args:
+      path: A file, or a folder.
+      trust: Whether to allow code in it.
+
+    Raises:
+      ValueError: If it is no model file, damaged, or holds code.
+    """
+    if not trust:
+        check_code(path)
     check_archive(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -83,6 +83,8 @@ GROUPS: dict[str, tuple[str, ...]] = {"fpq": ("sfp", "csd"), "none": ()}
 def methods_from_names(names: str | Sequence[str], **arguments: Mapping[str, Any]) -> list[Method]:
     """Methods by name: "fpq,cr" is SFP, CSD and CR; "none" and "" are no method.
 
+        tf_fpq.methods_from_names("fpq,cr", sfp={"probability": 0.3})
+
     Args:
       names: Keys of `METHODS` and `GROUPS`, a sequence or with commas between. A method that is
         named twice is made once.

@@ -59,6 +59,9 @@ class LayerCheck:
 class CheckReport:
     """All layers of a model in execution order; `str` of it is a table.
 
+        report = tf_fpq.check(model, rules)
+        assert report.ok, report
+
     Attributes:
       model: Name of the model.
       rows: The layers, as `quantize_model` sees them: nested models and operators dissolved,
@@ -106,6 +109,8 @@ class CheckReport:
 
 def check(model: AnyModel, rules: Sequence[QuantRule] | None = None) -> CheckReport:
     """Says what `quantize_model(model, rules)` would do with every layer; changes nothing.
+
+        print(tf_fpq.check(model, rules))
 
     Args:
       model: As for `quantize_model`.

@@ -180,21 +180,37 @@ def check_quantizer_class(quantizer: Any) -> None:
 
 @register
 class LsqQuantizeConfig(GridQuantizeConfig):
-    """`GridQuantizeConfig` with `LsqQuantizer`s."""
+    """`GridQuantizeConfig` with `LsqQuantizer`s.
+
+        annotate = tfmot.quantization.keras.quantize_annotate_layer
+        annotate(layer, tf_fpq.LsqQuantizeConfig(weight_bits=4, activation_bits=4))
+
+    It goes into a rule, or where tfmot takes a `QuantizeConfig`.
+    """
 
     quantizer = LsqQuantizer
 
 
 @register
 class LsqPlusQuantizeConfig(GridQuantizeConfig):
-    """`GridQuantizeConfig` with `LsqPlusQuantizer`s."""
+    """`GridQuantizeConfig` with `LsqPlusQuantizer`s.
+
+        tf_fpq.QuantRule("conv.*", config=tf_fpq.LsqPlusQuantizeConfig(weight_bits=4))
+
+    It goes into a rule, or where tfmot takes a `QuantizeConfig`.
+    """
 
     quantizer = LsqPlusQuantizer
 
 
 @register
 class PactQuantizeConfig(GridQuantizeConfig):
-    """`GridQuantizeConfig` with `PactQuantizer`s, weights per tensor."""
+    """`GridQuantizeConfig` with `PactQuantizer`s, weights per tensor.
+
+        tf_fpq.QuantRule("conv.*", config=tf_fpq.PactQuantizeConfig(weight_bits=4))
+
+    It goes into a rule, or where tfmot takes a `QuantizeConfig`.
+    """
 
     quantizer = PactQuantizer
     per_channel = False
@@ -202,7 +218,12 @@ class PactQuantizeConfig(GridQuantizeConfig):
 
 @register
 class DoReFaQuantizeConfig(GridQuantizeConfig):
-    """`GridQuantizeConfig` with `DoReFaQuantizer`s, weights per tensor."""
+    """`GridQuantizeConfig` with `DoReFaQuantizer`s, weights per tensor.
+
+        tf_fpq.QuantRule("conv.*", config=tf_fpq.DoReFaQuantizeConfig(weight_bits=4))
+
+    It goes into a rule, or where tfmot takes a `QuantizeConfig`.
+    """
 
     quantizer = DoReFaQuantizer
     per_channel = False
@@ -210,14 +231,24 @@ class DoReFaQuantizeConfig(GridQuantizeConfig):
 
 @register
 class EwgsQuantizeConfig(GridQuantizeConfig):
-    """`GridQuantizeConfig` with `EwgsQuantizer`s."""
+    """`GridQuantizeConfig` with `EwgsQuantizer`s.
+
+        tf_fpq.QuantRule("conv.*", config=tf_fpq.EwgsQuantizeConfig(weight_bits=2))
+
+    It goes into a rule, or where tfmot takes a `QuantizeConfig`.
+    """
 
     quantizer = EwgsQuantizer
 
 
 @register
 class MinMaxQuantizeConfig(GridQuantizeConfig):
-    """`GridQuantizeConfig` with `MinMaxQuantizer`s."""
+    """`GridQuantizeConfig` with `MinMaxQuantizer`s.
+
+        tf_fpq.QuantRule("conv.*", config=tf_fpq.MinMaxQuantizeConfig(weight_bits=8))
+
+    It goes into a rule, or where tfmot takes a `QuantizeConfig`.
+    """
 
     quantizer = MinMaxQuantizer
 

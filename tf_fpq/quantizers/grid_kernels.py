@@ -133,6 +133,8 @@ def _compiled_slope_sum(
     g: tf.Tensor, x: tf.Tensor, y: tf.Tensor, step: tf.Tensor, low: tf.Tensor, high: tf.Tensor
 ) -> tf.Tensor:
     del y  # what is in registers costs less than what is in memory
+    # A function called in the gradient of a tf.cond cannot take tensors of the branch itself.
+    step, low, high = (tf.identity(number) for number in (step, low, high))
     partial = _partial_slope_sums(tf.reshape(g, [-1]), tf.reshape(x, [-1]), step, low, high)
     return tf.reduce_sum(partial)
 

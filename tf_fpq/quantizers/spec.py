@@ -28,6 +28,8 @@ def check_bits(name: str, num_bits: int) -> None:
 class QuantSpec:
     """The integer grid of one tensor.
 
+        tf_fpq.QuantSpec(num_bits=4, symmetric=True, narrow_range=True)  # codes -7 .. 7
+
     At 4 bits unsigned codes are 0 to 15 and signed ones -8 to 7, with `narrow_range` -7 to 7.
 
     Attributes:

@@ -162,7 +162,7 @@ def spectral_density(
     nodes, weights = (np.stack([_padded(pair[i], steps) for pair in found]) for i in (0, 1))
     used = nodes[weights > 0]
     low, high = float(used.min()), float(used.max())
-    sigma = width * max(high - low, abs(high), np.finfo(np.float32).tiny)
+    sigma = width * max(high - low, abs(high), float(np.finfo(np.float32).tiny))
     places = np.linspace(low - 5 * sigma, high + 5 * sigma, points)
     bells = np.exp(-0.5 * np.square((places - nodes[..., np.newaxis]) / sigma))
     density = (weights[..., np.newaxis] * bells).sum(axis=(0, 1)) / probes

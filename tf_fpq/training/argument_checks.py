@@ -28,8 +28,12 @@ def check_methods(methods: Sequence[Any]) -> None:
             )
 
 
-def warn_if_uncalibrated(student: keras.Model) -> None:
-    """Warns if a range is still the one that it was made with."""
+def check_student(student: keras.Model) -> None:
+    """Raises TypeError for what is no model, and warns if a range is the one it was made with."""
+    if not isinstance(student, keras.Model):
+        raise TypeError(
+            f"student must be a model from tf_fpq.quantize_model. Received: student={student!r}."
+        )
     if names := grids_from_images.uncalibrated(student):
         warnings.warn(
             f"Not calibrated: {', '.join(names)}. Call tf_fpq.calibrate(student, images) first.",
@@ -40,7 +44,12 @@ def warn_if_uncalibrated(student: keras.Model) -> None:
 def check_teacher(
     methods: Sequence[Method], teacher: keras.Model | None, cache_teacher: bool
 ) -> None:
-    """Raises ValueError if there is no teacher and a method needs it, or a cache and none does."""
+    """Raises ValueError if there is no teacher and a method needs it, or a cache and none does.
+
+    Raises TypeError for a teacher that is no model.
+    """
+    if teacher is not None and not hasattr(teacher, "layers"):
+        raise TypeError(f"teacher must be a Keras model. Received: teacher={teacher!r}.")
     needing = [method.name for method in methods if method.needs_teacher]
     if needing and teacher is None:
         raise ValueError(

@@ -27,6 +27,8 @@ def _check_share(name: str, value: float) -> None:
 class WeakAugmentation:
     """Random shift and mirror.
 
+        tf_fpq.two_views(labeled, weak=tf_fpq.WeakAugmentation(flip=False))
+
     `augmentation(images, seed)` takes images `[N, H, W, C]` and a seed of two integers.
 
     Attributes:
@@ -68,6 +70,8 @@ def _shift(images: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrongAugmentation:
     """Weak augmentation, `operations` random operations per image, then cutout.
+
+        tf_fpq.two_views(labeled, strong=tf_fpq.StrongAugmentation(magnitude=0.3))
 
     Each operation draws one of: nothing, rotation, shear, zoom, translation down or right,
     brightness, contrast. Its strength is uniform up to `magnitude`, to both sides.

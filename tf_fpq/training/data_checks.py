@@ -47,6 +47,13 @@ def check(student: keras.Model, loss: Any, x: Any, y: Any) -> None:
     if not isinstance(x, dict) and len(images) == len(student.inputs):
         for part, tensor in zip(images, student.inputs, strict=True):
             _check_images(part, tensor)
+    if images and y is None and loss is not None:
+        raise ValueError(
+            "y must be given, as the loss compares with it; without labels compile without a loss."
+            " Received: y=None."
+        )
+    if isinstance(y, np.ndarray) and all(isinstance(part, np.ndarray) for part in images):
+        _check_lengths([len(part) for part in images], len(y))
     if _is_array(y) and len(student.outputs) == 1:
         _check_labels(y, student.outputs[0].shape, loss)
 
@@ -62,6 +69,14 @@ def _check_images(images: Any, tensor: Any) -> None:
         raise ValueError(
             f"x must be numbers of shape {_text(expected)}, as the student's input"
             f" {tensor.name!r}. Received: x of shape {_text(shape)} and type {_dtype(images)}."
+        )
+
+
+def _check_lengths(images: Sequence[int], labels: int) -> None:
+    if set(images) != {labels} or not labels:
+        raise ValueError(
+            "x and y must have as many images as labels, and at least one. Received:"
+            f" {', '.join(map(str, images))} images and {labels} labels."
         )
 
 

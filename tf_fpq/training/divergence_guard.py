@@ -46,6 +46,9 @@ _WEIGHTS_CAUSE = (
 class DivergenceError(ArithmeticError):
     """A training step was not finite. The weights are those of before that step.
 
+        except tf_fpq.DivergenceError as error:
+            print(error.step, error.layer, error.cause)
+
     Attributes:
       step: Number of the step, from 1, as the optimizer counts.
       layer: Name of the first layer whose output or gradient is not finite; None if the batch is at

@@ -27,6 +27,10 @@ _GIVEN_LATER = object()
 class QatModel(keras.Model):
     """A student that trains with the methods it was given; everything else are Keras' verbs.
 
+        model = tf_fpq.QatModel(student, teacher, tf_fpq.fpq())
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
+        model.fit(images, labels, epochs=20)
+
     One step minimises `task loss + regularisation + the losses of the methods`. With no method it
     is the plain base quantizer: the weights are those of `student.fit` (with
     `step_size_learning_rate_factor=1`), bit for bit where TensorFlow computes both by the same
@@ -95,7 +99,7 @@ class QatModel(keras.Model):
           name: Name of the model.
 
         Raises:
-          TypeError: If a method is no `tf_fpq` method.
+          TypeError: If a method is no `tf_fpq` method, or student or teacher no model.
           ValueError: If a method needs a teacher and there is none, if its convolutions do not pair
             with the student's, if a method is given twice, or if the factor is not positive.
         """
@@ -121,7 +125,7 @@ class QatModel(keras.Model):
                 else:
                     method.attach(student, None)
         else:
-            argument_checks.warn_if_uncalibrated(student)
+            argument_checks.check_student(student)
             self._attach(methods, teacher)
         self._loss_metrics = {
             m.name: keras.metrics.Mean(name=f"{m.name}_loss") for m in methods if m.has_loss
@@ -151,9 +155,9 @@ class QatModel(keras.Model):
     def _attach(self, methods: Sequence[Method], teacher: AnyModel | None) -> None:
         argument_checks.check_teacher(self.methods, teacher, self.cache_teacher)
         if graph.is_functional(teacher) or keras3.is_keras3_model(teacher):
-            teacher = prepare(
-                teacher
-            )  # the layers that the student was made of, under the same names
+            # The layers that the student was made of, under the same names.
+            teacher = prepare(teacher)
+            graph.check_finite(teacher, "teacher")
         for method in methods:
             method.attach(self.student, teacher)
         untracked(self, teacher=teacher, _teacher_graph=self._make_teacher_graph(teacher))

@@ -57,6 +57,9 @@ def two_views(
 ) -> tf.data.Dataset:
     """A dataset of batches with a weak and a strong view of each image.
 
+        views = tf_fpq.two_views(labeled, unlabeled, seed=0)
+        tf_fpq.QatModel(student, methods=tf_fpq.cr()).fit(views)
+
     Args:
       labeled: Batches `(images, labels)` or `(images, labels, sample_weights)`, images `[N, H, W,
         C]` (grey or colour), already preprocessed and not augmented.

@@ -48,6 +48,8 @@ _TENSOR_AXIS_LABELS = 2
 class Metadata:
     """What a file says about its borders.
 
+        tflite_export.read_metadata("x.tflite").labels
+
     Attributes:
       labels: Class names in the order of the output's last axis, or None.
       mean: Of the normalisation `x = (pixel - mean) / std` of pixels 0..255: one value, or one per
@@ -116,17 +118,21 @@ def append_files(data: bytes, metadata: Metadata) -> bytes:
 def read_metadata(model: str | os.PathLike[str] | bytes) -> Metadata:
     """The metadata of a `.tflite` file, also of other writers; empty where it has none.
 
+        tflite_export.read_metadata("x.tflite").labels
+
     Of several inputs or outputs the first with a normalisation and the first with labels count.
 
     Args:
       model: Path or contents.
 
     Raises:
-      ValueError: If the metadata is damaged.
+      ValueError: If it is no TFLite file, or the metadata is damaged.
       OSError: If the file cannot be read.
     """
     data = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
     what = "These bytes" if isinstance(model, bytes) else repr(os.fspath(model))
+    if data[4:8] != reader.FILE_IDENTIFIER:
+        raise ValueError(f"{what} is not a TFLite file: identifier TFL3 expected.")
     try:
         buffer = _entry(data)
         return Metadata() if buffer is None else _from_flatbuffer(buffer, data)
@@ -161,7 +167,7 @@ def _normalization(
             "normalization needs a model with one input. Received: inputs"
             f" {', '.join(deployed.inputs)}."
         )
-    if len(normalization) != 2:
+    if not isinstance(normalization, tuple | list) or len(normalization) != 2:
         raise ValueError(
             f"normalization must be a pair (mean, std). Received: normalization={normalization!r}."
         )

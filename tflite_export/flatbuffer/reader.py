@@ -47,6 +47,9 @@ _NUMPY_TYPES = {
 def read(path: str | os.PathLike[str]) -> deployed_lib.DeployedModel:
     """Tensors, scales, zero points, axes, codes and operators of a `.tflite` file.
 
+        for operator in tflite_export.read("x.tflite").operators:
+            print(operator.kind, operator.outputs)
+
     Raises:
       OSError: If the file cannot be opened.
       ValueError: If it is not a whole TFLite model.
@@ -230,8 +233,13 @@ def _model(model: schema.ModelT, file: bytes) -> deployed_lib.DeployedModel:
 
 def _keys(tensors: Any, maps: list[schema.TensorMapT] | None) -> tuple[str, ...]:
     """The signature's names of some tensors; none where it leaves one out."""
-    names = {int(entry.tensorIndex): _text(entry.name) for entry in maps or []}
-    keys = tuple(names.get(int(index), "") for index in _list(tensors) if index != _ABSENT)
+    names: dict[int, list[str]] = {}
+    for entry in maps or []:
+        names.setdefault(int(entry.tensorIndex), []).append(_text(entry.name))
+    # A tensor that is two outputs has two names, in their order.
+    unused = {index: iter(found) for index, found in names.items()}
+    indices = [int(index) for index in _list(tensors) if index != _ABSENT]
+    keys = tuple(next(unused.get(index, iter(())), "") for index in indices)
     return keys if all(keys) else ()
 
 

@@ -68,8 +68,26 @@ class Network:
         options = {**pending.options, **({"activation": pending.fused} if pending.fuses else {})}
         inputs = self._within_limits(pending.kind, inputs, output)
         operator = Operator(pending.kind, inputs, (output.name,), options)
+        if pending.kind == "MUL" and pending.fused != "RELU6":
+            operator = self._saturated_product(operator, output)
         xnnpack_limits.check(operator, self.tensors)
         self.operators.append(operator)
+
+    def _saturated_product(self, operator: Operator, output: Tensor) -> Operator:
+        """What writes `output`: the product, or where XNNPACK takes no step as large a QUANTIZE.
+
+        There every product but 0 is beyond the output's grid. So the product goes to a grid of
+        which its step is 2^7 steps, and its codes from there to the output, clipped on the way.
+        """
+        (ratio,) = xnnpack_limits.of(operator, self.tensors)
+        if not xnnpack_limits.LIMITS["MUL"].end <= ratio < math.inf:
+            return operator
+        scale = output.one_scale * (ratio * np.float32(2.0**-_STEP_BITS))
+        name = self.new_name(f"{output.name}_step")
+        coarse = dataclasses.replace(output, name=name, scale=np.asarray(scale, np.float32))
+        self.tensors[name] = coarse
+        self.operators.append(dataclasses.replace(operator, outputs=(name,)))
+        return Operator("QUANTIZE", (self._towards(name, output),), (output.name,))
 
     def _within_limits(self, kind: str, inputs: tuple[str, ...], output: Tensor) -> tuple[str, ...]:
         """The inputs, requantized where a runtime does not take their scales.

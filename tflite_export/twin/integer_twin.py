@@ -20,6 +20,9 @@ Images: TypeAlias = tf.Tensor | np.ndarray | list | tuple | Mapping[str, tf.Tens
 class IntegerTwin(keras.Model):
     """Executes a `DeployedModel` on integer codes.
 
+        twin = tflite_export.IntegerTwin(exported.deployed, "double")
+        twin.predict(images)  # what a microcontroller computes
+
     `twin(images)` quantizes float images to the input grid, `clip(round(x * (1 / s)) + z)` with
     ties to even as the student does, runs the operators on codes and returns the outputs as
     float32, so `twin.evaluate` is what the phone will score. A model with float32 borders takes and

@@ -335,7 +335,8 @@ def number_of(images: Any, names: Sequence[str]) -> int | None:
     """Number of images, where it is known without reading them; `names` are the model's inputs."""
     if hasattr(images, "as_numpy_iterator"):
         return None
-    return len(inputs_lib.in_order(_without_labels(images, len(names) > 1)[0], names)[0])
+    first = inputs_lib.in_order(_without_labels(images, len(names) > 1)[0], names)[0]
+    return len(first) if np.ndim(first) else None  # what is no array is refused when it is read
 
 
 def _parts(images: Any, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Any]]:

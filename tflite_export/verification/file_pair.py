@@ -38,6 +38,8 @@ def compare_files(
 ) -> report_lib.Report:
     """Compares two files.
 
+        tflite_export.compare_files("ours.tflite", "theirs.tflite", images)
+
     Compared are their constants, their outputs, and their intermediate tensors of the same name and
     grid.
 

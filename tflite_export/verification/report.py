@@ -30,7 +30,13 @@ OVERLAY_METRICS = ("differing", "max_lsb", "sqnr_db", "float_sqnr_db")
 
 @dataclasses.dataclass(frozen=True)
 class Report(Findings):
-    """Findings that can be printed and saved; see `report_records.Findings` for what they hold."""
+    """Findings that can be printed and saved.
+
+        report = tflite_export.verify(student, exported, (images, labels))
+        report.save("report.html")
+
+    `report_records.Findings` says what they hold.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists with the schema version: what `save("x.json")` writes."""

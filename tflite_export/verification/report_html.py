@@ -62,12 +62,11 @@ def _accuracy(report: records.Findings) -> list[tuple[str, str, str]]:
 
 def _size(report: records.Findings) -> list[tuple[str, str, str]]:
     found = [("file", f"{report.bytes:,} B", report.path)]
-    weighted = [cost for cost in report.costs if cost.weight_bits is not None]
-    if weighted:
-        bits = sorted({cost.weight_bits for cost in weighted})
+    widths = [cost.weight_bits for cost in report.costs if cost.weight_bits is not None]
+    if widths:
         macs = sum(cost.macs for cost in report.costs)
-        remark = f"{len(weighted)} layers with weights"
-        found.append(("bits of the weights", ", ".join(map(str, bits)), remark))
+        remark = f"{len(widths)} layers with weights"
+        found.append(("bits of the weights", ", ".join(map(str, sorted(set(widths)))), remark))
         found.append(("multiply-adds", f"{macs:,}", "for one input"))
     return found
 
@@ -115,9 +114,9 @@ def losses(
     A worked number: tensors at 40, 25 and 24 dB lose nothing, 15 and 1 dB, so the second is first.
     The tensor before the first one is taken to be as good as the first.
     """
-    known = [error for error in errors if error.sqnr_db is not None]
+    known = [(error, error.sqnr_db) for error in errors if error.sqnr_db is not None]
     before = [known[0], *known[:-1]] if known else []
-    found = [(error, last.sqnr_db - error.sqnr_db) for last, error in zip(before, known)]
+    found = [(error, last - sqnr) for (_, last), (error, sqnr) in zip(before, known)]
     return sorted(found, key=lambda pair: -pair[1])
 
 

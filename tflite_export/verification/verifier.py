@@ -24,6 +24,9 @@ _PACKAGES = ("tensorflow", "tf_keras", "ai-edge-litert", "numpy")
 class VerificationError(RuntimeError):
     """The file does not compute what was trained.
 
+        except tflite_export.VerificationError as error:
+            error.report.save("report.html")
+
     Attributes:
       report: All that was found until then.
     """

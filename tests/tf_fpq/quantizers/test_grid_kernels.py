@@ -192,9 +192,13 @@ def _trained() -> tuple[list[float], list[np.ndarray]]:
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).random((32, 16, 16, 3), np.float32)
     image = tensor = keras.Input(x.shape[1:])
-    for name, strides in (("large", 1), ("small", 2)):
+    for name, strides in (("large", 1), ("residual", 1), ("small", 2)):
+        before = tensor
         tensor = keras.layers.Conv2D(16, 3, strides, "same", use_bias=False, name=name)(tensor)
-        tensor = keras.layers.ReLU()(keras.layers.BatchNormalization()(tensor))
+        tensor = keras.layers.BatchNormalization()(tensor)
+        if name == "residual":  # two readers of a tensor: noise and quantizer within a condition
+            tensor = keras.layers.Add()([tensor, before])
+        tensor = keras.layers.ReLU()(tensor)
     scores = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(tensor))
     teacher = keras.Model(image, scores)
     rule = tf_fpq.QuantRule(".*", weight_bits=4, activation_bits=4)

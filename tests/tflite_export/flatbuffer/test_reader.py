@@ -266,3 +266,12 @@ def test_reading_does_not_import_tensorflow(tmp_path):
         "assert not {'tensorflow', 'tf_keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.tflite")], check=True)
+
+
+def test_a_tensor_that_is_two_outputs_has_both_names():
+    (output,) = MODEL.outputs
+    twice = dataclasses.replace(
+        MODEL, input_keys=("x",), outputs=(output, output), output_keys=("a", "b")
+    )
+    found = reader.from_bytes(writer.to_bytes(twice))
+    assert found.signature == (("x",), ("a", "b")) and not reader.differences(twice, found)

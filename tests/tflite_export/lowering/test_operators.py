@@ -1,5 +1,6 @@
 """Which TFLite operator a layer becomes, with which options and constants."""
 
+import numpy as np
 import pytest
 
 from tests.integration.exactness import (
@@ -11,6 +12,7 @@ from tests.integration.exactness import (
 from tf_fpq.keras_compat import keras
 from tflite_export.lowering import builder, operators
 from tflite_export.lowering.operators import UNBOUNDED, Codes, Pending
+from tflite_export.twin import integer_twin
 
 layers = keras.layers
 INF = float("inf")
@@ -232,3 +234,29 @@ def test_pending_operators():
 def test_a_layer_without_an_operator():
     with pytest.raises(ValueError, match=r"'rnn' \(LSTM\) has no TFLite operator"):
         operators.start(None, layers.LSTM(1), "rnn", (), None)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "zero_points"),
+    [(255.0, (128, 128)), (256.0, (100, 0)), (300.0, (7, 126)), (1e4, (0, 3)), (1e17, (200, 255))],
+)
+def test_a_product_with_steps_beyond_the_outputs_grid_saturates(ratio, zero_points):
+    student = _student(
+        lambda x: layers.Multiply(name="y")([x, layers.MaxPooling2D(2, 1, "same")(x)]), 4, 4, 2
+    )
+    for name, step, zero_point in (
+        ("image", 0.25, zero_points[0]),
+        ("y", 0.0625 / ratio, zero_points[1]),
+    ):
+        quantize = student.get_layer(f"{name}_quantize")
+        quantize.quantizer.set_grid(
+            quantize.variables_of_quantizer, np.float32(step), np.float32(zero_point)
+        )
+    images = np.random.default_rng(0).integers(-3, 4, (8, 4, 4, 2)).astype(np.float32) / 4
+    deployed = assert_twin_is_interpreter(student, images)
+    kinds = [operator.kind for operator in _operators(deployed)]
+    assert ("QUANTIZE" in kinds) == (ratio >= 256)
+    expected = builder.student_codes(student)(images)["y_quantize"]
+    found = integer_twin.IntegerTwin(deployed).codes(images)["y_quantize"]
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) > 1

@@ -256,6 +256,18 @@ def test_a_wrong_grid_of_the_exporter_is_blamed_on_its_layer(exported, monkeypat
     }
 
 
+def test_biases_that_stay_off_their_grid_explain_what_they_tip_over(tmp_path):
+    student = small_student.make_student(2, 2)
+    file = tflite_export.export(student, tmp_path / "x.tflite", round_biases=False)
+    report = tflite_export.verify(student, file, FEW, kernels=("xnnpack",), verbose=0)
+    slack = {bound.tensor: bound.slack for bound in report.layer_bounds}
+    exact = tflite_export.export(student, file.path)
+    report = tflite_export.verify(student, exact, FEW, kernels=("xnnpack",), verbose=0)
+    for bound in report.layer_bounds:
+        if "CONV_2D" in bound.kinds:
+            assert bound.slack < 0.001 < slack[bound.tensor]
+
+
 def test_outputs_that_are_no_classes_are_compared_by_value(exported, tmp_path):
     report = verify(exported, FEW, kernels=("xnnpack",))
     assert report.output_kinds == {"logits_quantize": "classes"}
