@@ -13,7 +13,7 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-real test-families fuzz lint format clean
+.PHONY: help install demo test test-slow test-docs test-real test-families test-kill fuzz docs lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ install: $(STAMP)  ## Create .venv and install everything, as pinned in constrai
 
 $(STAMP): setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[experiments,dev]'
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[experiments,dev,docs,notebooks]'
 	touch $@
 
 demo: $(STAMP)  ## Digits, resnet8, W4A4, FPQ: train, export to int8, verify (about two minutes).
@@ -37,11 +37,20 @@ test-slow: $(STAMP)  ## Run the slow tests only.
 test-families: $(STAMP)  ## The smallest model of each family of keras.applications, from quantization to verification.
 	$(TEST) $(RUN) pytest -m slow -k smallest_of_each_family tests/experiments/evidence/test_coverage.py --numprocesses=2
 
+test-docs: $(STAMP)  ## Run the pages with trainings, and the notebooks (some minutes).
+	$(RUN) pytest -m slow tests/test_docs.py tests/test_notebooks.py
+
+test-kill: $(STAMP)  ## Kill a training 50 times; it must end as if nothing had happened (half an hour).
+	$(RUN) experiments.evidence.kill_test --kills=50
+
 test-real: $(STAMP)  ## Trained networks of others, out of their wheels, to verified files (some minutes).
 	$(RUN) pytest -m slow tests/experiments/evidence/test_real_networks.py
 
 fuzz: $(STAMP)  ## Random networks through the exporter, for five minutes; FUZZ_SEED is the first.
 	$(RUN) experiments.evidence.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
+
+docs: $(STAMP)  ## Write the docs site to site/; a warning is an error.
+	$(VENV)/bin/mkdocs build --strict
 
 lint: $(STAMP)  ## Check style, imports and docstrings.
 	$(RUN) ruff format --check .

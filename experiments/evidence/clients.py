@@ -205,11 +205,16 @@ def table(rows: Sequence[Row]) -> str:
             row["dense"],
             _loads(row),
             _codes(row),
-            (row["error"] or row["note"] or "-").replace("|", "/"),
+            _plain(row["error"] or row["note"] or "-"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in rows))
     return "\n".join([*lines, "", f"Commit {commits}."])
+
+
+def _plain(text: str) -> str:
+    """What a client said, as a cell: bars would end it, and two brackets in a row are a link."""
+    return text.replace("|", "/").replace("] [", "], [")
 
 
 def _loads(row: Mapping[str, Any]) -> str:
