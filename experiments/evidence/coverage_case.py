@@ -272,14 +272,21 @@ def random_images(model: Any) -> np.ndarray:
 def settle(model: Any, images: np.ndarray) -> None:
     """Sets the batch norms' moving statistics to those of `images`, so that signals neither die nor
     explode.
+
+    Nothing is dropped meanwhile: statistics behind a dropout are not those of inference.
     """
     norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
-    momenta = [layer.momentum for layer in norms]
+    dropouts = [layer for layer in model.layers if "Dropout" in type(layer).__name__]
+    momenta, rates = [layer.momentum for layer in norms], [layer.rate for layer in dropouts]
     for layer in norms:
         layer.momentum = 0.0
+    for layer in dropouts:
+        layer.rate = 0.0
     model(images, training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
+    for layer, rate in zip(dropouts, rates, strict=True):
+        layer.rate = rate
 
 
 def _one_line(error: Exception, limit: int = 1000) -> str:

@@ -5,9 +5,11 @@ import json
 
 from absl import flags
 from absl.testing import flagsaver
+import numpy as np
 import pytest
 
 from experiments.evidence import coverage, coverage_case
+from tf_fpq.keras_compat import keras
 
 # Depthwise convolutions and ReLU6; grouped convolutions, operators and a Rescaling; a Keras 3
 # model.
@@ -59,6 +61,17 @@ def test_the_builders_are_those_of_the_installed_keras():
     assert len(coverage_case.builders("tf_keras")) == 71
     assert set(coverage_case.SMALLEST) <= set(coverage_case.builders("tf_keras"))
     assert len(coverage_case.builders("keras")) >= 40
+
+
+def test_statistics_are_those_of_inference():
+    image = keras.Input((3,))
+    norm = keras.layers.BatchNormalization()
+    dropout = keras.layers.Dropout(0.9)
+    model = keras.Model(image, norm(dropout(image)))
+    images = np.random.default_rng(0).uniform(1, 2, (64, 3)).astype(np.float32)
+    coverage_case.settle(model, images)
+    np.testing.assert_allclose(norm.moving_mean, images.mean(0), rtol=1e-5)
+    assert (norm.momentum, dropout.rate) == (0.99, 0.9)
 
 
 def test_a_model_that_takes_too_long_or_too_much_is_a_row():
