@@ -37,6 +37,7 @@ setuptools.setup(
             "importlib_resources>=6.0",
             "pillow>=10.0",
             "scikit-learn>=1.4",
+            "scipy>=1.11",
             "tensorflow-datasets>=4.9.6",
         ],
         "docs": [
