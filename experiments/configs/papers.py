@@ -42,8 +42,8 @@ LINES: Mapping[str, Mapping[str, Any]] = {
 SEEDS = range(5)
 
 HARDWARE = (
-    "one GPU a worker. Not reproduced: no GPU and no CIFAR here. The same configurations ran on"
-    " generated images in TFDS's format, narrow and short"
+    "one GPU a worker. Not reproduced: no GPU and no CIFAR here. A slow test runs short versions on"
+    " generated images in TFDS's format"
 )
 TIME = "unknown, nobody has run it"
 
