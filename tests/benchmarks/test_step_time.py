@@ -14,7 +14,9 @@ from experiments import records
 SMALL = step_time.Settings(batch_size=4, image_size=8)
 
 
-@pytest.mark.parametrize("variant", ["float", "tfmot", "fpq+cr"])
+@pytest.mark.parametrize(
+    "variant", ["float", "tfmot", pytest.param("fpq+cr", marks=pytest.mark.slow)]
+)
 def test_a_variant_makes_steps(variant):
     step = step_time.make_step("resnet8", variant, SMALL)
     losses = [step() for _ in range(3)]

@@ -65,7 +65,9 @@ def test_a_finished_run_is_not_repeated(finished, monkeypatch):
     assert pipeline.run(config) == json.loads(json.dumps(result))
 
 
-@pytest.mark.parametrize("field", ["learning_rate", "float_learning_rate"])
+@pytest.mark.parametrize(
+    "field", ["float_learning_rate", pytest.param("learning_rate", marks=pytest.mark.slow)]
+)
 def test_a_training_that_diverges_is_one_line_and_leaves_no_half_product(
     small, tmp_path, monkeypatch, field
 ):

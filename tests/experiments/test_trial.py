@@ -33,6 +33,7 @@ def base(data_dir, tmp_path_factory):
     return dataclasses.replace(config, teacher=str(folder / "float.keras"))
 
 
+@pytest.mark.slow
 def test_figures_of_a_student(base):
     figures = trial.run(base)
     assert (figures["codes_differing"], figures["codes_compared"]) == (0, 2 * 200 * 10)

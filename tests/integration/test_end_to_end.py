@@ -27,7 +27,9 @@ def _same_weights_every_time():
     keras.utils.set_random_seed(0)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2_tiny"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", pytest.param("mobilenet_v2_tiny", marks=pytest.mark.slow)]
+)
 def test_the_file_is_the_twin_at_every_scheme(name):
     model = randomize(models.build(name, (8, 8, 3), 10, width=4))
     images = images_for(model)

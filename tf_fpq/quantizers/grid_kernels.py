@@ -178,7 +178,7 @@ def kernels_for(x: tf.Tensor, step: tf.Tensor) -> GridKernels:
 
 
 def _is_large(x: tf.Tensor) -> bool:
-    image = x.shape[1:]
+    image = tf.TensorShape(x.shape[1:])  # NumPy's arrays have tuples
     return image.is_fully_defined() and image.num_elements() >= _LARGE
 
 

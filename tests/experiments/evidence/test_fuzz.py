@@ -16,6 +16,7 @@ def test_a_seed_is_one_network():
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_some_networks_are_exact_or_refused():
     rows = [fuzz_case.run(seed) for seed in range(1, 7)]
     assert all(row["status"] in fuzz.PASSED for row in rows), rows

@@ -447,6 +447,7 @@ np.testing.assert_allclose(student(images), expected, atol=0.05)
 """
 
 
+@pytest.mark.slow
 def test_models_of_another_backend_than_tensorflow(tmp_path):
     root = pathlib.Path(tf_fpq.__file__).parents[1]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root)}

@@ -42,7 +42,10 @@ def test_names():
         presets.methods_from_names("fpq", spf={"seed": 3})
 
 
-@pytest.mark.parametrize("names", ["fpq,cr", "fpq,kd,cr,sam,dampening,freezing"])
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param("fpq,cr", marks=pytest.mark.slow), "fpq,kd,cr,sam,dampening,freezing"],
+)
 def test_methods_compose_in_one_step(names):
     teacher, student = pair()
     before, ours = bytes_of(teacher), bytes_of(student)

@@ -61,7 +61,10 @@ def kill(epoch: int, logs=None) -> None:
 METHODS = ["none", "fpq", "csd,cr", "sam", "freezing"]
 
 
-@pytest.mark.parametrize("names", METHODS)
+@pytest.mark.parametrize(
+    "names",
+    [n if n == "fpq" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS],
+)
 def test_a_resumed_training_is_bit_equal_to_an_uninterrupted_one(names, tmp_path):
     whole = make(names)
     train(whole)

@@ -88,7 +88,7 @@ def test_noise_and_all_methods_run_on_two_replicas(tmp_path):
     assert np.isfinite(result["log_loss"]).all()
 
 
-@pytest.mark.parametrize("names", ["", "csd,cr"])
+@pytest.mark.parametrize("names", ["", pytest.param("csd,cr", marks=pytest.mark.slow)])
 def test_xla_trains_what_the_graph_trains(names):
     results = []
     for jit_compile in (False, True):
@@ -100,6 +100,7 @@ def test_xla_trains_what_the_graph_trains(names):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_xla_trains_with_all_methods():
     teacher, student = pair()
     names = "fpq,kd,cr,sam,dampening,freezing"
@@ -111,6 +112,7 @@ def test_xla_trains_with_all_methods():
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_several_steps_per_execution_train_the_same():
     results = []
     for steps in (1, 2):
@@ -123,7 +125,7 @@ def test_several_steps_per_execution_train_the_same():
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_teacher_computes_in_half_precision(dtype):
     histories = {}
     for teacher_dtype in (None, dtype):
@@ -151,7 +153,7 @@ def test_unknown_teacher_dtype():
         QatModel(student, teacher, presets.methods_from_names("kd"), teacher_dtype="int8")
 
 
-@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
+@pytest.fixture(params=["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def half_precision(request):
     keras.mixed_precision.set_global_policy(request.param)
     yield request.param
