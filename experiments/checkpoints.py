@@ -5,12 +5,14 @@ training that goes on from there is bit-equal to one that was never interrupted.
 """
 
 from collections.abc import Iterator
+import contextlib
 import json
 import pathlib
 import re
 from typing import Any
 import warnings
 
+from absl import logging
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
@@ -68,7 +70,8 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint."""
         self._history.epochs.append({name: float(value) for name, value in (logs or {}).items()})
-        self._manager.save(checkpoint_number=epoch + 1)
+        with _quiet():
+            self._manager.save(checkpoint_number=epoch + 1)
 
     def _newest_first(self) -> Iterator[str]:
         """Checkpoints by the files that are there: the manager's list of them may be damaged."""
@@ -105,3 +108,14 @@ def _is_whole(path: str) -> bool:
         )
         return False
     return True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a line of TensorFlow's for every checkpoint, between the lines of the epochs."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
