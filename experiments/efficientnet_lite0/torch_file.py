@@ -15,8 +15,22 @@ import numpy as np
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+# PyTorch writes its pickles by protocol 2.
+_BEGINNING = pickle.dumps(MAGIC_NUMBER, protocol=2)
 
 _DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+# What unpickling raises for bytes that are no pickle. One that claims a huge memo is a MemoryError.
+_DAMAGED = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    pickle.UnpicklingError,
+)
 
 
 def read(contents: bytes) -> dict[str, np.ndarray]:
@@ -27,6 +41,9 @@ def read(contents: bytes) -> dict[str, np.ndarray]:
     """
     file = io.BytesIO(contents)
     try:
+        # Before anything is unpickled: other bytes may claim gigabytes.
+        if not contents.startswith(_BEGINNING):
+            raise ValueError("it does not begin as one")
         if _Unpickler(file).load() != MAGIC_NUMBER or _Unpickler(file).load() != PROTOCOL_VERSION:
             raise ValueError("its magic number or protocol is another one")
         _Unpickler(file).load()  # sizes of C types, which are the same everywhere by now
@@ -37,7 +54,7 @@ def read(contents: bytes) -> dict[str, np.ndarray]:
         return {name: tensor.array() for name, tensor in tensors.items()}
     except ValueError as error:
         raise ValueError(f"Not a legacy PyTorch file of tensors: {error}.") from error
-    except (EOFError, KeyError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+    except _DAMAGED as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"Not a whole legacy PyTorch file: {reason}.") from error
 

@@ -2,7 +2,6 @@
 
 import collections
 import io
-import os
 import pickle
 
 import numpy as np
@@ -107,5 +106,18 @@ def test_a_file_that_is_cut_off_is_refused():
     for length in (0, 10, len(whole) - 1, len(whole) - len(VALUES) * 4):
         with pytest.raises(ValueError, match="Not a .*legacy PyTorch file"):
             torch_file.read(whole[:length])
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        bytes(100),
+        np.random.default_rng(0).bytes(100),
+        b"]r" + (2**32 - 1).to_bytes(4, "little"),  # LONG_BINPUT: a memo of 4 billion entries
+        b"\x8e" + (2**62).to_bytes(8, "little"),  # BINBYTES8: a string of 4 exabytes
+    ],
+    ids=["zeros", "random", "huge memo", "huge string"],
+)
+def test_what_is_no_pickle_is_refused(contents):
     with pytest.raises(ValueError, match="Not a .*legacy PyTorch file"):
-        torch_file.read(os.urandom(100))
+        torch_file.read(contents)
