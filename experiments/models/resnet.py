@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from experiments.models.blocks import classifier, conv_norm
 from tf_fpq.keras_compat import keras
 
 layers = keras.layers
@@ -50,30 +51,26 @@ def _resnet(
     block: Callable[[tf.Tensor, int, int, str], tf.Tensor] | None = None,
 ) -> keras.Model:
     image = keras.Input(input_shape, name="image")
-    x = _conv(image, width, 3, 1, "stem_conv", "stem_bn")
+    x = conv_norm(image, width, 3, "stem")
     x = layers.ReLU(name="stem_relu")(x)
     for stage, repeats in enumerate(blocks):
         for repeat in range(repeats):
             strides = 2 if stage and not repeat else 1
             place = f"stage{stage + 1}_block{repeat + 1}"
             x = (block or _block)(x, width * 2**stage, strides, place)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(num_classes, name="logits")(x)
-    return keras.Model(image, logits, name=name)
+    return classifier(image, x, num_classes, name)
 
 
 def _bottleneck(x: tf.Tensor, channels: int, strides: int, name: str) -> tf.Tensor:
     """1x1 to `channels`, 3x3, 1x1 to four times as many, and the sum with the shortcut."""
     shortcut = x
     if strides != 1 or x.shape[-1] != 4 * channels:
-        shortcut = _conv(
-            x, 4 * channels, 1, strides, f"{name}_shortcut_conv", f"{name}_shortcut_bn"
-        )
-    y = _conv(x, channels, 1, 1, f"{name}_conv1", f"{name}_bn1")
+        shortcut = conv_norm(x, 4 * channels, 1, f"{name}_shortcut", strides=strides)
+    y = conv_norm(x, channels, 1, name, "1")
     y = layers.ReLU(name=f"{name}_relu1")(y)
-    y = _conv(y, channels, 3, strides, f"{name}_conv2", f"{name}_bn2")
+    y = conv_norm(y, channels, 3, name, "2", strides=strides)
     y = layers.ReLU(name=f"{name}_relu2")(y)
-    y = _conv(y, 4 * channels, 1, 1, f"{name}_conv3", f"{name}_bn3")
+    y = conv_norm(y, 4 * channels, 1, name, "3")
     y = layers.Add(name=f"{name}_add")([shortcut, y])
     return layers.ReLU(name=f"{name}_relu3")(y)
 
@@ -84,24 +81,9 @@ def _block(x: tf.Tensor, channels: int, strides: int, name: str) -> tf.Tensor:
     """
     shortcut = x
     if strides != 1 or x.shape[-1] != channels:
-        shortcut = _conv(x, channels, 1, strides, f"{name}_shortcut_conv", f"{name}_shortcut_bn")
-    y = _conv(x, channels, 3, strides, f"{name}_conv1", f"{name}_bn1")
+        shortcut = conv_norm(x, channels, 1, f"{name}_shortcut", strides=strides)
+    y = conv_norm(x, channels, 3, name, "1", strides=strides)
     y = layers.ReLU(name=f"{name}_relu1")(y)
-    y = _conv(y, channels, 3, 1, f"{name}_conv2", f"{name}_bn2")
+    y = conv_norm(y, channels, 3, name, "2")
     y = layers.Add(name=f"{name}_add")([shortcut, y])
     return layers.ReLU(name=f"{name}_relu2")(y)
-
-
-def _conv(
-    x: tf.Tensor, channels: int, size: int, strides: int, conv_name: str, norm_name: str
-) -> tf.Tensor:
-    x = layers.Conv2D(
-        channels,
-        size,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=conv_name,
-    )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=norm_name)(x)
