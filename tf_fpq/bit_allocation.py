@@ -240,11 +240,16 @@ class _Allocation:
             name: (widths[("weights", name)], self._activation_width(cost.reads, widths))
             for name, cost in self._found.layers.items()
         }
-        layers = [(cost, *by_layer[name]) for name, cost in self._found.layers.items()]
+
+        def total(budget: str) -> int:
+            return sum(
+                self._cost(budget, name, bits, widths) for name, (bits, _) in by_layer.items()
+            )
+
         return Choice(
             widths=by_layer,
-            weight_bytes=sum(cost.weight_bytes(weight_bits) for cost, weight_bits, _ in layers),
-            bit_operations=sum(c.macs * w * a for c, w, a in layers),
+            weight_bytes=total("weight_bytes"),
+            bit_operations=total("bit_operations"),
             damage=sum(self._damage[tensor][bits] for tensor, bits in widths.items()),
         )
 
@@ -284,7 +289,7 @@ class _Allocation:
         least = np.zeros(int(limit / unit) + 1)  # by units that may be spent on the kernels so far
         taken: list[tuple[np.ndarray, list[int]]] = []
         for tensor in kernels:
-            costs = [math.ceil(self._cost(budget, tensor, b, widths) / unit) for b in self._bits]
+            costs = [math.ceil(self._cost(budget, tensor[1], b, widths) / unit) for b in self._bits]
             options = np.full((len(costs), len(least)), np.inf)
             for option, cost, bits in zip(options, costs, self._bits):
                 option[cost:] = least[: max(0, len(least) - cost)] + self._damage[tensor][bits]
@@ -298,9 +303,9 @@ class _Allocation:
             found[tensor], left = self._bits[choice], left - costs[choice]
         return found
 
-    def _cost(self, budget: str, tensor: Tensor, bits: int, widths: Widths) -> int:
-        """What one kernel costs at a width."""
-        cost = self._found.layers[tensor[1]]
+    def _cost(self, budget: str, layer: str, bits: int, widths: Widths) -> int:
+        """What a layer's kernel costs at a width, with the activations' widths as they are."""
+        cost = self._found.layers[layer]
         if budget == "weight_bytes":
             return cost.weight_bytes(bits)
         return cost.macs * bits * self._activation_width(cost.reads, widths)

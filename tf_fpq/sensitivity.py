@@ -21,7 +21,7 @@ from tf_fpq.quantize import quantize_model
 from tf_fpq.quantizers.spec import check_bits
 from tf_fpq.student_layers.deployed_rounding import source_of
 from tf_fpq.student_layers.quantized_layers import QuantizedLayer, observing
-from tf_fpq.summary import summary
+from tf_fpq.summary import summary, table_lines
 
 Part = Literal["weights", "activations"]
 PARTS: tuple[Part, ...] = ("weights", "activations")
@@ -124,19 +124,11 @@ class Sensitivity:
             ]
             for name, cost in self.layers.items()
         ]
-        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in [header, *rows]
-        ]
         title = (
             f"model {self.model}: SQNR of the outputs in dB with one tensor quantized,"
             f" {self.images} images"
         )
-        return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
+        return "\n".join([title, *table_lines(header, rows)])
 
     def plot(self, path: str) -> None:
         """Draws the SQNR of every layer and width into an image file.

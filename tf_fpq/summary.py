@@ -102,13 +102,7 @@ class Summary:
 
     def __str__(self) -> str:
         header = ["layer", "kind", "W", "A", "granularity", "step size", "weights", "bytes", "MACs"]
-        table = [header, *(_cells(row) for row in self.rows)]
-        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-        lines = [
-            "  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths)))
-            for line in table
-        ]
-        rule = "-" * len(lines[0])
+        lines = table_lines(header, [_cells(row) for row in self.rows])
         ratio = self.float_bytes / self.bytes if self.bytes else math.nan
         totals = [
             (
@@ -118,7 +112,7 @@ class Summary:
             "MACs per image: "
             + (", ".join(f"{n:,} {scheme}" for scheme, n in self.macs.items()) or "0"),
         ]
-        return "\n".join([f"model {self.model}", lines[0], rule, *lines[1:], rule, *totals])
+        return "\n".join([f"model {self.model}", *lines, lines[1], *totals])
 
 
 def _cells(row: SummaryRow) -> list[str]:
@@ -132,6 +126,17 @@ def _cells(row: SummaryRow) -> list[str]:
         "" if row.step_size is None else f"{row.step_size:.4g}",
         *(f"{value:,}" if weighted else "" for value in (row.weights, row.bytes, row.macs)),
     ]
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Header, a rule and rows as text; the first two columns are names, the others numbers."""
+    table = [header, *rows]
+    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+    lines = [
+        "  ".join(_aligned(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths)))
+        for line in table
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
 def _aligned(cell: str, width: int, column: int) -> str:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(
             "Flags only, and --json=FILE among them: the file that the rows are appended to."
         )
-    results = ResultsFile(FLAGS.json, lambda row: " ".join(str(row[name]) for name in KEYS))
+    results = ResultsFile(FLAGS.json, _key)
     for seed in tqdm.tqdm([int(seed) for seed in FLAGS.seeds], unit="seed"):
         _measure(results, seed)
     print(table(results.rows()))
@@ -58,7 +58,7 @@ def _measure(results: ResultsFile, seed: int) -> None:
         (config, way)
         for config in (_config(seed, int(bits)) for bits in FLAGS.weight_bits)
         for way in WAYS
-        if " ".join(str(value) for value in _named(config, way).values()) not in keys
+        if _key(_named(config, way)) not in keys
     ]
     if not todo:
         return
@@ -80,10 +80,11 @@ def _row(
     found: tf_fpq.Sensitivity,
 ) -> Row:
     rules = [tf_fpq.QuantRule(weight_bits=config.weight_bits, activation_bits=8)]
-    budget = tf_fpq.summary(tf_fpq.quantize_model(teacher, rules)).bytes
-    if way == "mixed":
-        rules = list(tf_fpq.suggest_rules(found, weight_bytes=budget).rules)
     student = tf_fpq.quantize_model(teacher, rules)
+    if way == "mixed":
+        budget = tf_fpq.summary(student).bytes
+        rules = list(tf_fpq.suggest_rules(found, weight_bytes=budget).rules)
+        student = tf_fpq.quantize_model(teacher, rules)
     tf_fpq.calibrate(student, images, verbose=0)
     calibrated = pipeline.accuracy(student, dataset)
     pipeline.train_student(config, student, teacher, dataset)
@@ -110,6 +111,10 @@ def _config(seed: int, weight_bits: int) -> Config:
         float_epochs=FLAGS.float_epochs,
         seed=seed,
     )
+
+
+def _key(row: Row) -> str:
+    return " ".join(str(row[name]) for name in KEYS)
 
 
 def _named(config: Config, way: str) -> Row:
