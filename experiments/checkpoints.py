@@ -1,6 +1,6 @@
 """Trainings that go on where they were killed, by TensorFlow's own checkpoints.
 
-After every epoch the model is written with its optimizer, its methods and the history so far. A
+After an epoch the model is written with its optimizer, its methods and the history so far. A
 training that goes on from there is bit-equal to one that was never interrupted.
 """
 
@@ -9,6 +9,7 @@ import contextlib
 import json
 import pathlib
 import re
+import time
 from typing import Any
 import warnings
 
@@ -22,7 +23,7 @@ KEPT = 2
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint after every epoch, and restores the newest one that is whole.
+    """Writes a checkpoint after an epoch, and restores the newest one that is whole.
 
     Example:
       >>> checkpoints = Checkpoints("runs/a/checkpoints")
@@ -30,15 +31,18 @@ class Checkpoints(keras.callbacks.Callback):
       >>> model.fit(data, initial_epoch=epochs_done, epochs=20, callbacks=[checkpoints])
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = KEPT):
+    def __init__(self, folder: pathlib.Path, keep: int = KEPT, seconds: float = 0.0):
         """Reads and writes nothing yet.
 
         Args:
           folder: Where checkpoints are written.
           keep: How many of them stay.
+          seconds: The least time between two of them. 0 writes one after every epoch, which is a
+            quarter of the work where an epoch takes less than a second.
         """
         super().__init__()
-        self._folder, self._keep = folder, keep
+        self._folder, self._keep, self._seconds = folder, keep, seconds
+        self._written = time.monotonic()
         self._history = _History()
         self._manager: Any = None
 
@@ -68,8 +72,11 @@ class Checkpoints(keras.callbacks.Callback):
         return len(self._history.epochs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint, if the last one is old enough."""
         self._history.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        if time.monotonic() < self._written + self._seconds:
+            return
+        self._written = time.monotonic()
         with _quiet():
             self._manager.save(checkpoint_number=epoch + 1)
 

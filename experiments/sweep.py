@@ -6,7 +6,7 @@ r"""Runs a grid of experiments over seeds.
 
 The runs come from a file that defines a `STUDY` (see experiments/study.py), in its order, or from
 the flags. Every run is a line of JSON in the results, written when the run ends; runs that are in
-it already are not repeated, and one that was killed goes on after its last whole epoch. --workers=2
+it already are not repeated, and one that was killed goes on from its newest checkpoint. --workers=2
 lets two processes share the runs, and several sweeps may run at once on one file, also on the same
 grid: each run is taken by one of them. A float teacher is trained once for all runs that agree in
 everything it depends on. experiments.report makes tables of the rows.
@@ -150,7 +150,9 @@ def teacher(config: Config, results: ResultsFile) -> str:
                 config,
                 pipeline.load(config),
                 watch=False,
-                checkpoints=Checkpoints(path.with_name("checkpoints")),
+                checkpoints=Checkpoints(
+                    path.with_name("checkpoints"), seconds=trial.SECONDS_BETWEEN_CHECKPOINTS
+                ),
             )
             records.write_text(path.with_name("depends_on.json"), _identity(config) + "\n")
             records.write_whole(path, model.save)

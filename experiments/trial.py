@@ -29,6 +29,8 @@ Row = dict[str, Any]
 # Batches that batch norms are re-estimated from; `callbacks.reestimate_batch_norm` says that a
 # dozen suffices.
 REESTIMATION_BATCHES = 20
+# A grid's runs take less than a minute; one that is killed repeats no more than this.
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
 # Images on which every code of the twin is compared with the file's. All of the test images would
 # cost as much as a quarter of the training.
 TWIN_IMAGES = 1000
@@ -39,8 +41,8 @@ def run(config: Config) -> Row:
 
     Every random draw follows from `config.seed`: the teacher, the calibration images, the order of
     the training images, their augmentation and the methods' noise. Runs that differ in their
-    methods or rates alone are therefore pairs. A run that was killed goes on after its last whole
-    epoch.
+    methods or rates alone are therefore pairs. A run that was killed goes on from its newest
+    checkpoint.
 
     Args:
       config: What to do; with `workdir` the trained student is kept there as `student.keras`.
@@ -50,7 +52,8 @@ def run(config: Config) -> Row:
       (`methods=("float",)`) are None.
     """
     with run_folder.opened(config, resume=True) as folder:
-        figures = _run(config, Checkpoints(folder.checkpoints("student")))
+        seconds = SECONDS_BETWEEN_CHECKPOINTS
+        figures = _run(config, Checkpoints(folder.checkpoints("student"), seconds=seconds))
         run_folder.remove_leftovers(folder.path)
     return figures
 

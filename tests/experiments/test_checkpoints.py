@@ -50,6 +50,15 @@ def test_so_many_stay_as_are_asked_for(tmp_path, keep):
     assert len(list(tmp_path.glob("*.index"))) == keep
 
 
+def test_the_time_between_two_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, seconds=3600)
+    model = compiled()
+    checkpoints.restore(model)
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[checkpoints])
+    assert not list(tmp_path.glob("*.index"))
+    assert len(checkpoints.history["loss"]) == 2
+
+
 def damage(path: pathlib.Path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -94,6 +94,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(base, tmp_path, monkeypatch):
     expected = trial.run(config)
     killed = dataclasses.replace(config, workdir=str(tmp_path / "killed"))
     real = Checkpoints.on_epoch_end
+    monkeypatch.setattr(trial, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
     def kill(self, epoch, logs=None):
         real(self, epoch, logs)

@@ -15,7 +15,14 @@ from tf_fpq.keras_compat import AnyModel, keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
 from tf_fpq.placement.training_graph import training_graph
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
-from tf_fpq.training import argument_checks, data_checks, optimizers, total_steps, two_views
+from tf_fpq.training import (
+    argument_checks,
+    data_checks,
+    first_trace,
+    optimizers,
+    total_steps,
+    two_views,
+)
 from tf_fpq.training import teacher as teachers
 from tf_fpq.training.divergence_guard import DivergenceGuard
 
@@ -266,6 +273,9 @@ class QatModel(keras.Model):
 
         def checked(iterator: Any) -> Any:
             nonlocal looked_at_images
+            if not looked_at_images:
+                predictions = first_trace.specification(self._graph.output["predictions"])
+                first_trace.make_variables(self, predictions, iterator.element_spec)
             logs = function(iterator)
             self._guard.check()
             if not looked_at_images:
