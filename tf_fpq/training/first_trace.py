@@ -18,10 +18,11 @@ def make_variables(model: keras.Model, predictions: Any, element_spec: Any) -> N
 
     Args:
       model: The compiled model.
-      predictions: Specifications of its outputs, in their structure.
+      predictions: Its outputs: tensors of any kind, or what specifies them, in their structure.
       element_spec: The specification of a batch, as its iterator has it. With several replicas it
         speaks of all of them at once; the metrics are then left to Keras.
     """
+    predictions = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), predictions)
     model.optimizer.build(model.trainable_variables)
     if distributed.num_replicas() > 1:
         return
@@ -33,8 +34,3 @@ def make_variables(model: keras.Model, predictions: Any, element_spec: Any) -> N
         losses.build(predictions)
     if metrics is not None and not metrics.built:
         metrics.build(predictions, metrics._conform_to_outputs(predictions, labels))
-
-
-def specification(tensors: Any) -> Any:
-    """Shapes and types of tensors of any kind, in their structure."""
-    return tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), tensors)

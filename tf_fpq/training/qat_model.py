@@ -167,7 +167,8 @@ class QatModel(keras.Model):
             graph.check_finite(teacher, "teacher")
         for method in methods:
             method.attach(self.student, teacher)
-        untracked(self, teacher=teacher, _teacher_graph=self._make_teacher_graph(teacher))
+        teacher_graph = teachers.graph_for(self.methods, teacher, self.teacher_dtype)
+        untracked(self, teacher=teacher, _teacher_graph=teacher_graph)
         self.train_function = None
 
     @classmethod
@@ -268,13 +269,12 @@ class QatModel(keras.Model):
             _guard=DivergenceGuard(self.student, self.optimizer),
         )
         function = super().make_train_function(force=True)
-
         looked_at_images = False
 
         def checked(iterator: Any) -> Any:
             nonlocal looked_at_images
             if not looked_at_images:
-                predictions = first_trace.specification(self._graph.output["predictions"])
+                predictions = self._graph.output["predictions"]
                 first_trace.make_variables(self, predictions, iterator.element_spec)
             logs = function(iterator)
             self._guard.check()
@@ -385,10 +385,8 @@ class QatModel(keras.Model):
         slow = [] if factor == 1.0 else quantizer_variables(self.student)
         before = [tf.identity(variable) for variable in slow]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        distributed.assign(
-            slow,
-            [old + factor * (variable - old) for variable, old in zip(slow, before, strict=True)],
-        )
+        moved = [old + factor * (new - old) for new, old in zip(slow, before, strict=True)]
+        distributed.assign(slow, moved)
         for method in self.methods:
             method.after_update()
 
@@ -396,13 +394,6 @@ class QatModel(keras.Model):
         added = {method.name: tf.add_n(method.losses) for method in self.methods if method.has_loss}
         for name, value in added.items():
             self._loss_metrics[name].update_state(value)
-        loss *= (
-            distributed.num_replicas()
-        )  # Keras divides a replica's loss, so that gradients add up
+        # Keras divides a replica's loss, so that gradients add up.
+        loss *= distributed.num_replicas()
         self._task_loss.update_state(loss - sum(self.losses) if self.losses else loss)
-
-    def _make_teacher_graph(self, teacher: keras.Model | None) -> keras.Model | None:
-        if not any(method.needs_teacher for method in self.methods):
-            return None
-        shown = teachers.shown_to(self.methods)
-        return teachers.teacher_graph(teacher, shown, self.teacher_dtype)

@@ -21,6 +21,15 @@ TEACHER_DTYPES = ("float32", "float16", "bfloat16")
 CACHE_LIMIT_BYTES = 4 * 2**30
 
 
+def graph_for(
+    methods: Sequence[Method], teacher: keras.Model | None, dtype: str | None
+) -> keras.Model | None:
+    """The `teacher_graph` that the methods need; None if they need no teacher."""
+    if not any(method.needs_teacher for method in methods):
+        return None
+    return teacher_graph(teacher, shown_to(methods), dtype)
+
+
 def teacher_graph(
     teacher: keras.Model, shown: Mapping[str, float | None], dtype: str | None = None
 ) -> keras.Model:
