@@ -8,24 +8,27 @@ W4A4 student by FPQ and CR, export, verification. SIGKILL comes
   time        after a random time,
   file        before a random operation on a file: making, opening, renaming or removing one,
   checkpoint  while TensorFlow writes a checkpoint,
+  export      at a random time within the export,
   line        when half a line of results is written.
 
-The run is started again until it ends. Then weights, `model.tflite`, report, history and figures
-must be those of the run that nobody killed, no file must be left that it does not have, and the
-results must hold its row once.
+The run is started again until it ends. One that only lacks its line of results is killed no more,
+so that kills strike runs that have something to lose. At the end weights, `model.tflite`, report,
+history and figures must be those of the run that nobody killed, no file must be left that it does
+not have, and the results must hold its row once.
 
 Exit code: 0, or 1 with what differs.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import io
+import itertools
 import json
 import multiprocessing
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import sys
@@ -33,29 +36,23 @@ import tempfile
 import threading
 import time
 from typing import Any
-import warnings
-import zipfile
 
 from absl import app, flags
-import h5py
-import numpy as np
 
 from experiments import data, models, pipeline
 from experiments.config import Config
+from experiments.evidence import same_run
 from experiments.results_file import ResultsFile
 from tf_fpq import programs
 from tf_fpq.keras_compat import keras
+import tflite_export
 
-# How often each kind of kill is drawn. Chosen here: a random time strikes anywhere, but rarely
-# where something is written.
-WEIGHTS = {"time": 4, "file": 3, "checkpoint": 2, "line": 1}
+# How many of a dozen kills are of each kind. Chosen here: a random time strikes anywhere, but
+# rarely where something is written.
+WEIGHTS = {"time": 4, "file": 3, "checkpoint": 2, "export": 2, "line": 1}
 # Seconds between two looks for a checkpoint that is being written, which takes some 10 ms.
 LOOK_SECONDS = 0.0005
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
-
-
-class DifferenceError(RuntimeError):
-    """A run that was killed did not end as the one that nobody killed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +61,8 @@ class Kill:
 
     Attributes:
       kind: A key of `WEIGHTS`.
-      when: A share of the uninterrupted run: of its seconds, its operations on files, or its
-        epochs.
+      when: A share of the uninterrupted run: of its seconds, its operations on files, its
+        checkpoints, or the seconds of its export.
     """
 
     kind: str
@@ -78,13 +75,12 @@ class Reference:
 
     Attributes:
       folder: Its folder.
-      seconds: How long it took.
-      operations: How many operations on files it made.
+      whole: What there is of each kind's measure: seconds, operations on files, checkpoints,
+        seconds of the export.
     """
 
     folder: pathlib.Path
-    seconds: float
-    operations: int
+    whole: Mapping[str, float]
 
 
 def network(image_shape: tuple[int, int, int], num_classes: int, width: int) -> keras.Model:
@@ -136,26 +132,36 @@ def run_kills(
     data_dir = str(folder / "data")
     data.load("digits", data_dir)
     reference = _uninterrupted(folder, data_dir)
-    log(f"uninterrupted: {reference.seconds:.1f} s, {reference.operations} operations on files")
-    generator, found, runs = random.Random(seed), collections.Counter[str](), 0
-    while found.total() < kills:
+    log(f"uninterrupted: {json.dumps(reference.whole)}")
+    generator = random.Random(seed)
+    planned = collections.deque(itertools.islice(_kinds(generator), kills))
+    kinds, places, runs = collections.Counter[str](), collections.Counter[str](), 0
+    while planned:
         runs += 1
-        for kill in _ended(folder, data_dir, reference, generator, kills - found.total()):
-            found[kill.kind] += 1
-            log(f"kill {found.total()}, run {runs}: {kill.kind} at {kill.when:.2f}")
-        compare(folder / "run", reference.folder)
+        for kill in _ended(folder, data_dir, reference, generator, planned):
+            place = _place(folder)
+            kinds[kill.kind] += 1
+            places[place] += 1
+            log(f"kill {kinds.total()}, run {runs}: {kill.kind} at {kill.when:.2f}, in {place}")
+        same_run.compare(folder / "run", reference.folder)
         log(f"run {runs} is the uninterrupted one")
-    log(f"{found.total()} kills ({dict(found)}), {runs} runs: all are the uninterrupted one")
+    log(f"{kinds.total()} kills, {runs} runs: all are the uninterrupted one")
+    log(f"kills by kind: {dict(kinds)}, by place: {dict(places)}")
     return runs
 
 
+def _kinds(generator: random.Random) -> Iterator[str]:
+    """Kinds of kills, each as often as `WEIGHTS` says in every dozen."""
+    dozen = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
+    while True:
+        yield from generator.sample(dozen, len(dozen))
+
+
 def _uninterrupted(folder: pathlib.Path, data_dir: str) -> Reference:
-    counted = folder / "operations"
-    started = time.perf_counter()
-    _check(_process(folder / "run", data_dir, None, counted) == 0, "the run itself fails")
-    seconds = time.perf_counter() - started
+    measured = folder / "measured.json"
+    same_run.check(_process(folder / "run", data_dir, None, measured) == 0, "the run itself fails")
     (folder / "run").rename(folder / "reference")
-    return Reference(folder / "reference", seconds, int(counted.read_text()))
+    return Reference(folder / "reference", json.loads(measured.read_text()))
 
 
 def _ended(
@@ -163,35 +169,44 @@ def _ended(
     data_dir: str,
     reference: Reference,
     generator: random.Random,
-    most: int,
+    planned: collections.deque[str],
 ) -> Iterator[Kill]:
-    """Starts a run again and again until it ends; yields the kills, at most `most`."""
+    """Starts a run again and again until it ends; takes its kills from `planned` and yields them.
+
+    A process that ends before its moment is not killed, and the kind stays planned.
+    """
     shutil.rmtree(folder / "run", ignore_errors=True)
     while True:
-        kind = generator.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        kill = Kill(kind, generator.random()) if most else None
+        finished = (folder / "run" / "cell" / "result.json").exists()
+        kill = None if finished or not planned else Kill(planned[0], generator.random())
         code = _process(folder / "run", data_dir, kill and _scaled(kill, reference))
         if code == 0:
             return
         if kill is None or code != -signal.SIGKILL:
-            raise DifferenceError(f"exit code {code}: {(folder / 'log.txt').read_text()[-2000:]}")
-        most -= 1
+            printed = (folder / "log.txt").read_text()
+            raise same_run.DifferenceError(f"exit code {code}: {printed[-2000:]}")
+        planned.popleft()
         yield kill
 
 
 def _scaled(kill: Kill, reference: Reference) -> Kill:
-    whole = {"time": reference.seconds, "file": reference.operations, "checkpoint": 5}
-    return dataclasses.replace(kill, when=kill.when * whole.get(kill.kind, 1))
+    return dataclasses.replace(kill, when=kill.when * reference.whole.get(kill.kind, 1))
+
+
+def _place(folder: pathlib.Path) -> str:
+    """The step of the run in which the last process died, by what it had printed."""
+    steps = re.findall(r"^== (.*)", (folder / "log.txt").read_text(), re.MULTILINE)
+    return steps[-1] if steps else "the start"
 
 
 def _process(
-    run: pathlib.Path, data_dir: str, kill: Kill | None, counted: pathlib.Path | None = None
+    run: pathlib.Path, data_dir: str, kill: Kill | None, measured: pathlib.Path | None = None
 ) -> int:
     """Exit code of a process that goes on with a run."""
     context = multiprocessing.get_context("forkserver")
     # Imported once, before TensorFlow is used: a process then starts in no time.
     context.set_forkserver_preload(["experiments.pipeline"])
-    process = context.Process(target=go_on, args=(run, data_dir, kill, counted))
+    process = context.Process(target=go_on, args=(run, data_dir, kill, measured))
     process.start()
     process.join(kill.when if kill and kill.kind == "time" else None)
     process.kill()  # without effect on one that has ended
@@ -200,22 +215,50 @@ def _process(
 
 
 def go_on(
-    run: pathlib.Path, data_dir: str, kill: Kill | None, counted: pathlib.Path | None
+    run: pathlib.Path, data_dir: str, kill: Kill | None, measured: pathlib.Path | None
 ) -> None:
     """Goes on with a run, in a process of its own that `kill` ends."""
-    log = os.open(run.parent / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    started = time.perf_counter()
+    log = os.open(run.parent / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     models.BUILDERS["smallest"] = network
     operations = _count_operations(run, kill)
-    if kill and kill.kind == "checkpoint":
-        threading.Thread(target=_watch_checkpoints, args=(run, int(kill.when)), daemon=True).start()
-    if kill and kill.kind == "line":
-        os.fsync = _cut_off
+    if kill:
+        _prepare(kill, run)
     result = pipeline.run(dataclasses.replace(config(data_dir), workdir=str(run / "cell")))
-    _results(run / "rows.jsonl").add({"seed": 0, "metrics": result["metrics"]})
-    if counted:
-        counted.write_text(str(operations()))
+    row = {"seed": 0, "metrics": result["metrics"]}
+    ResultsFile(run / "rows.jsonl", lambda row: str(row["seed"])).add(row)
+    if measured:
+        found = {"time": time.perf_counter() - started, "file": operations()}
+        history = result["history"]
+        found["checkpoint"] = sum(len(history[name]["loss"]) for name in ("float", "student"))
+        found["export"] = result["seconds"]["export"]
+        measured.write_text(json.dumps(found))
+
+
+def _prepare(kill: Kill, run: pathlib.Path) -> None:
+    """Sets up a kill that comes from inside the process."""
+    if kill.kind == "checkpoint":
+        threading.Thread(target=_watch_checkpoints, args=(run, int(kill.when)), daemon=True).start()
+    if kill.kind == "export":
+        tflite_export.export = _killed_within(tflite_export.export, kill.when)
+    if kill.kind == "line":
+        os.fsync = _cut_off
+
+
+def _killed_within(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """The function, in a process that dies so many seconds after the call unless it has ended."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        timer = threading.Timer(seconds, _die)
+        timer.start()
+        try:
+            return function(*arguments, **named)
+        finally:
+            timer.cancel()
+
+    return call
 
 
 def _die(*arguments: Any) -> None:
@@ -256,82 +299,6 @@ def _cut_off(handle: int) -> None:
     _die()
 
 
-def compare(run: pathlib.Path, reference: pathlib.Path) -> None:
-    """Raises DifferenceError if a run is not the reference, bit for bit, or has other files."""
-    left, right = (
-        sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        for folder in (run, reference)
-    )
-    _check(left == right, f"files: {left}, and not {right}")
-    for name in left:
-        one, other = (_content(folder / name) for folder in (run, reference))
-        _check(_equal(one, other), f"{name} is another one: {_differing(one, other)}")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise DifferenceError(message)
-
-
-def _content(path: pathlib.Path) -> Any:
-    """What of a file must be repeated."""
-    if path.suffix == ".keras":
-        return _archive(path)
-    if path.suffix == ".json":
-        return _repeated(json.loads(path.read_text()))
-    if path.suffix == ".html":
-        return None  # it shows report.json, with seconds and drawings whose parts have random names
-    if path.name == "rows.jsonl":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the half lines, which are to be there
-            return _results(path).rows()
-    return path.read_bytes()
-
-
-def _results(path: pathlib.Path) -> ResultsFile:
-    return ResultsFile(path, lambda row: str(row["seed"]))
-
-
-def _repeated(row: dict[str, Any]) -> dict[str, Any]:
-    """Without times: a `.keras` file says when it was written, so its sum is one."""
-    return {n: value for n, value in row.items() if n not in ("seconds", "teacher_sha256")}
-
-
-def _archive(path: pathlib.Path) -> dict[str, Any]:
-    """Configuration and all arrays of a `.keras` file, which also says when it was written.
-
-    Without the metrics, which are sums over the last epoch that the process has trained itself.
-    """
-    with zipfile.ZipFile(path) as archive:
-        found: dict[str, Any] = {"config": archive.read("config.json")}
-        with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-            file.visititems(
-                lambda name, node: (
-                    found.update({name: np.asarray(node)})
-                    if isinstance(node, h5py.Dataset) and not name.startswith("metrics/")
-                    else None
-                )
-            )
-    return found
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and any(isinstance(value, np.ndarray) for value in one.values()):
-        return one.keys() == other.keys() and all(
-            np.array_equal(value, other[name]) for name, value in one.items()
-        )
-    return one == other
-
-
-def _differing(one: Any, other: Any) -> str:
-    """What differs between two contents, as far as it has names."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return "its bytes"
-    both = set(one) & set(other)
-    names = {n for n in both if not _equal({n: one[n]}, {n: other[n]})} | (set(one) ^ set(other))
-    return "; ".join(f"{n}: {one.get(n)!r}, and not {other.get(n)!r}"[:500] for n in sorted(names))
-
-
 def main(arguments: Sequence[str]) -> None:
     """Kills."""
     if len(arguments) > 1:
@@ -339,7 +306,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             run_kills(flags.FLAGS.kills, flags.FLAGS.seed, pathlib.Path(folder))
-        except DifferenceError as error:
+        except same_run.DifferenceError as error:
             sys.exit(f"error: {error}")
 
 

@@ -1,71 +1,67 @@
-"""Killed runs end as the one that nobody killed; what they would leave is noticed."""
+"""Killed runs end as the one that nobody killed; kills are of all kinds and strike living runs."""
 
-import json
-import shutil
+import collections
+import itertools
+import random
 
-import numpy as np
 import pytest
 
 from experiments.evidence import kill_test
-from tf_fpq.keras_compat import keras
 
 
 @pytest.mark.slow
 def test_three_kills(tmp_path):
     lines = []
     assert kill_test.run_kills(3, 1, tmp_path, lines.append) >= 1
-    assert "3 kills" in lines[-1] and "all are the uninterrupted one" in lines[-1]
+    assert "3 kills" in lines[-2] and "all are the uninterrupted one" in lines[-2]
+
+
+def test_every_dozen_kills_has_all_kinds():
+    kinds = collections.Counter(itertools.islice(kill_test._kinds(random.Random(7)), 24))
+    assert kinds == {"time": 8, "file": 6, "checkpoint": 4, "export": 4, "line": 2}
 
 
 @pytest.fixture
-def folders(tmp_path):
-    """Two folders of the same run."""
-    one = tmp_path / "one"
-    (one / "cell").mkdir(parents=True)
-    keras.utils.set_random_seed(0)
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(one / "cell/student.keras")
-    (one / "cell/model.tflite").write_bytes(b"TFL3")
-    (one / "cell/result.json").write_text(json.dumps({"metrics": [1], "seconds": {"a": 1}}))
-    (one / "rows.jsonl").write_text(json.dumps({"seed": 0, "metrics": [1]}) + "\n")
-    shutil.copytree(one, tmp_path / "other")
-    return one, tmp_path / "other"
+def started(tmp_path, monkeypatch):
+    """Processes that end as planned: each item is an exit code and whether the run is finished."""
+    plan, seen = [], []
+
+    def process(run, data_dir, kill, measured=None):
+        code, finished = plan.pop(0)
+        (run / "cell").mkdir(parents=True, exist_ok=True)
+        if finished:
+            (run / "cell" / "result.json").write_text("{}")
+        (tmp_path / "log.txt").write_text("== float teacher\n== export\nTraceback")
+        seen.append(kill)
+        return code
+
+    monkeypatch.setattr(kill_test, "_process", process)
+    return plan, seen
 
 
-def add_file(folder):
-    (folder / "cell/.student.x.keras").touch()
+def ended(folder, planned):
+    reference = kill_test.Reference(folder / "reference", {"time": 100.0})
+    return list(kill_test._ended(folder, "", reference, random.Random(0), planned))
 
 
-def change_weights(folder):
-    model = keras.models.load_model(folder / "cell/student.keras")
-    kernel = model.get_weights()[0]
-    model.set_weights([np.nextafter(kernel, 9).astype(np.float32), *model.get_weights()[1:]])
-    model.save(folder / "cell/student.keras")
+def test_a_run_that_lacks_only_its_line_is_killed_no_more(tmp_path, started):
+    plan, seen = started
+    plan += [(-9, False), (-9, True), (0, True)]
+    planned = collections.deque(["time", "line", "file"])
+    assert [kill.kind for kill in ended(tmp_path, planned)] == ["time", "line"]
+    assert seen[-1] is None and list(planned) == ["file"]
+    assert seen[0].when > 1 > seen[1].when  # seconds, and a share
+    assert kill_test._place(tmp_path) == "export"
 
 
-def change_bytes(folder):
-    (folder / "cell/model.tflite").write_bytes(b"TFL4")
+def test_a_kill_that_comes_too_late_stays_planned(tmp_path, started):
+    started[0].append((0, True))
+    planned = collections.deque(["time"])
+    assert ended(tmp_path, planned) == [] and list(planned) == ["time"]
 
 
-def change_figure(folder):
-    (folder / "cell/result.json").write_text(json.dumps({"metrics": [2], "seconds": {"a": 1}}))
-
-
-def lose_row(folder):
-    (folder / "rows.jsonl").write_text('{"seed": 0, "me')
-
-
-@pytest.mark.parametrize("spoil", [add_file, change_weights, change_bytes, change_figure, lose_row])
-def test_what_differs_is_found(folders, spoil):
-    one, other = folders
-    kill_test.compare(one, other)
-    spoil(one)
-    with pytest.raises(kill_test.DifferenceError):
-        kill_test.compare(one, other)
-
-
-def test_seconds_and_half_lines_are_no_differences(folders):
-    one, other = folders
-    (one / "cell/result.json").write_text(json.dumps({"metrics": [1], "seconds": {"a": 7}}))
-    row = (one / "rows.jsonl").read_text()
-    (one / "rows.jsonl").write_text(row[:20] + "\n" + row)
-    kill_test.compare(one, other)
+@pytest.mark.parametrize("code", [1, -11])
+def test_a_process_that_dies_by_itself_is_reported(tmp_path, started, code):
+    started[0].append((code, False))
+    with pytest.raises(kill_test.same_run.DifferenceError, match=f"exit code {code}: .*"):
+        ended(tmp_path, collections.deque(["time"]))
