@@ -4,7 +4,7 @@ After an epoch the model is written with its optimizer, its methods and the hist
 training that goes on from there is bit-equal to one that was never interrupted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import pathlib
@@ -20,6 +20,8 @@ from tf_fpq.keras_compat import keras
 
 # Checkpoints that are kept: the second is there for the case that the newest cannot be read.
 KEPT = 2
+# Under this name the logs of an epoch hold how long it took.
+_SECONDS = "seconds"
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -31,7 +33,13 @@ class Checkpoints(keras.callbacks.Callback):
       >>> model.fit(data, initial_epoch=epochs_done, epochs=20, callbacks=[checkpoints])
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = KEPT, seconds: float = 0.0):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        keep: int = KEPT,
+        seconds: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         """Reads and writes nothing yet.
 
         Args:
@@ -39,18 +47,23 @@ class Checkpoints(keras.callbacks.Callback):
           keep: How many of them stay.
           seconds: The least time between two of them. 0 writes one after every epoch, which is a
             quarter of the work where an epoch takes less than a second.
+          clock: Tells the seconds of an epoch; those of `time.process_time` are this process's CPU's.
         """
         super().__init__()
         self._folder, self._keep, self._seconds = folder, keep, seconds
-        self._written = time.monotonic()
+        self._written, self._clock = time.monotonic(), clock
         self._history = _History()
+        # Seconds that restored epochs took in the processes that trained them.
+        self.seconds_before = 0.0
+        self._epoch_began = 0.0
         self._manager: Any = None
 
     @property
     def history(self) -> dict[str, list[float]]:
         """The logs of all epochs, by name, those of before an interruption among them."""
         epochs = self._history.epochs
-        return {name: [logs[name] for logs in epochs] for name in (epochs[0] if epochs else ())}
+        names = [name for name in (epochs[0] if epochs else ()) if name != _SECONDS]
+        return {name: [logs[name] for logs in epochs] for name in names}
 
     def restore(self, model: keras.Model) -> int:
         """Restores the newest checkpoint that is whole; one that is not is named in a warning.
@@ -69,11 +82,19 @@ class Checkpoints(keras.callbacks.Callback):
         # One that cannot be read must not be restored by half.
         if whole := next(filter(_is_whole, self._newest_first()), None):
             checkpoint.restore(whole).assert_existing_objects_matched()
+        self.seconds_before = sum(logs.get(_SECONDS, 0.0) for logs in self._history.epochs)
         return len(self._history.epochs)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the clock."""
+        self._epoch_began = self._clock()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint, if the last one is old enough."""
-        self._history.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        now = self._clock()
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        self._history.epochs.append({**figures, _SECONDS: now - self._epoch_began})
+        self._epoch_began = now
         if time.monotonic() < self._written + self._seconds:
             return
         self._written = time.monotonic()

@@ -43,8 +43,8 @@ def run(config: Config, *, resume: bool = True, keep_checkpoints: int = KEPT) ->
       keep_checkpoints: How many checkpoints of a training stay until the run is finished.
 
     Returns:
-      What `result.json` holds: configuration, versions, commit, metrics, seconds (since the run
-        last went on), and the training history.
+      What `result.json` holds: configuration, versions, commit, metrics, seconds of each step
+        (those of epochs that were trained before a kill among them), and the training history.
 
     Raises:
       ValueError: If `config.teacher` cannot be loaded or does not fit the dataset.
@@ -71,6 +71,7 @@ def _run(config: Config, folder: run_folder.RunFolder, keep: int) -> Result:
     with _timed("float teacher", seconds):
         checkpoints = Checkpoints(folder.checkpoints("teacher"), keep)
         teacher, float_history = float_teacher(config, dataset, checkpoints=checkpoints)
+    seconds["float teacher"] += checkpoints.seconds_before
     records.write_whole(folder.path / "float.keras", teacher.save)
     with _timed("quantize and calibrate", seconds):
         student = quantized_student(config, teacher, dataset)
@@ -78,6 +79,7 @@ def _run(config: Config, folder: run_folder.RunFolder, keep: int) -> Result:
     with _timed("quantization-aware training", seconds):
         checkpoints = Checkpoints(folder.checkpoints("student"), keep)
         history = train_student(config, student, teacher, dataset, checkpoints=checkpoints)
+    seconds["quantization-aware training"] += checkpoints.seconds_before
     with _timed("export", seconds):
         exported = tflite_export.export(
             student,

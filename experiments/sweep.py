@@ -170,8 +170,9 @@ def run(config: Config, results: ResultsFile, regime: str = "") -> dict[str, Any
         row |= trial.run(dataclasses.replace(config, teacher=path))
     except (ValueError, ArithmeticError) as error:
         row["failed"] = f"{type(error).__name__}: {error}"
+        row["seconds"] = round(time.process_time() - started, 1)
     keras.backend.clear_session()
-    return {**row, "seconds": round(time.process_time() - started, 1)}
+    return row
 
 
 def labels(config: Config, regime: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import functools
 import json
 import pathlib
 import tempfile
+import time
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,20 @@ def run(config: Config) -> Row:
 
     Returns:
       Figures by their names in a row. Accuracies are shares, those of a student that does not exist
-      (`methods=("float",)`) are None.
+      (`methods=("float",)`) are None. `seconds` are those of the CPU, and those of epochs that were
+      trained before a kill are among them.
     """
+    started = time.process_time()
     with run_folder.opened(config, resume=True) as folder:
-        seconds = SECONDS_BETWEEN_CHECKPOINTS
-        figures = _run(config, Checkpoints(folder.checkpoints("student"), seconds=seconds))
+        checkpoints = Checkpoints(
+            folder.checkpoints("student"),
+            seconds=SECONDS_BETWEEN_CHECKPOINTS,
+            clock=time.process_time,
+        )
+        figures = _run(config, checkpoints)
         run_folder.remove_leftovers(folder.path)
-    return figures
+    seconds = time.process_time() - started + checkpoints.seconds_before
+    return {**figures, "seconds": round(seconds, 1)}
 
 
 def _run(config: Config, checkpoints: Checkpoints) -> Row:

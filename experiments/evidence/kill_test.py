@@ -21,6 +21,7 @@ Exit code: 0, or 1 with what differs.
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -282,11 +283,16 @@ def _count_operations(run: pathlib.Path, kill: Kill | None) -> Callable[[], int]
 
 
 def _watch_checkpoints(run: pathlib.Path, number: int) -> None:
-    """Dies when a checkpoint is being written, after `number` others of this process."""
-    seen: set[str] = set()
+    """Dies when a checkpoint is being written, after `number` others of this process.
+
+    What an earlier process left half written is older than this one.
+    """
+    began, seen = time.time(), set[str]()
     while True:
         for temporary in run.glob("**/checkpoints/*/epoch-*_temp"):
-            seen.add(str(temporary))
+            with contextlib.suppress(FileNotFoundError):
+                if temporary.stat().st_mtime >= began:
+                    seen.add(str(temporary))
             if len(seen) > number:
                 _die()
         time.sleep(LOOK_SECONDS)

@@ -21,9 +21,9 @@ def compiled():
     return model
 
 
-def trained(folder, epochs, keep=2):
+def trained(folder, epochs, keep=2, **arguments):
     """A model that has trained so many epochs, going on where it was."""
-    model, checkpoints = compiled(), Checkpoints(folder, keep)
+    model, checkpoints = compiled(), Checkpoints(folder, keep, **arguments)
     done = checkpoints.restore(model)
     data = {"shuffle": False, "batch_size": 16, "verbose": 0}
     model.fit(X, Y, initial_epoch=done, epochs=epochs, callbacks=[checkpoints], **data)
@@ -41,6 +41,15 @@ def test_a_training_that_goes_on_is_the_uninterrupted_one(tmp_path):
     }
     for one, other in zip(whole.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_seconds_of_epochs_before_a_kill_are_known(tmp_path):
+    """A clock that is looked at once when training begins, and once an epoch."""
+    _, first, _ = trained(tmp_path, 2, clock=iter([100.0, 103.0, 105.0]).__next__)
+    _, second, _ = trained(tmp_path, 3, clock=iter([7.0, 8.0]).__next__)
+    _, third, _ = trained(tmp_path, 3, clock=iter([0.0]).__next__)
+    assert [c.seconds_before for c in (first, second, third)] == [0.0, 5.0, 6.0]
+    assert "seconds" not in third.history
 
 
 @pytest.mark.parametrize("keep", [1, 3])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import multiprocessing
 import pathlib
 import subprocess
@@ -144,7 +145,7 @@ def test_a_run_that_fails_has_a_row_that_says_so(tmp_path, monkeypatch):
     found = study_of(tmp_path, [TINY])
     sweep.run_missing(found, tmp_path)
     (row,) = found.open_results().rows()
-    assert row["failed"] == "ArithmeticError: step 3 is not finite"
+    assert row["failed"] == "ArithmeticError: step 3 is not finite" and row["seconds"] >= 0
 
 
 def test_no_run_begins_after_the_time(tmp_path, recorded):
@@ -152,40 +153,71 @@ def test_no_run_begins_after_the_time(tmp_path, recorded):
     assert not recorded
 
 
+@pytest.fixture(scope="module")
+def swept(data_dir, tmp_path_factory):
+    """Two sweeps at once, one of two workers, on four runs of a file of a user's own, with a
+    network of their own. The folder, and what the programs printed."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "mine.py").write_text(MINE.format(folder=folder, data_dir=data_dir))
+    command = [sys.executable, "-m", "experiments.sweep", f"--config={folder}/mine.py"]
+    sweeps = [
+        subprocess.Popen(
+            [*command, f"--workers={workers}", f"--sweep_workdir={folder}/runs"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for workers in (1, 2)
+    ]
+    printed = [process.communicate() for process in sweeps]
+    assert [process.returncode for process in sweeps] == [0, 0], printed
+    return folder, printed
+
+
 @pytest.mark.slow
-def test_two_workers_share_a_config_file(tmp_path, data_dir):
-    """Through the program: four runs of a file of a user's own, with a network of their own."""
-    (tmp_path / "mine.py").write_text(MINE.format(folder=tmp_path, data_dir=data_dir))
-    command = [sys.executable, "-m", "experiments.sweep", f"--config={tmp_path}/mine.py"]
-    done = subprocess.run(
-        [*command, "--workers=2", f"--sweep_workdir={tmp_path}/runs"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "4 rows" in done.stdout and "4/4" in done.stderr
-    rows = study.results_file(tmp_path / "rows.jsonl").rows()
+def test_two_sweeps_at_once_on_one_grid_write_every_row_once(swept):
+    folder, printed = swept
+    assert all("4 rows" in stdout and "4/4" in stderr for stdout, stderr in printed)
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    runs = [(name, seed) for name in NETWORKS for seed in (0, 1)]
+    assert sorted((row["model"], row["seed"]) for row in rows) == sorted(runs)
     assert not any("workdir" in row["config"] for row in rows)
     assert all(row["codes_differing"] == 0 and row["codes_compared"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_each_rows_file_holds_its_own_network(swept, data_dir):
+    """By the file itself: the network in it, and what that reaches on the test images."""
+    folder, _ = swept
+    for row in study.results_file(folder / "rows.jsonl").rows():
+        made = Config(**{**row["config"], "methods": tuple(row["config"]["methods"])})
+        path = folder / "runs" / sweep.folder_name(made) / "student.keras"
+        student = keras.models.load_model(path, compile=False)
+        assert student.name == NETWORKS[row["model"]]
+        dataset = pipeline.load(dataclasses.replace(made, data_dir=data_dir))
+        assert pipeline.accuracy(student, dataset) == row["accuracy_student"]
+
+
+# The names that the networks of the grid below have as Keras models.
+NETWORKS = {"mine": "smallest", "mobilenet_v2_tiny": "mobilenet_v2_tiny"}
 
 
 MINE = """
 from experiments import models
 from experiments.config import Config
-from experiments.models import resnet
+from experiments.evidence import kill_test
 from experiments.study import Study
 
-models.BUILDERS["mine"] = lambda shape, classes, width: resnet.resnet8(shape, classes, width)
+models.BUILDERS["mine"] = kill_test.network
 STUDY = Study(
     claim="",
     source="",
     results="{folder}/rows.jsonl",
     runs=lambda rows: [
-        Config(model="mine", data_dir="{data_dir}", train_examples=64, float_epochs=1, epochs=1,
-               width=4, batch_size=32, methods=(method,), seed=seed)
-        for seed in (0, 1) for method in ("none", "kd")
+        Config(model=model, data_dir="{data_dir}", train_examples=64, float_epochs=1, epochs=1,
+               width=4, batch_size=32, methods=("kd",), seed=seed)
+        for seed in (0, 1) for model in ("mine", "mobilenet_v2_tiny")
     ],
 )
 """

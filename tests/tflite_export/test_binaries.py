@@ -152,19 +152,6 @@ def test_benchmark_compares_float_int8_and_int4(folder):
     assert found[0]["bytes"] > found[2]["bytes"] and all(m["median_ms"] > 0 for m in found)
 
 
-def test_a_pair_of_files_needs_no_tensorflow(folder):
-    script = (
-        "import runpy, sys; sys.modules['tensorflow'] = sys.modules['tf_keras'] = None; "
-        f"sys.argv = ['verify', '{folder / 'a.tflite'}', '{folder / 'b.tflite'}', '--json']; "
-        "runpy.run_module('tflite_export.verify', run_name='__main__', alter_sys=True)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["passed"] is True
-
-
 def test_inspect_shows_operators_and_bits(folder):
     done = run("inspect", folder / "a.tflite")
     assert done.returncode == 0 and "DEPTHWISE_CONV_2D" in done.stdout

@@ -49,19 +49,52 @@ def test_a_word_that_is_no_command_is_a_mistake(capsys):
     assert console.main([]) == 2
 
 
-def test_inspect_needs_no_tensorflow(tmp_path):
-    writer.write(small_network.residual_network(), tmp_path / "a.tflite")
-    code = (
-        "import sys, atexit; from tflite_export import console\n"
-        "kept_out = {'tensorflow', 'tf_keras', 'keras'}\n"
-        "atexit.register(lambda: print(sorted(kept_out & set(sys.modules))))\n"
-        f"sys.argv = ['tf-fpq', 'inspect', {str(tmp_path / 'a.tflite')!r}]; console.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0 and done.stderr == ""
-    assert "CONV_2D" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+@pytest.fixture(scope="module")
+def without_tensorflow(tmp_path_factory):
+    """Environment in which no process, nor one that it starts, can import TensorFlow or a Keras."""
+    folder = tmp_path_factory.mktemp("blocker")
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    return {"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]}
+
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tensorflow", "tf_keras", "keras", "tensorflow_model_optimization"):
+            raise ImportError(f"{name} is kept out")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["help"],
+        ["inspect", "a.tflite", "b.tflite"],
+        ["inspect", "a.tflite", "--target=litert", "--json"],
+        ["verify", "a.tflite", "b.tflite"],
+        ["benchmark", "a.tflite", "b.tflite", "--runs=2", "--warmup=0"],
+    ],
+    ids=" ".join,
+)
+def test_what_reads_runs_and_compares_files_needs_no_tensorflow(
+    tmp_path, without_tensorflow, arguments
+):
+    for name in ("a.tflite", "b.tflite"):
+        writer.write(small_network.residual_network(), tmp_path / name)
+    paths = [tmp_path / name if name.endswith(".tflite") else name for name in arguments]
+    done = run(*paths, **without_tensorflow)
+    assert (done.returncode, "kept out" in done.stderr) == (0, False), done.stderr
+    assert done.stdout
+
+
+def test_what_reads_a_float_model_does_need_it(without_tensorflow):
+    """So the environment above keeps it out."""
+    done = run("check", "float.keras", **without_tensorflow)
+    assert done.returncode and "is kept out" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "benchmark", "export"])

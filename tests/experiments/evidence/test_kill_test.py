@@ -2,7 +2,9 @@
 
 import collections
 import itertools
+import os
 import random
+import time
 
 import pytest
 
@@ -58,6 +60,30 @@ def test_a_kill_that_comes_too_late_stays_planned(tmp_path, started):
     started[0].append((0, True))
     planned = collections.deque(["time"])
     assert ended(tmp_path, planned) == [] and list(planned) == ["time"]
+
+
+def test_only_a_checkpoint_of_this_process_is_one_that_is_being_written(tmp_path, monkeypatch):
+    """A process before it was killed in the second epoch's; this one is to die in its second."""
+    folder = tmp_path / "cell" / "checkpoints" / "teacher"
+
+    def write(epoch, age):
+        (folder / f"epoch-{epoch}_temp").mkdir(parents=True, exist_ok=True)
+        os.utime(folder / f"epoch-{epoch}_temp", times=(time.time() - age,) * 2)
+
+    def sleep(_):
+        written.append(len(written) + 2)
+        write(written[-1], age=-1)
+
+    def die():
+        raise KeyboardInterrupt
+
+    written = []
+    write(2, age=60)
+    monkeypatch.setattr(kill_test.time, "sleep", sleep)
+    monkeypatch.setattr(kill_test, "_die", die)
+    with pytest.raises(KeyboardInterrupt):
+        kill_test._watch_checkpoints(tmp_path, 1)
+    assert written == [2, 3]
 
 
 @pytest.mark.parametrize("code", [1, -11])
