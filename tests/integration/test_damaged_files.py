@@ -125,7 +125,7 @@ def test_files_that_can_be_read_are_run_or_refused(exported, tmp_path):
         try:
             report = tflite_export.compare_files(exported.path, path, tensor_images=2, verbose=0)
         except (ValueError, tflite_export.InterpreterError) as error:
-            assert "x.tflite" in str(error) or "shapes" in str(error) or "LiteRT" in str(error)
+            assert "x.tflite" in str(error) or "shapes" in str(error)
             continue
         names = changed_constants(exported.file_model, reader.read(path))
         assert names <= {failure.tensor for failure in report.failures}

@@ -236,16 +236,17 @@ def _code_bits(tensor: deployed_lib.Tensor) -> int:
 
 def _macs(operator: deployed_lib.Operator, tensors: Mapping[str, deployed_lib.Tensor]) -> int:
     """Outputs times the length of each one's sum."""
-    lengths = {
-        "CONV_2D": lambda w: math.prod(w[1:]),
-        "FULLY_CONNECTED": lambda w: w[-1],
-        "DEPTHWISE_CONV_2D": lambda w: w[1] * w[2],
+    summed = {
+        "CONV_2D": slice(1, None),
+        "FULLY_CONNECTED": slice(-1, None),
+        "DEPTHWISE_CONV_2D": slice(1, 3),
     }
-    if operator.kind not in lengths or "" in operator.inputs[:2] or not operator.outputs:
+    weights = operator.inputs[1:2]
+    if operator.kind not in summed or not any(weights) or not operator.outputs:
         return 0
-    return math.prod(tensors[operator.outputs[0]].shape) * lengths[operator.kind](
-        tensors[operator.inputs[1]].shape
-    )
+    # By slices: weights that the graph computes may have an unknown rank, which has no sizes.
+    length = math.prod(tensors[weights[0]].shape[summed[operator.kind]])
+    return math.prod(tensors[operator.outputs[0]].shape) * length
 
 
 def _output(tensor: deployed_lib.Tensor | None) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ try:
     for kernels in sys.argv[1:]:
         litert.Interpreter(contents, kernels).run_zeros()
 except Exception as error:
-    sys.exit(str(error))
+    sys.exit(f"{kernels}: {error.__cause__ or error}")
 """
 
 
@@ -84,13 +84,14 @@ class Interpreter:
                 f"kernels must be one of {', '.join(KERNEL_SETS)}. Received: kernels={kernels!r}."
             )
         self.name = kernels
+        self._contents = read_bytes(model)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore"
                 )  # "preserve_all_tensors is for debugging", which this is
                 self._litert = litert.Interpreter(
-                    model_content=read_bytes(model),
+                    model_content=self._contents,
                     num_threads=num_threads,
                     experimental_op_resolver_type=KERNEL_SETS[kernels],
                     experimental_preserve_all_tensors=keep_all_tensors,
@@ -99,18 +100,17 @@ class Interpreter:
                 if details["shape"].size and details["shape"][0] != 1:
                     self._litert.resize_tensor_input(details["index"], [1, *details["shape"][1:]])
             self._litert.allocate_tensors()
+            inputs, outputs = self._litert.get_input_details(), self._litert.get_output_details()
         except (RuntimeError, ValueError) as error:
             raise InterpreterError(
                 f"LiteRT cannot open {_label(model)} with the {kernels} kernels: {error}"
             ) from error
         names = self._names()
         self.inputs: list[dict[str, Any]] = [
-            {**details, "name": names[details["index"]]}
-            for details in self._litert.get_input_details()
+            {**details, "name": names[details["index"]]} for details in inputs
         ]
         self.outputs: list[dict[str, Any]] = [
-            {**details, "name": names[details["index"]]}
-            for details in self._litert.get_output_details()
+            {**details, "name": names[details["index"]]} for details in outputs
         ]
         self._keeps = keep_all_tensors
 
@@ -190,20 +190,24 @@ class Interpreter:
 
     def _activations(self) -> dict[str, int]:
         """Tensors the graph computes: those written by an operator, and the inputs."""
-        written = {i for operator in self._litert._get_ops_details() for i in operator["outputs"]}
-        written |= {details["index"] for details in self.inputs}
+        operators = reader.from_bytes(self._contents).operators
+        written = {name for operator in operators for name in operator.outputs}
+        written |= {details["name"] for details in self.inputs}
         names = self._names()
         return {
             names[d["index"]]: d["index"]
             for d in self._litert.get_tensor_details()
-            if d["index"] in written and d["shape"].size and d["shape"][0] == 1
+            if names[d["index"]] in written and d["shape"].size and d["shape"][0] == 1
         }
 
     def _names(self) -> dict[int, str]:
-        """The tensors' names as `reader.read` gives them, each once, by index."""
-        details = self._litert.get_tensor_details()
-        names = reader.unique_names(d["name"] for d in details)
-        return {d["index"]: name for d, name in zip(details, names, strict=True)}
+        """The tensors' names as `reader.read` gives them, each once, by index.
+
+        Details of a tensor whose name is no UTF-8 are not to be had.
+        """
+        found = {d["index"]: d["name"] for d in self._litert.get_tensor_details()}
+        names = (found.get(index, "") for index in range(max(found, default=-1) + 1))
+        return dict(enumerate(reader.unique_names(names)))
 
 
 def check_kernels(kernels: Sequence[str]) -> None:
@@ -269,7 +273,11 @@ def read_bytes(model: str | os.PathLike[str] | bytes) -> bytes:
         raise InterpreterError(f"Cannot read {_label(model)}: {error.strerror}.") from error
 
 
-def probe(model: str | os.PathLike[str] | bytes, kernels: Sequence[str] = ("xnnpack",)) -> None:
+def probe(
+    model: str | os.PathLike[str] | bytes,
+    kernels: Sequence[str] = ("xnnpack",),
+    source: str | None = None,
+) -> None:
     """Opens and runs a file once in a process of its own.
 
     A crash of the kernels there is an error here.
@@ -277,11 +285,13 @@ def probe(model: str | os.PathLike[str] | bytes, kernels: Sequence[str] = ("xnnp
     Args:
       model: Path or contents.
       kernels: Kernel sets to try, in order.
+      source: The file's name in errors; the path by default.
 
     Raises:
       InterpreterError: If LiteRT refuses the file, crashes on it or does not come back.
     """
-    what = f"{_label(model)} with the {' or '.join(kernels)} kernels"
+    label = _label(model) if source is None else repr(source)
+    what = f"{label} with the {' or '.join(kernels)} kernels"
     run_isolated(_PROBE, kernels, read_bytes(model), what)
 
 
@@ -315,10 +325,8 @@ def run_isolated(script: str, arguments: Sequence[str], contents: bytes, what: s
             f"The interpreter crashed on {what} ({signal.Signals(-done.returncode).name})."
         )
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [
-            f"no message from {what}"
-        ]
-        raise InterpreterError(lines[-1])
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise InterpreterError(f"{what} cannot be run: {lines[-1]}")
     return done.stdout.decode()
 
 

@@ -89,8 +89,8 @@ def compare_files(
     paths = {"left": os.fspath(left), "right": os.fspath(right)}
     models = {side: reader.from_bytes(data, paths[side]) for side, data in contents.items()}
     _check_pair(models)
-    for data in contents.values():
-        litert.probe(data, kernels)
+    for side, data in contents.items():
+        litert.probe(data, kernels, paths[side])
     pair = _Pair(models, contents, tuple(kernels), verbose)
     failures, notes = _parameters(models["left"], models["right"], allow_other_constants)
     if images is None:

@@ -116,6 +116,27 @@ def test_a_probe_survives_what_kills_its_process(monkeypatch):
         litert.probe(CONTENTS)
 
 
+def test_a_name_that_is_no_utf8_is_one_of_many():
+    """A damaged file: the tensor is another one, and the others have their names."""
+    name = b"stem"
+    damaged = CONTENTS.replace(name + bytes(1), b"st\xe7m" + bytes(1))
+    assert damaged != CONTENTS
+    whole, found = (
+        litert.Interpreter(contents, keep_all_tensors=True).tensors(IMAGES)
+        for contents in (CONTENTS, damaged)
+    )
+    assert set(whole) - set(found) == {"stem"} and len(found) >= len(whole) - 1
+    for name in set(whole) & set(found):
+        np.testing.assert_array_equal(whole[name], found[name])
+
+
+def test_a_probe_names_the_file_and_the_kernels():
+    with pytest.raises(
+        InterpreterError, match="^'x.tflite' with the xnnpack kernels cannot be run:"
+    ):
+        litert.probe(CONTENTS[:-200], source="x.tflite")
+
+
 def test_a_probe_reports_what_litert_says():
     with pytest.raises(InterpreterError, match="not a valid Flatbuffer|valid Flatbuffer"):
         litert.probe(CONTENTS[:-200])
