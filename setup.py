@@ -23,7 +23,7 @@ setuptools.setup(
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",
-        "flatbuffers>=24.3",
+        "flatbuffers>=24.3.25",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "tensorflow>=2.18",
