@@ -65,7 +65,7 @@ def newest(session: nox.Session) -> None:
 def wheel(session: nox.Session) -> None:
     """The wheel, installed in a folder that has the tests and none of the sources."""
     folder = pathlib.Path(session.create_tmp())
-    session.run("pip", "wheel", "--no-deps", "--wheel-dir", str(folder), ".")
+    session.run_install("pip", "wheel", "--no-deps", "--wheel-dir", str(folder), ".")
     session.install(*map(str, folder.glob("*.whl")))
     shutil.copytree("tests", folder / "tests", dirs_exist_ok=True)
     session.chdir(folder)

@@ -12,8 +12,11 @@ network takes the same standardised image on its input grid, `codes = round(norm
 scale) + zero_point`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import fcntl
+import os
 import pathlib
 import socket
 import urllib.parse
@@ -287,19 +290,13 @@ def _prepared_builder(
     """The dataset's builder after `download_and_prepare`, which does nothing when the data are
     there.
     """
-    config = None
     try:
-        if name == "digits":
-            builder = datasets.Digits(data_dir=data_dir)
-        elif name == "fashion_mnist" and all(
-            file.is_file() for file in fashion_mnist_idx.idx_files(fashion_mnist_dir)
-        ):
-            builder = datasets.FashionMnistIdx(data_dir=data_dir)
-            config = tfds.download.DownloadConfig(manual_dir=str(fashion_mnist_dir))
-        else:
-            builder = tfds.builder(name, data_dir=data_dir)
-            _check_hosts(builder)
-        builder.download_and_prepare(download_config=config)
+        builder, config = _builder(name, data_dir, fashion_mnist_dir)
+        if not builder.data_path.exists():
+            with _alone_in(builder.data_path.parent):
+                # Once more: another process may have prepared the data meanwhile.
+                builder, config = _builder(name, data_dir, fashion_mnist_dir)
+                builder.download_and_prepare(download_config=config)
     except (
         Exception
     ) as error:  # TFDS lets through whatever its transport, file system or generator raises.
@@ -307,6 +304,34 @@ def _prepared_builder(
             _missing_message(name, data_dir, fashion_mnist_dir, error)
         ) from error
     return builder
+
+
+def _builder(
+    name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path
+) -> tuple[tfds.core.DatasetBuilder, tfds.download.DownloadConfig | None]:
+    """The builder, and what it needs to prepare the data."""
+    if name == "digits":
+        return datasets.Digits(data_dir=data_dir), None
+    if name == "fashion_mnist" and all(
+        file.is_file() for file in fashion_mnist_idx.idx_files(fashion_mnist_dir)
+    ):
+        config = tfds.download.DownloadConfig(manual_dir=str(fashion_mnist_dir))
+        return datasets.FashionMnistIdx(data_dir=data_dir), config
+    builder = tfds.builder(name, data_dir=data_dir)
+    _check_hosts(builder)
+    return builder, None
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process prepares data in a folder: TFDS fails where two do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks, or none of this machine
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _check_hosts(builder: tfds.core.DatasetBuilder) -> None:

@@ -1,13 +1,15 @@
+import concurrent.futures
 import gzip
 import socket
 import struct
+import threading
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 import tensorflow as tf
 
-from experiments import data
+from experiments import data, datasets
 from experiments.datasets import fashion_mnist_idx
 
 
@@ -31,6 +33,27 @@ def idx_dir(tmp_path):
             with gzip.open(tmp_path / f"{prefix}-{kind}-ubyte.gz", "wb") as file:
                 file.write(idx_bytes(array))
     return tmp_path
+
+
+def test_data_are_prepared_once_where_two_ask_for_them(tmp_path, monkeypatch):
+    """Threads stand for processes; both have found that the data are not there."""
+    both, prepared = threading.Barrier(2), []
+    real, alone = datasets.Digits.download_and_prepare, data._alone_in
+
+    def prepare(self, **arguments):
+        prepared.append(self.data_path.exists())
+        return real(self, **arguments)
+
+    def alone_in(folder):
+        both.wait(60)
+        return alone(folder)
+
+    monkeypatch.setattr(datasets.Digits, "download_and_prepare", prepare)
+    monkeypatch.setattr(data, "_alone_in", alone_in)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(data.load, ["digits"] * 2, [str(tmp_path)] * 2))
+    assert sorted(prepared) == [False, True]
+    assert all(len(dataset.train_images) == 1437 for dataset in found)
 
 
 def test_digits_are_those_of_scikit_learn(digits):
