@@ -47,7 +47,7 @@ class Checkpoints(keras.callbacks.Callback):
           keep: How many of them stay.
           seconds: The least time between two of them. 0 writes one after every epoch, which is a
             quarter of the work where an epoch takes less than a second.
-          clock: Tells the seconds of an epoch; those of `time.process_time` are this process's CPU's.
+          clock: Tells the seconds that an epoch took; `time.process_time` counts the CPU's.
         """
         super().__init__()
         self._folder, self._keep, self._seconds = folder, keep, seconds
