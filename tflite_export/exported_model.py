@@ -95,7 +95,9 @@ def export(
     The deployed model holds biases as int32 multiples of `input scale * weight scale`. With
     `round_biases` the student's own biases move onto that grid too, by at most half a step, so that
     from then on the student computes what the file does: at low widths nearly every code is equal
-    (see `lowering.builder.Lowered.round_biases`). The file is the same either way.
+    (see `lowering.builder.Lowered.round_biases`). Weights that came to rest within a few float ulps
+    of a rounding threshold move off it, so that no other way to compute their codes finds others
+    (see `lowering.weight_ties`). The file is the same either way.
 
     Args:
       student: A model from `tf_fpq.quantize_model` (of a `QatModel`, its `student`).
@@ -111,9 +113,9 @@ def export(
       weights: "int8" containers at every bit width: equal on every phone. "int4" packs the weights
         of convolutions and Dense layers whose codes fit 4 bits: half the bytes, but convolutions
         then run on kernels that round differently across processors.
-      round_biases: Move the student's biases onto their deployed grid, in place. False leaves the
-        student as it is, and then its outputs differ from the file's by what the rounding tips
-        over.
+      round_biases: Move the student's biases onto their deployed grid, and its weights off rounding
+        thresholds, in place. False leaves the student as it is, and then its outputs differ from
+        the file's by what the rounding tips over.
       labels: Class names in the order of the outputs, embedded as TFLite metadata for the Task
         Library and ML Kit.
       normalization: `(mean, std)` of the training's preprocessing `x = (pixel - mean) / std` of
@@ -144,7 +146,10 @@ def export(
     data = writer.to_bytes(file_model, metadata_lib.entries(file_model, metadata))
     size = writer.write_bytes(metadata_lib.append_files(data, metadata), path)
     if round_biases:
+        from tflite_export.lowering import weight_ties
+
         found.round_biases()
+        weight_ties.leave(student)
     return ExportedModel(
         os.fspath(path), deployed, input_type, output_type, weights, size, metadata
     )
