@@ -33,6 +33,7 @@ from tf_fpq.summary import Summary, summary
 from tf_fpq.tfmot_scheme import FpqQuantizeScheme
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
 from tf_fpq.training.divergence_guard import DivergenceError
+from tf_fpq.training.mixup import mixup
 from tf_fpq.training.qat_model import QatModel
 from tf_fpq.training.two_views import two_views
 
@@ -72,6 +73,7 @@ __all__ = [
     "cr",
     "fpq",
     "methods_from_names",
+    "mixup",
     "quantize_model",
     "quantizers",
     "register_layer",

@@ -237,3 +237,78 @@ def test_training_logger_writes_what_tensorboard_reads(tmp_path):
     np.testing.assert_allclose(numbers["learning_rate"], [rate, rate], rtol=1e-6)
     step_size, low, high = callbacks.grids(student)["stem/kernel"]
     assert numbers["step_size/stem/kernel"][1] == pytest.approx(step_size)
+
+
+class Snapshots(keras.callbacks.Callback):
+    """The student's trainable weights after every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        student = callbacks.student_of(self.model)
+        self.epochs.append([weight.numpy() for weight in student.trainable_weights])
+
+
+def test_weights_become_the_mean_of_the_last_epochs():
+    teacher, student = pair()
+    snapshots, averaging = Snapshots(), callbacks.WeightAveraging(None, start=0.5)
+    fit(QatModel(student), epochs=4, callbacks=[snapshots, averaging])
+    assert averaging.count == 2
+    for weight, *values in zip(student.trainable_weights, *snapshots.epochs[2:]):
+        np.testing.assert_allclose(weight, np.mean(values, axis=0), rtol=1e-5, atol=1e-7)
+        if weight.shape.rank == 4:
+            assert (weight.numpy() != values[-1]).any()
+
+
+def test_the_mean_of_one_epoch_is_the_epoch_itself():
+    results = []
+    for more in ([], [callbacks.WeightAveraging(None)]):
+        _, student = pair()
+        fit(QatModel(student), epochs=2, callbacks=more)
+        results.append(student.get_weights())
+    for a, b in zip(*results):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_batch_norms_have_the_statistics_of_the_mean():
+    _, student = pair()
+    fit(QatModel(student), epochs=4, callbacks=[callbacks.WeightAveraging([images()], start=0)])
+    moved = {w.name: w.numpy() for w in student.weights if "moving" in w.name}
+    callbacks.reestimate_batch_norm(student, [images()])
+    for weight in student.weights:
+        if "moving" in weight.name:
+            np.testing.assert_array_equal(weight, moved[weight.name])
+
+
+def test_an_averaging_that_goes_on_from_its_state_ends_with_the_same_bits(tmp_path):
+    whole, parts = (pair()[1] for _ in range(2))
+    fit(QatModel(whole), epochs=4, callbacks=[callbacks.WeightAveraging([images()], start=0.25)])
+    first = callbacks.WeightAveraging([images()], start=0.25)
+    first.on_train_end = lambda logs=None: None  # killed before it
+    model = QatModel(parts)
+    fit(model, epochs=4, callbacks=[first, StopAfter(2)])
+    path = tf.train.Checkpoint(state=first.state(model)).write(str(tmp_path / "averaging"))
+    second = callbacks.WeightAveraging([images()], start=0.25)
+    tf.train.Checkpoint(state=second.state(model)).read(path).assert_consumed()
+    arguments = {"batch_size": 16, "shuffle": False, "verbose": 0, "callbacks": [second]}
+    model.fit(images(), labels(), epochs=4, initial_epoch=2, **arguments)
+    assert second.count == 3
+    for a, b in zip(whole.get_weights(), parts.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self._epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self._epochs
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.0])
+def test_the_share_from_which_weights_count_is_checked(start):
+    with pytest.raises(ValueError, match=f"start must be at least 0 and below 1.*{start}"):
+        callbacks.WeightAveraging(None, start=start)
