@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from experiments import data, pictures, pipeline, records, study, sweep, tables
+from experiments import grid_runs, pictures, pipeline, records, study, tables
 from experiments.config import FLOAT, Config
 from experiments.results_file import ResultsFile
+from experiments.streamed import Images
 from tf_fpq import callbacks, programs, sharpness
 from tf_fpq.keras_compat import keras
 
 FLAGS = flags.FLAGS
+RESULTS = "experiments/results/sharpness.jsonl"
 Row = dict[str, Any]
 
 
@@ -56,11 +58,11 @@ def subjects(
             if row["seed"] != seed or row["split"] != split or row["methods"] == FLOAT:
                 continue
             config = Config(**row["config"])
-            teacher = sweep.teacher_path(config, workdir)
+            teacher = grid_runs.teacher_path(config, workdir)
             if teacher not in teachers and teacher.exists():
                 teachers.add(teacher)
                 yield Subject("teacher", _of_teacher_alone(config), teacher)
-            student = workdir / sweep.folder_name(config) / "student.keras"
+            student = workdir / grid_runs.folder_name(config) / "student.keras"
             if student.exists() and "failed" not in row:
                 yield Subject(tables.name_of(row), config, student)
 
@@ -79,14 +81,14 @@ def _of_teacher_alone(config: Config) -> Config:
     )
 
 
-def measure(subject: Subject, dataset: data.Dataset, images: int, probes: int) -> Row:
+def measure(subject: Subject, dataset: Images, images: int, probes: int) -> Row:
     """Trace and largest eigenvalue on the first training images."""
     hessian = hessian_of(subject, dataset, images)
     trace = sharpness.hessian_trace(hessian, probes=probes, tolerance=0)
     (top,) = sharpness.top_eigenvalues(hessian)
     config = subject.config
     return {
-        **sweep.labels(config, ""),
+        **grid_runs.labels(config, ""),
         "methods": subject.name,
         "images": images,
         "probes": probes,
@@ -99,10 +101,9 @@ def measure(subject: Subject, dataset: data.Dataset, images: int, probes: int) -
     }
 
 
-def hessian_of(subject: Subject, dataset: data.Dataset, images: int) -> sharpness.LossHessian:
+def hessian_of(subject: Subject, dataset: Images, images: int) -> sharpness.LossHessian:
     """The Hessian of a network's loss on the first training images, which are not augmented."""
-    chosen = dataset.normalize(dataset.train_images[:images])
-    return sharpness.LossHessian(subject.load(), chosen, dataset.train_labels[:images])
+    return sharpness.LossHessian(subject.load(), *dataset.train_part(images))
 
 
 def results_file(path: str) -> ResultsFile:
@@ -140,7 +141,7 @@ def draw(found: Sequence[Subject], images: int, folder: pathlib.Path) -> None:
     pictures.landscapes(
         {name: sharpness.landscape(h) for name, h in hessians.items()}, folder / "landscape.png"
     )
-    held_out, labels = (part[:images] for part in dataset.test)
+    held_out, labels = dataset.test_part(images)
     pictures.noises(hessians, held_out, labels, folder / "noise.png")
     pictures.features(
         {name: h.model for name, h in hessians.items()}, held_out, folder / "features.png"
@@ -168,10 +169,8 @@ def _followed(
     dataset = pipeline.load(config)
     teacher, _ = pipeline.float_teacher(config, dataset, watch=False)
     student = pipeline.quantized_student(config, teacher, dataset)
-    chosen = dataset.normalize(dataset.train_images[:images])
     tracker = sharpness.SharpnessTracker(
-        chosen,
-        dataset.train_labels[:images],
+        *dataset.train_part(images),
         every=max(1, config.epochs // 20),
         probes=probes,
     )
@@ -220,7 +219,7 @@ def _define_flags() -> None:
     """Defines the flags: here and not on import, as other programs have some of the same names."""
     flags.DEFINE_string("config", None, "A file that defines a STUDY.", required=True)
     flags.DEFINE_string("sweep_workdir", "runs/sweep", "Where the sweep kept its students.")
-    flags.DEFINE_string("results", "experiments/results/sharpness.jsonl", "Rows to add to.")
+    flags.DEFINE_string("results", RESULTS, "Rows to add to.")
     flags.DEFINE_string("model", "resnet8", "Network.")
     flags.DEFINE_string("scheme", "W2A2", "Widths.")
     flags.DEFINE_enum("split", "test", ["test", "validation"], "Which runs of the study.")

@@ -4,7 +4,7 @@ After an epoch the model is written with its optimizer, its methods and the hist
 training that goes on from there is bit-equal to one that was never interrupted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import pathlib
@@ -65,17 +65,18 @@ class Checkpoints(keras.callbacks.Callback):
         names = [name for name in (epochs[0] if epochs else ()) if name != _SECONDS]
         return {name: [logs[name] for logs in epochs] for name in names}
 
-    def restore(self, model: keras.Model) -> int:
+    def restore(self, model: keras.Model, states: Mapping[str, tf.Module] | None = None) -> int:
         """Restores the newest checkpoint that is whole; one that is not is named in a warning.
 
         Args:
           model: A compiled model, as it is before its first step.
+          states: What else is restored and written, by names: the state of callbacks.
 
         Returns:
           How many epochs it has trained already.
         """
         model.optimizer.build(model.trainable_variables)
-        checkpoint = tf.train.Checkpoint(model=model, history=self._history)
+        checkpoint = tf.train.Checkpoint(model=model, history=self._history, **(states or {}))
         self._manager = tf.train.CheckpointManager(
             checkpoint, str(self._folder), max_to_keep=self._keep, checkpoint_name="epoch"
         )
@@ -108,6 +109,30 @@ class Checkpoints(keras.callbacks.Callback):
         )
         for number in sorted((int(found[1]) for found in numbers if found), reverse=True):
             yield str(self._folder / f"epoch-{number}")
+
+
+class CheckpointsByName:
+    """The checkpoints of several trainings of one run, each made when it is asked for."""
+
+    def __init__(self, folder: Callable[[str], pathlib.Path], **arguments: Any):
+        """Makes none yet.
+
+        Args:
+          folder: From the name of a training to its folder.
+          **arguments: Those of all `Checkpoints`.
+        """
+        self._folder, self._arguments = folder, arguments
+        self._made: list[Checkpoints] = []
+
+    def __call__(self, name: str) -> Checkpoints:
+        """The checkpoints of a training."""
+        self._made.append(Checkpoints(self._folder(name), **self._arguments))
+        return self._made[-1]
+
+    @property
+    def seconds_before(self) -> float:
+        """Seconds that restored epochs of all of them took."""
+        return sum(checkpoints.seconds_before for checkpoints in self._made)
 
 
 class _History(tf.train.experimental.PythonState):

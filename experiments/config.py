@@ -1,14 +1,13 @@
 """What one experiment is: a frozen record that checks itself, and that `result.json` repeats."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import re
 from typing import Any
 
-import numpy as np
-
-from experiments import data, models
+from experiments import data, models, streamed
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
 from tf_fpq.methods import presets
@@ -32,13 +31,15 @@ class Config:
     """An experiment: a float teacher, and a student trained from it.
 
     Attributes:
-      dataset: One of `data.DATASETS`.
+      dataset: One of `data.DATASETS`, "imagenet2012", or "folder:" and the path of a folder of
+        images (see `streamed`).
       data_dir: TFDS data directory, or None for TFDS's default.
       fashion_mnist_dir: Folder with the four IDX files of Fashion-MNIST.
       train_examples: Number of training images to use, or None for all.
       validation_examples: Number of training images that are held out and take the place of the
         test images; 0 measures on the test images.
-      resolution: Side to which square images are pooled, or None.
+      resolution: Side to which square images are pooled, or None; of what is streamed, the side to
+        which images are cropped and resized, 224 for None.
       shift: Pixels by which augmentation moves an image at most, or None for the dataset's.
       model: One of `models.BUILDERS`.
       width: Channels of the network's first stage.
@@ -66,6 +67,14 @@ class Config:
       jit_compile: Whether XLA compiles the training steps of teacher and student.
       precision: Keras' mixed precision policy, one of `PRECISIONS`. It holds for the teacher; a
         student computes in float32.
+      task_weight: Weight of the labels' loss in the student's training; with 0 the losses of the
+        methods are alone.
+      mixup: Images of the student's training are mixtures of two, by shares of Beta(mixup, mixup);
+        0 for none.
+      average_from: Share of the student's training from which on its weights are averaged; None for
+        the last weights.
+      stages: Widths that the student trains at before its own, such as `("W4A4",)`. The epochs are
+        shared equally.
       calibration_examples: Training images that the step sizes start from.
       seed: Of the initial weights, the data order, the augmentation and the noise.
       workdir: Folder for everything the experiment writes.
@@ -107,6 +116,10 @@ class Config:
     augment: bool = True
     jit_compile: bool = False
     precision: str = "float32"
+    task_weight: float = 1.0
+    mixup: float = 0.0
+    average_from: float | None = None
+    stages: tuple[str, ...] = ()
     calibration_examples: int = 100
     seed: int = 0
     workdir: str = "runs/train"
@@ -125,7 +138,8 @@ class Config:
         """
         object.__setattr__(self, "methods", tuple(self.methods))
         object.__setattr__(self, "kernels", tuple(self.kernels))
-        _check_choice("dataset", self.dataset, data.DATASETS)
+        object.__setattr__(self, "stages", tuple(self.stages))
+        _check_dataset(self.dataset)
         _check_choice("model", self.model, models.BUILDERS)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("input_type", self.input_type, IO_TYPES)
@@ -145,6 +159,7 @@ class Config:
                 f"kernels must contain xnnpack, what phones run. Received: kernels={self.kernels}."
             )
         self._check_numbers()
+        self.in_stages()
         config_maker(self.quantizer)
         self.rules()
         self.schedule_callbacks(self.make_methods())
@@ -155,11 +170,31 @@ class Config:
 
     def of_teacher(self) -> "Config":
         """The configuration as its float teacher's training reads it."""
-        if self.float_weight_decay is None:
-            return self
+        decay = self.weight_decay if self.float_weight_decay is None else self.float_weight_decay
         return dataclasses.replace(
-            self, weight_decay=self.float_weight_decay, float_weight_decay=None
+            self,
+            weight_decay=decay,
+            float_weight_decay=None,
+            task_weight=1.0,
+            mixup=0.0,
+            average_from=None,
+            stages=(),
         )
+
+    def in_stages(self) -> list["Config"]:
+        """The trainings of the student one after the other, each without stages; the last one has
+        the widths of this configuration, and the epochs that are left.
+        """
+        found = []
+        share = self.epochs // (len(self.stages) + 1)
+        for stage in self.stages:
+            match = re.fullmatch(r"W([2-8])A([2-8])", stage)
+            if match is None:
+                raise ValueError(f"stages must be like W4A4. Received: stages={self.stages}.")
+            bits = {"weight_bits": int(match[1]), "activation_bits": int(match[2])}
+            found.append(dataclasses.replace(self, stages=(), epochs=share, **bits))
+        left = self.epochs - share * len(self.stages)
+        return [*found, dataclasses.replace(self, stages=(), epochs=left) if found else self]
 
     def _check_numbers(self) -> None:
         for name in ("width", "batch_size", "calibration_examples"):
@@ -172,7 +207,10 @@ class Config:
                 "train_examples must be at least 1, or None. Received:"
                 f" train_examples={self.train_examples}."
             )
-        for name in ("epochs", "float_epochs", "weight_decay", "seed", "validation_examples"):
+        for name in (
+            *("epochs", "float_epochs", "weight_decay", "seed", "validation_examples"),
+            *("task_weight", "mixup"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative. Received: {name}={getattr(self, name)}."
@@ -185,6 +223,11 @@ class Config:
             raise ValueError(
                 "float_weight_decay must not be negative. Received:"
                 f" float_weight_decay={self.float_weight_decay}."
+            )
+        if self.average_from is not None and not 0 <= self.average_from < 1:
+            raise ValueError(
+                "average_from must be at least 0 and below 1, or None. Received:"
+                f" average_from={self.average_from}."
             )
         if self.min_top1_agreement is not None and not 0 <= self.min_top1_agreement <= 1:
             raise ValueError(
@@ -236,14 +279,16 @@ class Config:
                     f" share and value. Received: schedules={{{target!r}: {points}}} with"
                     f" methods={self.methods}."
                 )
-            function = _piecewise(points)
+            function = tf_fpq.callbacks.piecewise(points)
             callbacks.append(tf_fpq.callbacks.Schedule(by_name[name], coefficient, function))
         return callbacks
 
 
-def _piecewise(points: Sequence[Sequence[float]]) -> Callable[[float], float]:
-    shares, values = zip(*points, strict=True)
-    return lambda done: float(np.interp(done, shares, values))
+def _check_dataset(name: str) -> None:
+    if not streamed.is_streamed(name):
+        _check_choice(
+            "dataset", name, (*data.DATASETS, streamed.IMAGENET, f"{streamed.FOLDER}PATH")
+        )
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from experiments import datasets
+from experiments import data_checks, datasets
 from experiments.datasets import fashion_mnist_idx
 
 
@@ -125,11 +125,7 @@ class Dataset:
           ValueError: If `batch_size` leaves no complete batch.
         """
         count = len(self.train_images)
-        if not 1 <= batch_size <= count:
-            raise ValueError(
-                f"batch_size must be between 1 and {count} training images. Received:"
-                f" {batch_size=}."
-            )
+        data_checks.check_batch_size(batch_size, count)
         batches = tf.data.Dataset.from_tensor_slices((self.train_images, self.train_labels))
         batches = batches.shuffle(count, seed=seed).batch(batch_size, drop_remainder=True)
         # Two random integers per batch seed the stateless augmentation, so parallel calls cannot
@@ -150,6 +146,19 @@ class Dataset:
             return (images - tf.constant(self.info.mean)) / tf.constant(self.info.std), labels
 
         return tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=2).prefetch(2)
+
+    def plain_train_batches(self, batch_size: int = 256) -> tf.data.Dataset:
+        """Batches of all normalised training images and labels, in order, not augmented."""
+        images = self.normalize(self.train_images), self.train_labels
+        return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).prefetch(2)
+
+    def train_part(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first training images, normalised and not augmented, and their labels."""
+        return self.normalize(self.train_images[:count]), self.train_labels[:count]
+
+    def test_part(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first test images, normalised, and their labels."""
+        return self.normalize(self.test_images[:count]), self.test_labels[:count]
 
     def calibration_images(self, count: int, seed: int) -> np.ndarray:
         """Returns `count` normalised training images (all, if there are fewer), without
@@ -249,12 +258,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 def _held_out(train: Split, count: int, train_examples: int | None) -> tuple[Split, Split]:
     """The training split without its last `count` images, and those."""
-    left = len(train[0]) - count
-    if left < (train_examples or 1):
-        raise ValueError(
-            f"validation_examples must leave {train_examples or 1} of {len(train[0])} training"
-            f" images. Received: validation_examples={count}."
-        )
+    left = data_checks.check_left(len(train[0]), count, train_examples)
     return (train[0][:left], train[1][:left]), (train[0][left:], train[1][left:])
 
 
@@ -366,9 +370,13 @@ def _missing_message(
             "pass a writable --data_dir",
             "install the extra: pip install 'tf_fpq[experiments]'",
         ]
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
         f"Dataset {name!r} could not be prepared. Ways out: {'; '.join(ways)}. Received:"
         f" data_dir={data_dir!r}, fashion_mnist_dir={str(fashion_mnist_dir)!r};"
-        f" {type(error).__name__}: {reason}"
+        f" {type(error).__name__}: {first_line(error)}"
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,29 +4,24 @@ function per step.
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import math
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from experiments import data, models, records, run_folder
-from experiments.checkpoints import KEPT, Checkpoints
+from experiments import data, fitting, models, records, run_folder, streamed
+from experiments.checkpoints import KEPT, Checkpoints, CheckpointsByName
 from experiments.config import Config
+from experiments.streamed import Images
 import tf_fpq
+from tf_fpq import roles
 from tf_fpq.conversion import loading
 from tf_fpq.keras_compat import keras
+from tf_fpq.student_layers.quantized_layers import quantized_weights
 import tflite_export
 
 Result = dict[str, Any]
-
-# The strong view of CR on images of fewer pixels a side than `SMALL_SIDE`, where the library's
-# default leaves too little: of 8x8 pixels, cutout takes 16. At 14x14 the default cost a distilled
-# student 3 points in a trial. Chosen here.
-SMALL_SIDE = 16
-SMALL_STRONG_VIEW = {"operations": 1, "magnitude": 0.3, "cutout": 0.25}
 
 
 def run(config: Config, *, resume: bool = True, keep_checkpoints: int = KEPT) -> Result:
@@ -50,7 +45,7 @@ def run(config: Config, *, resume: bool = True, keep_checkpoints: int = KEPT) ->
       ValueError: If `config.teacher` cannot be loaded or does not fit the dataset.
       ArithmeticError: If a training diverges.
       OSError: If the work directory cannot be written to.
-      data.DatasetMissingError: If the dataset is not there.
+      ImagesMissingError: If the dataset is not there.
       run_folder.OtherRunError: If the work directory holds a run of another configuration.
       tflite_export.VerificationError: If the exported model is not the trained one.
     """
@@ -73,12 +68,18 @@ def _run(config: Config, folder: run_folder.RunFolder, keep: int) -> Result:
         teacher, float_history = float_teacher(config, dataset, checkpoints=checkpoints)
     seconds["float teacher"] += checkpoints.seconds_before
     records.write_whole(folder.path / "float.keras", teacher.save)
+    network, last = teacher, config
+    if config.stages:
+        with _timed("training at other widths", seconds):
+            several = CheckpointsByName(folder.checkpoints, keep=keep)
+            network, last = after_stages(config, teacher, dataset, several)
+        seconds["training at other widths"] += several.seconds_before
     with _timed("quantize and calibrate", seconds):
-        student = quantized_student(config, teacher, dataset)
+        student = quantized_student(config, network, dataset)
         start_accuracy = accuracy(student, dataset)
     with _timed("quantization-aware training", seconds):
         checkpoints = Checkpoints(folder.checkpoints("student"), keep)
-        history = train_student(config, student, teacher, dataset, checkpoints=checkpoints)
+        history = train_student(last, student, teacher, dataset, checkpoints=checkpoints)
     seconds["quantization-aware training"] += checkpoints.seconds_before
     with _timed("export", seconds):
         exported = tflite_export.export(
@@ -98,7 +99,7 @@ def _run(config: Config, folder: run_folder.RunFolder, keep: int) -> Result:
             kernels=config.kernels,
             min_top1_agreement=config.min_top1_agreement,
             save=(folder.path / "report.json", folder.path / "report.html"),
-            verbose=_bar(),
+            verbose=fitting.on_terminal(),
         ).with_history(history)
     report.save(folder.path / "report.html")
     return {
@@ -121,7 +122,7 @@ def seed_everything(config: Config) -> None:
 
 def float_teacher(
     config: Config,
-    dataset: data.Dataset,
+    dataset: Images,
     *,
     watch: bool = True,
     checkpoints: Checkpoints | None = None,
@@ -131,8 +132,8 @@ def float_teacher(
     Args:
       config: What to do.
       dataset: The images.
-      watch: See `fit`.
-      checkpoints: See `fit`.
+      watch: See `fitting.fit`.
+      checkpoints: See `fitting.fit`.
 
     Returns:
       The model and its history by epoch (empty if it was loaded).
@@ -152,7 +153,7 @@ def float_teacher(
             )
         return teacher, {}
     model = models.build(config.model, dataset.image_shape, dataset.num_classes, config.width)
-    history = fit(
+    history = fitting.fit(
         model,
         config.of_teacher(),
         dataset,
@@ -164,9 +165,54 @@ def float_teacher(
     return model, history
 
 
-def quantized_student(config: Config, teacher: keras.Model, dataset: data.Dataset) -> keras.Model:
-    """Quantizes the teacher by `config.rules()` and calibrates the result on training images."""
-    student = tf_fpq.quantize_model(teacher, rules=config.rules(), quantizer=config.quantizer)
+def after_stages(
+    config: Config,
+    teacher: keras.Model,
+    dataset: Images,
+    checkpoints: CheckpointsByName,
+) -> tuple[keras.Model, Config]:
+    """Trains students at the widths of `config.stages`, each on the weights of the one before.
+
+    Args:
+      config: What to do.
+      teacher: Where the first one starts, and the teacher of all.
+      dataset: The images.
+      checkpoints: The checkpoints of a training, by its name.
+
+    Returns:
+      The float network that the last student starts from, and what is left to do with it.
+    """
+    network = teacher
+    *stages, last = config.in_stages()
+    for number, stage in enumerate(stages):
+        student = quantized_student(stage, network, dataset)
+        saved = checkpoints(f"stage{number}")
+        train_student(stage, student, teacher, dataset, watch=False, checkpoints=saved)
+        network = unquantized(student, network)
+    return network, last
+
+
+def unquantized(student: keras.Model, network: keras.Model) -> keras.Model:
+    """A float network with a student's weights as they are before they are rounded.
+
+    Args:
+      student: The student.
+      network: The network that it was quantized from, or another one of the same layers.
+    """
+    copy = keras.models.clone_model(network)
+    for layer in copy.layers:
+        if not layer.weights:
+            continue
+        trained = student.get_layer(layer.name)
+        layer.set_weights(roles.inner(trained).get_weights())
+        for name, weight, quantizer, variables in quantized_weights(trained):
+            getattr(layer, name).assign(quantizer.unrounded(weight, variables))
+    return copy
+
+
+def quantized_student(config: Config, network: keras.Model, dataset: Images) -> keras.Model:
+    """Quantizes a network by `config.rules()` and calibrates the result on training images."""
+    student = tf_fpq.quantize_model(network, rules=config.rules(), quantizer=config.quantizer)
     tf_fpq.calibrate(
         student, dataset.calibration_images(config.calibration_examples, config.seed), verbose=0
     )
@@ -177,7 +223,7 @@ def train_student(
     config: Config,
     student: keras.Model,
     teacher: keras.Model,
-    dataset: data.Dataset,
+    dataset: Images,
     *,
     watch: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -190,9 +236,9 @@ def train_student(
       student: The quantized and calibrated student.
       teacher: Its float network.
       dataset: The images.
-      watch: See `fit`.
+      watch: See `fitting.fit`.
       callbacks: More callbacks, behind those of the schedules.
-      checkpoints: See `fit`.
+      checkpoints: See `fitting.fit`.
     """
     methods = config.make_methods()
     model = tf_fpq.QatModel(
@@ -202,7 +248,7 @@ def train_student(
         step_size_learning_rate_factor=config.step_size_learning_rate_factor,
     )
     callbacks = [*config.schedule_callbacks(methods), *callbacks]
-    return fit(
+    return fitting.fit(
         model,
         config,
         dataset,
@@ -214,118 +260,26 @@ def train_student(
     )
 
 
-def _two_views(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
-    """Batches with two views for CR: the EMA teacher sees the weak one (usual augmentation),
-    student and teacher the strong one.
-    """
-    batches = dataset.train_batches(config.batch_size, config.seed, augment=False)
-    if not config.augment:
-        return batches
-    info = dataset.info
-    weak = tf_fpq.WeakAugmentation(shift=info.shift / dataset.image_shape[0], flip=info.flip)
-    small = SMALL_STRONG_VIEW if dataset.image_shape[0] < SMALL_SIDE else {}
-    strong = tf_fpq.StrongAugmentation(weak=weak, **small)
-    return tf_fpq.two_views(batches, weak=weak, strong=strong, seed=config.seed)
-
-
-def load(config: Config) -> data.Dataset:
-    """The images that a configuration names."""
+def load(config: Config) -> Images:
+    """The images that a configuration names: in memory, or streamed."""
+    fields = ("train_examples", "validation_examples", "resolution", "shift")
+    chosen = {name: getattr(config, name) for name in fields}
+    if streamed.is_streamed(config.dataset):
+        return streamed.load(config.dataset, config.data_dir, **chosen)
     return data.load(
-        config.dataset,
-        config.data_dir,
-        fashion_mnist_dir=config.fashion_mnist_dir,
-        train_examples=config.train_examples,
-        validation_examples=config.validation_examples,
-        resolution=config.resolution,
-        shift=config.shift,
+        config.dataset, config.data_dir, fashion_mnist_dir=config.fashion_mnist_dir, **chosen
     )
 
 
-def fit(
-    model: keras.Model,
-    config: Config,
-    dataset: data.Dataset,
-    learning_rate: float,
-    epochs: int,
-    *,
-    watch: bool = True,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    checkpoints: Checkpoints | None = None,
-) -> dict[str, list[float]]:
-    """SGD with momentum and a cosine to 0.
-
-    Args:
-      model: A float model or a `QatModel`.
-      config: Recipe.
-      dataset: The images.
-      learning_rate: The first rate.
-      epochs: How long.
-      watch: Whether the test accuracy is shown after every epoch; nothing is chosen by it.
-      callbacks: More callbacks.
-      checkpoints: What the training goes on from, and writes to.
-
-    Returns:
-      The history by epoch.
-
-    Raises:
-      ArithmeticError: If the loss is not finite.
-    """
-    batches = dataset.train_batches(config.batch_size, config.seed, config.augment)
-    if "cr" in config.methods and isinstance(model, tf_fpq.QatModel):
-        batches = _two_views(config, dataset)
-    if not epochs:
-        return {}
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
-    model.compile(
-        optimizer=keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=config.weight_decay),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=config.jit_compile or None,
-    )
-    done = checkpoints.restore(model) if checkpoints else 0
-    for _ in range(done):
-        iter(batches)  # each iteration has an order and an augmentation of its own
-    # In this order: an epoch that diverged is not kept.
-    own = [_StopIfNotFinite(learning_rate), *([checkpoints] if checkpoints else [])]
-    fitted = model.fit(
-        batches,
-        validation_data=dataset.test_batches() if watch else None,
-        initial_epoch=done,
-        epochs=epochs,
-        verbose=(1 if _bar() else 2) if watch else 0,
-        callbacks=[*callbacks, *own],
-    )
-    if checkpoints:
-        return checkpoints.history
-    return {name: [float(value) for value in values] for name, values in fitted.history.items()}
-
-
-class _StopIfNotFinite(keras.callbacks.Callback):
-    """Stops a training whose loss is not finite: a float network has no guard of its own."""
-
-    def __init__(self, learning_rate: float):
-        super().__init__()
-        self._learning_rate = learning_rate
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the epoch's mean loss."""
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise ArithmeticError(
-                f"Training of {self.model.name!r} diverged in epoch {epoch + 1}: its loss is"
-                f" {loss}. Train with a lower learning rate. Received:"
-                f" learning_rate={self._learning_rate}."
-            )
-
-
-def accuracy(model: keras.Model, dataset: data.Dataset) -> float:
+def accuracy(model: keras.Model, dataset: Images) -> float:
     """Share of test images whose largest output is the label's."""
-    return accuracy_on(model, *dataset.test)
+    return accuracy_on(model, dataset.test_batches())
 
 
-def accuracy_on(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of normalised images whose largest output is the label's."""
-    classes = np.argmax(model.predict(images, batch_size=256, verbose=0), axis=-1)
+def accuracy_on(model: keras.Model, batches: tf.data.Dataset) -> float:
+    """Share of images in batches `(images, labels)` whose largest output is the label's."""
+    labels = np.concatenate([labels for _, labels in batches.as_numpy_iterator()])
+    classes = np.argmax(model.predict(batches, verbose=0), axis=-1)
     return float(np.mean(classes == labels))
 
 
@@ -373,13 +327,6 @@ def table(result: Result) -> str:
     return "\n".join(
         [title, rule, *(f"{name:<{left}}  {value:>{right}}" for name, value in rows), rule]
     )
-
-
-def _bar() -> bool:
-    """Whether somebody watches, so that progress bars are welcome; a log gets one line per
-    epoch.
-    """
-    return sys.stdout.isatty()
 
 
 @contextlib.contextmanager

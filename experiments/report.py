@@ -1,11 +1,14 @@
 r"""Makes tables and plots of a study's rows, and writes them into experiments/README.md.
 
     python -m experiments.report --config=experiments/configs/interpolating.py
+    python -m experiments.report --config=experiments/configs/interpolating.py \
+        --picture=docs/evidence.svg
     python -m experiments.report --results=experiments/results/quantizers.jsonl
 
 With --config a section of --markdown is written, with a table for each cell (accuracies, and
-differences paired over seeds with their 95 % intervals) and a plot beside the rows. With --results
-alone the means are printed.
+differences paired over seeds with their 95 % intervals) and a plot beside the rows. --picture draws
+one cell for readers: accuracy beside the Hessian's trace. With --results alone the means are
+printed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import plots, records, study, tables
+from experiments import analyze, overview, plots, records, study, tables
 from tf_fpq import programs
 
 FLAGS = flags.FLAGS
@@ -37,11 +40,22 @@ def main(argv: Sequence[str]) -> None:
     plot = path.with_suffix(".png")
     has_plot = plots.differences(rows, plot)
     text = section(found, rows, FLAGS.config, plot if has_plot else None)
+    if FLAGS.picture:
+        _picture(rows)
     if FLAGS.markdown:
         name = pathlib.Path(FLAGS.config).stem
         marks = (f"<!-- {name}: made by experiments.report -->", f"<!-- end of {name} -->")
         records.write_section(pathlib.Path(FLAGS.markdown), marks, text)
     print(text)
+
+
+def _picture(rows: Sequence[tables.Row]) -> None:
+    """Draws the cell of the flags."""
+    measured = analyze.results_file(FLAGS.sharpness).rows()
+    found = overview.lines(rows, measured, FLAGS.model, FLAGS.scheme)
+    title = f"{FLAGS.model} at {FLAGS.scheme}, test images"
+    if not overview.write(found, title, pathlib.Path(FLAGS.picture)):
+        print(f"{FLAGS.picture} is not drawn: no pair of test rows of {title}.")
 
 
 def section(
@@ -89,6 +103,14 @@ def _define_flags() -> None:
     """Defines the flags: here and not on import, as other programs have some of the same names."""
     flags.DEFINE_string("config", None, "A file that defines a STUDY.")
     flags.DEFINE_string("results", None, "Rows; by default the study's.")
+    flags.DEFINE_string(
+        "picture", None, "SVG of one cell: accuracy beside flatness; none without it."
+    )
+    flags.DEFINE_string("model", "resnet8", "Network of the picture.")
+    flags.DEFINE_string("scheme", "W2A2", "Widths of the picture.")
+    flags.DEFINE_string(
+        "sharpness", analyze.RESULTS, "Rows of experiments.analyze, for the picture."
+    )
     flags.DEFINE_string(
         "markdown", "experiments/README.md", "File whose section is written; '' for none."
     )

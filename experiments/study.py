@@ -34,6 +34,9 @@ _PLACES = (
     *("data_dir", "fashion_mnist_dir", "workdir", "teacher"),
     *("kernels", "min_top1_agreement", "input_type", "output_type"),
 )
+# Fields that came when there were rows. At its default such a field is in no key, so that a run has
+# the key, and the folder, that it had before.
+_LATER = ("task_weight", "mixup", "average_from", "stages")
 _FIELDS = [field for field in dataclasses.fields(Config) if field.name not in _PLACES]
 
 
@@ -111,7 +114,13 @@ def key(config: Mapping[str, Any]) -> str:
 
     A line that was written before a field existed has the field's default.
     """
-    return json.dumps([config.get(field.name, default(field)) for field in _FIELDS])
+    values = {field.name: config.get(field.name, default(field)) for field in _FIELDS}
+    later = [
+        [field.name, values[field.name]]
+        for field in _FIELDS
+        if field.name in _LATER and values[field.name] != default(field)
+    ]
+    return json.dumps([*(values[name] for name in values if name not in _LATER), *later])
 
 
 def row_key(row: Row) -> str:

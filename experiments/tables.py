@@ -6,7 +6,6 @@ says otherwise. Runs that failed are counted and have no accuracy.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import json
 import math
 import statistics
 from typing import Any
@@ -16,6 +15,12 @@ from experiments.config import Config
 
 Row = Mapping[str, Any]
 Cell = tuple[str, str, str, str]
+
+# Fields that the name of a line has where they are not the defaults.
+_NAMED = (
+    *("noise_probability", "noise_position", "csd_weight", "quantizer"),
+    *("task_weight", "mixup", "average_from", "stages"),
+)
 
 # Methods that others are compared with, by the name that a table gives them.
 REFERENCES = {"LSQ": "none", "KD": "kd", "float": "float"}
@@ -77,14 +82,14 @@ def _cell(row: Row) -> Cell:
 
 
 def _line_key(row: Row) -> str:
-    return json.dumps({k: v for k, v in row["config"].items() if k != "seed"}, sort_keys=True)
+    return study.key({**row["config"], "seed": None})
 
 
 def name_of(row: Row) -> str:
     """Methods of a row, and their arguments where they are not the defaults."""
     config, parts = row["config"], []
     for field in dataclasses.fields(Config):
-        if field.name in ("noise_probability", "noise_position", "csd_weight", "quantizer"):
+        if field.name in _NAMED:
             value = config.get(field.name, study.default(field))
             if value != study.default(field):
                 parts.append(f"{field.name}={value}")

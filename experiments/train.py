@@ -53,7 +53,12 @@ class JsonParser(flags.ArgumentParser):
         return "JSON"
 
 
-flags.DEFINE_enum("dataset", Config.dataset, list(data.DATASETS), "Images to train and test on.")
+flags.DEFINE_string(
+    "dataset",
+    Config.dataset,
+    f"Images to train and test on: {', '.join(data.DATASETS)}, imagenet2012, or folder:PATH with"
+    " train/CLASS/*.jpg and test/CLASS/*.jpg.",
+)
 flags.DEFINE_string(
     "data_dir", Config.data_dir, "TFDS data directory; ~/tensorflow_datasets by default."
 )
@@ -70,7 +75,12 @@ flags.DEFINE_integer(
     Config.validation_examples,
     "Training images that are held out and measured on, instead of the test images.",
 )
-flags.DEFINE_integer("resolution", Config.resolution, "Side that square images are pooled to.")
+flags.DEFINE_integer(
+    "resolution",
+    Config.resolution,
+    "Side that square images are pooled to; those of a folder and of ImageNet are cropped and"
+    " resized to it, by default to 224.",
+)
 flags.DEFINE_integer(
     "shift", Config.shift, "Pixels that augmentation moves an image by, at most; by dataset."
 )
@@ -135,6 +145,16 @@ flags.DEFINE_float(
     Config.float_weight_decay,
     "That of the float teacher; by default the same.",
 )
+flags.DEFINE_float(
+    "task_weight", Config.task_weight, "Weight of the labels' loss beside those of the methods."
+)
+flags.DEFINE_float(
+    "mixup", Config.mixup, "Mixes images of the student's training, by shares of Beta(a, a)."
+)
+flags.DEFINE_float(
+    "average_from", Config.average_from, "Averages the student's weights from this share on."
+)
+flags.DEFINE_list("stages", Config.stages, "Widths the student trains at first, as W4A4.")
 flags.DEFINE_bool("augment", Config.augment, "Shift and flip training images.")
 flags.DEFINE_bool("jit_compile", Config.jit_compile, "Compile the training steps with XLA.")
 flags.DEFINE_enum(

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from experiments import data, pipeline, records, run_folder
-from experiments.checkpoints import Checkpoints
+from experiments import fitting, pipeline, records, run_folder
+from experiments.checkpoints import CheckpointsByName
 from experiments.config import FLOAT, Config
+from experiments.streamed import Images
 import tf_fpq
 from tf_fpq.keras_compat import keras
 import tflite_export
@@ -27,14 +28,12 @@ from tflite_export.runtimes import litert
 
 Row = dict[str, Any]
 
-# Batches that batch norms are re-estimated from; `callbacks.reestimate_batch_norm` says that a
-# dozen suffices.
-REESTIMATION_BATCHES = 20
 # A grid's runs take less than a minute; one that is killed repeats no more than this.
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 # Images on which every code of the twin is compared with the file's. All of the test images would
 # cost as much as a quarter of the training.
 TWIN_IMAGES = 1000
+TWIN_BATCH = 250
 
 
 def run(config: Config) -> Row:
@@ -55,10 +54,8 @@ def run(config: Config) -> Row:
     """
     started = time.process_time()
     with run_folder.opened(config, resume=True) as folder:
-        checkpoints = Checkpoints(
-            folder.checkpoints("student"),
-            seconds=SECONDS_BETWEEN_CHECKPOINTS,
-            clock=time.process_time,
+        checkpoints = CheckpointsByName(
+            folder.checkpoints, seconds=SECONDS_BETWEEN_CHECKPOINTS, clock=time.process_time
         )
         figures = _run(config, checkpoints)
         run_folder.remove_leftovers(folder.path)
@@ -66,28 +63,30 @@ def run(config: Config) -> Row:
     return {**figures, "seconds": round(seconds, 1)}
 
 
-def _run(config: Config, checkpoints: Checkpoints) -> Row:
+def _run(config: Config, checkpoints: CheckpointsByName) -> Row:
     pipeline.seed_everything(config)
     dataset = _dataset(config)
     teacher, _ = pipeline.float_teacher(config, dataset, watch=False)
     figures = {"accuracy_float": pipeline.accuracy(teacher, dataset)}
     if config.methods == (FLOAT,):
-        pipeline.fit(
+        fitting.fit(
             teacher,
             config,
             dataset,
             config.learning_rate,
             config.epochs,
             watch=False,
-            checkpoints=checkpoints,
+            checkpoints=checkpoints("student"),
         )
         return {**figures, **_float_figures(teacher, dataset)}
-    student = pipeline.quantized_student(config, teacher, dataset)
-    pipeline.train_student(config, student, teacher, dataset, watch=False, checkpoints=checkpoints)
+    network, last = pipeline.after_stages(config, teacher, dataset, checkpoints)
+    student = pipeline.quantized_student(config, network, dataset)
+    saved = checkpoints("student")
+    pipeline.train_student(last, student, teacher, dataset, watch=False, checkpoints=saved)
     figures |= _deployed_figures(student, dataset)
     figures["train_accuracy"] = _train_accuracy(student, dataset)
     records.write_whole(pathlib.Path(config.workdir) / "student.keras", student.save)
-    tf_fpq.callbacks.reestimate_batch_norm(student, _reestimation_batches(config, dataset))
+    tf_fpq.callbacks.reestimate_batch_norm(student, fitting.reestimation_batches(config, dataset))
     again = _deployed_figures(student, dataset)
     figures |= {
         f"{name}_reestimated": again[name] for name in ("accuracy_student", "accuracy_tflite")
@@ -97,7 +96,7 @@ def _run(config: Config, checkpoints: Checkpoints) -> Row:
     return figures
 
 
-def _float_figures(model: keras.Model, dataset: data.Dataset) -> Row:
+def _float_figures(model: keras.Model, dataset: Images) -> Row:
     return {
         "train_accuracy": _train_accuracy(model, dataset),
         "accuracy_student": pipeline.accuracy(model, dataset),
@@ -109,43 +108,38 @@ def _float_figures(model: keras.Model, dataset: data.Dataset) -> Row:
     }
 
 
-def _train_accuracy(model: keras.Model, dataset: data.Dataset) -> float:
+def _train_accuracy(model: keras.Model, dataset: Images) -> float:
     """On training images that are not augmented."""
-    images = dataset.normalize(dataset.train_images)
-    return pipeline.accuracy_on(model, images, dataset.train_labels)
+    return pipeline.accuracy_on(model, dataset.plain_train_batches())
 
 
-def _deployed_figures(student: keras.Model, dataset: data.Dataset) -> Row:
+def _deployed_figures(student: keras.Model, dataset: Images) -> Row:
     """Exports and runs the file on all images, the twin on the first of them.
 
     The export moves the student's biases onto the file's grid; the student is measured after that.
     """
-    images, labels = dataset.test
     with tempfile.TemporaryDirectory() as folder:
         exported = tflite_export.export(student, pathlib.Path(folder) / "model.tflite")
-        (outputs,) = litert.Interpreter(exported.path).run(images).values()
+        file = litert.Interpreter(exported.path)
     (name,) = exported.deployed.outputs
-    codes = _twin_codes(exported.twin, images[:TWIN_IMAGES], name)
+    twin_codes = tf.function(lambda batch: exported.twin.codes(batch)[name])
+    right = seen = differing = compared = 0
+    for images, labels in dataset.test_batches(TWIN_BATCH).as_numpy_iterator():
+        (outputs,) = file.run(images).values()
+        right += int(np.count_nonzero(np.argmax(outputs, axis=-1) == labels))
+        if seen < TWIN_IMAGES:
+            differing += int(np.count_nonzero(twin_codes(images).numpy() != outputs))
+            compared += outputs.size
+        seen += len(labels)
     return {
         "accuracy_student": pipeline.accuracy(student, dataset),
-        "accuracy_tflite": float(np.mean(np.argmax(outputs, axis=-1) == labels)),
-        "codes_differing": int(np.count_nonzero(codes != outputs[:TWIN_IMAGES])),
-        "codes_compared": int(codes.size),
+        "accuracy_tflite": right / seen,
+        "codes_differing": differing,
+        "codes_compared": compared,
     }
 
 
-def _twin_codes(twin: Any, images: np.ndarray, name: str) -> np.ndarray:
-    run = tf.function(lambda batch: twin.codes(batch)[name])
-    batches = np.array_split(images, -(-len(images) // 250))
-    return np.concatenate([run(tf.constant(batch)).numpy() for batch in batches])
-
-
-def _reestimation_batches(config: Config, dataset: data.Dataset) -> tf.data.Dataset:
-    batches = dataset.train_batches(config.batch_size, config.seed, config.augment)
-    return batches.take(REESTIMATION_BATCHES)
-
-
-def _dataset(config: Config) -> data.Dataset:
+def _dataset(config: Config) -> Images:
     """The images, which the runs of a process mostly share: the last ones are kept."""
     fields = (
         *("dataset", "data_dir", "fashion_mnist_dir", "train_examples", "validation_examples"),
@@ -155,5 +149,5 @@ def _dataset(config: Config) -> data.Dataset:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(fields: str) -> data.Dataset:
+def _loaded(fields: str) -> Images:
     return pipeline.load(dataclasses.replace(Config(), **json.loads(fields)))

@@ -16,7 +16,7 @@ STUDY = Study(
     expected={"ResNet-18, CR minus baseline": 3.79, "MobileNet, CR minus baseline": 3.84},
     results="experiments/results/cr_cifar10.jsonl",
     regime="CIFAR-10",
-    runs=lambda rows: papers.grid("cifar10", NETWORKS, list(papers.BITS), ["LSQ", "CR"]),
+    runs=lambda rows: papers.grid("cifar10", NETWORKS, ["W4A4", "W2A4", "W2A2"], ["LSQ", "CR"]),
     hardware=papers.HARDWARE,
     time=papers.TIME,
 )

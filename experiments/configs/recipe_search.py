@@ -5,6 +5,12 @@
 Every candidate gets its own learning rate, as the methods of the tables do, at the weight decay
 that `interpolating.py` chose. The one with the best validation accuracy over two seeds is what the
 tables call `recipe`; it joins them when all candidates have their rows.
+
+What is searched: distillation of logits (temperature, weight, without the labels' loss, faded),
+CSD (weight, strong early and off late), distillation on the student's grid (SQuaT), noise (how
+often, before or behind the quantizer, annealed), CR on top, 4 bits before 2, averaged weights, and
+mixtures of images that teacher and student see alike. All have as many steps. Mixtures, averaging
+and stages stand beside plain LSQ as well: what LSQ gains by them alone is no merit of a method.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +44,16 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"methods": ("kd", "squat")},
     {"methods": ("sfp", "kd", "squat"), "noise_probability": 0.5},
     {"methods": ("sam", "kd")},
+    {"methods": ("kd",), "task_weight": 0.0},
+    {"methods": ("kd",), "task_weight": 0.0, "mixup": 1.0},
+    {"methods": ("kd",), "mixup": 1.0},
+    {"methods": ("kd",), "average_from": 0.75},
+    {"methods": ("kd",), "stages": ("W4A4",)},
+    {"methods": ("sfp", "kd"), "noise_probability": 0.3},
+    {"methods": ("kd", "csd"), "csd_weight": 0.01},
+    {"methods": ("none",), "mixup": 1.0},
+    {"methods": ("none",), "average_from": 0.75},
+    {"methods": ("none",), "stages": ("W4A4",)},
 )
 
 

@@ -32,7 +32,7 @@ from typing import Any
 from absl import app, flags
 import numpy as np
 
-from experiments import data, pipeline, records
+from experiments import data, fitting, pipeline, records
 from experiments.config import Config
 from experiments.evidence import beside_tfmot_table
 from tf_fpq import programs
@@ -145,7 +145,7 @@ def _tfmot(config: Config, teacher: keras.Model, dataset: data.Dataset, path: pa
     import tensorflow_model_optimization as tfmot
 
     model = tfmot.quantization.keras.quantize_model(teacher)
-    pipeline.fit(model, config, dataset, config.learning_rate, config.epochs)
+    fitting.fit(model, config, dataset, config.learning_rate, config.epochs)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8

@@ -14,7 +14,7 @@ SMALL: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v2_tiny": mobilenet_v2_tiny.mobilenet_v2_tiny,
 }
 
-# The networks of the papers' tables, for images of 32 pixels.
+# The networks of the papers' tables. Of images of up to 64 pixels they keep more of the resolution.
 PUBLISHED: dict[str, Callable[..., keras.Model]] = {
     "resnet18": resnet.resnet18,
     "resnet50": resnet.resnet50,

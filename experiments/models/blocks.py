@@ -6,6 +6,15 @@ from tf_fpq.keras_compat import keras
 
 layers = keras.layers
 
+# Sides from which on the published networks are those for ImageNet. Chosen here, between the 32
+# pixels of CIFAR and the 224 of ImageNet; 64 are those of its small version.
+_LARGE = 65
+
+
+def halved(input_shape: tuple[int, ...]) -> int:
+    """The stride, 2 or 1, of layers that halve images of ImageNet's size but not CIFAR's."""
+    return 2 if min(input_shape[:2]) >= _LARGE else 1
+
 
 def conv_norm(
     x: tf.Tensor,

@@ -1,10 +1,10 @@
-"""MobileNetV1 and MobileNetV2 for images of 32 pixels.
+"""MobileNetV1 and MobileNetV2.
 
 A. G. Howard et al., "MobileNets", arXiv 1704.04861, table 1; M. Sandler et al., "MobileNetV2", CVPR
 2018, table 2.
 
-Note: the papers' networks read 224 pixels and halve them five times. Here the stem, and of
-MobileNetV2 the second stage too, keep the resolution, as is usual for CIFAR.
+Note: the papers' networks read 224 pixels and halve them five times. Of images of up to 64 pixels
+the stem, and of MobileNetV2 the second stage too, keep the resolution, as is usual for CIFAR.
 """
 
 from experiments.models import blocks
@@ -20,9 +20,10 @@ _V2 = (
 
 
 def mobilenet_v1(input_shape: tuple[int, ...], num_classes: int, width: int = 32) -> keras.Model:
-    """MobileNetV1, 3.2 million parameters at width 32."""
+    """MobileNetV1, 3.2 million parameters at width 32 and 10 classes."""
     image = keras.Input(input_shape, name="image")
-    x = blocks.relu6(blocks.conv_norm(image, width, 3, "stem"), "stem")
+    strides = blocks.halved(input_shape)
+    x = blocks.relu6(blocks.conv_norm(image, width, 3, "stem", strides=strides), "stem")
     for block, (multiple, strides) in enumerate(_V1, 1):
         x = blocks.depthwise_relu6(x, strides, f"block{block}_depthwise")
         name = f"block{block}_pointwise"
@@ -31,11 +32,13 @@ def mobilenet_v1(input_shape: tuple[int, ...], num_classes: int, width: int = 32
 
 
 def mobilenet_v2(input_shape: tuple[int, ...], num_classes: int, width: int = 32) -> keras.Model:
-    """MobileNetV2, 2.2 million parameters at width 32."""
+    """MobileNetV2, 2.2 million parameters at width 32 and 10 classes."""
     image = keras.Input(input_shape, name="image")
-    x = blocks.relu6(blocks.conv_norm(image, width, 3, "stem"), "stem")
+    halved = blocks.halved(input_shape)
+    x = blocks.relu6(blocks.conv_norm(image, width, 3, "stem", strides=halved), "stem")
     block = 0
-    for expansion, eighths, repeats, first_strides in _V2:
+    for stage, (expansion, eighths, repeats, first_strides) in enumerate(_V2):
+        first_strides = halved if stage == 1 else first_strides
         for repeat in range(repeats):
             block += 1
             strides = 1 if repeat else first_strides

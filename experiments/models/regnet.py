@@ -1,10 +1,10 @@
-"""RegNetX-200MF for images of 32 pixels.
+"""RegNetX-200MF.
 
 I. Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, arXiv 2003.13678, figure 15: X
 blocks with groups of 8 channels.
 
-Note: the paper's network reads 224 pixels and halves them five times; here stem and first two
-stages keep the resolution.
+Note: the paper's network reads 224 pixels and halves them five times; of images of up to 64 pixels
+stem and first two stages keep the resolution.
 """
 
 import tensorflow as tf
@@ -20,13 +20,14 @@ _STAGES = ((1, 3, 1), (1, 7, 1), (4, 19, 2), (7, 46, 2))
 
 
 def regnet_x_200mf(input_shape: tuple[int, ...], num_classes: int, width: int = 32) -> keras.Model:
-    """RegNetX-200MF, 2.3 million parameters at width 32, the channels of its stem."""
+    """RegNetX-200MF, 2.3 million parameters at width 32 (its stem's channels) and 10 classes."""
     image = keras.Input(input_shape, name="image")
-    x = _relu(blocks.conv_norm(image, width, 3, "stem"), "stem")
+    halved = blocks.halved(input_shape)
+    x = _relu(blocks.conv_norm(image, width, 3, "stem", strides=halved), "stem")
     for stage, (repeats, groups, first_strides) in enumerate(_STAGES, 1):
         channels = _GROUP * max(1, groups * width // 32)
         for block in range(1, repeats + 1):
-            strides = first_strides if block == 1 else 1
+            strides = max(first_strides, halved) if block == 1 else 1
             x = _block(x, channels, strides, f"stage{stage}_block{block}")
     return blocks.classifier(image, x, num_classes, "regnet_x_200mf")
 

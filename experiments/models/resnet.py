@@ -1,9 +1,10 @@
 """Residual networks in CIFAR style: K. He et al., "Deep Residual Learning for Image Recognition",
-CVPR 2016, section 4.2, and the paper's ResNet-18 and ResNet-50 (table 1) with a stem for CIFAR.
+CVPR 2016, section 4.2, and the paper's ResNet-18 and ResNet-50 (table 1).
 
 A stage is some residual blocks; each but the first has twice the channels of the one before and
 half of its resolution. ResNet-8 and ResNet-20 have three stages of `width`, `2 * width` and
-`4 * width` channels, ResNet-18 and ResNet-50 four. The stem is one 3x3 convolution.
+`4 * width` channels, ResNet-18 and ResNet-50 four. The stem is one 3x3 convolution; for images of
+more than 64 pixels ResNet-18 and ResNet-50 have the paper's, 7x7 and a pooling, which halve twice.
 
 Note: the paper's CIFAR networks shorten dimensions without parameters (option A: stride and zero
 channels). Here the shortcut is a 1x1 convolution with batch norm (option B), because zero channels
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from experiments.models.blocks import classifier, conv_norm
+from experiments.models.blocks import classifier, conv_norm, halved
 from tf_fpq.keras_compat import keras
 
 layers = keras.layers
@@ -33,12 +34,12 @@ def resnet20(input_shape: tuple[int, ...], num_classes: int, width: int = 16) ->
 
 
 def resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> keras.Model:
-    """ResNet-18 for images of 32 pixels, 11.2 million parameters at width 64."""
+    """ResNet-18, 11.2 million parameters at width 64 and 10 classes."""
     return _resnet("resnet18", input_shape, num_classes, width, (2, 2, 2, 2))
 
 
 def resnet50(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> keras.Model:
-    """ResNet-50 for images of 32 pixels, 23.5 million parameters at width 64."""
+    """ResNet-50, 23.5 million parameters at width 64 and 10 classes."""
     return _resnet("resnet50", input_shape, num_classes, width, (3, 4, 6, 3), _bottleneck)
 
 
@@ -51,8 +52,11 @@ def _resnet(
     block: Callable[[tf.Tensor, int, int, str], tf.Tensor] | None = None,
 ) -> keras.Model:
     image = keras.Input(input_shape, name="image")
-    x = conv_norm(image, width, 3, "stem")
+    large = len(blocks) == 4 and halved(input_shape) == 2
+    x = conv_norm(image, width, 7 if large else 3, "stem", strides=2 if large else 1)
     x = layers.ReLU(name="stem_relu")(x)
+    if large:
+        x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
     for stage, repeats in enumerate(blocks):
         for repeat in range(repeats):
             strides = 2 if stage and not repeat else 1

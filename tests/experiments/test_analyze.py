@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import analyze, pictures, pipeline, study, sweep, tables
+from experiments import analyze, grid_runs, launchers, pictures, pipeline, study, tables
 from experiments.config import Config
 from tests.tf_fpq import small_student
 from tf_fpq import sharpness
@@ -17,7 +17,7 @@ TINY = Config(
 
 
 def row(config, **more):
-    return {**sweep.labels(config, "tiny"), "config": study.plain(config), **more}
+    return {**grid_runs.labels(config, "tiny"), "config": study.plain(config), **more}
 
 
 def touch(path):
@@ -29,8 +29,8 @@ def test_subjects_are_teachers_once_and_the_students_that_were_kept(tmp_path):
     configs = [dataclasses.replace(TINY, methods=(name,)) for name in ("none", "kd", "cr")]
     other = dataclasses.replace(TINY, seed=1)
     for config in (*configs[:2], other):
-        touch(tmp_path / sweep.folder_name(config) / "student.keras")
-    touch(sweep.teacher_path(TINY, tmp_path))
+        touch(tmp_path / grid_runs.folder_name(config) / "student.keras")
+    touch(grid_runs.teacher_path(TINY, tmp_path))
     failed = row(dataclasses.replace(TINY, learning_rate=1.0), failed="it diverged")
     chosen = row(dataclasses.replace(TINY, validation_examples=8))
     rows = [failed, chosen, *map(row, [*configs, other])]
@@ -84,7 +84,7 @@ def test_what_a_sweep_kept_is_measured_once_drawn_and_followed(tmp_path, data_di
     known = study.Study(
         claim="", source="", results=str(tmp_path / "rows.jsonl"), runs=lambda rows: grid
     )
-    sweep.run_missing(known, tmp_path / "runs")
+    launchers.run_missing(known, tmp_path / "runs")
     rows = known.open_results().rows()
     found = list(analyze.subjects(rows, tmp_path / "runs", "test", [0]))
     # The rows do not say where the data are.

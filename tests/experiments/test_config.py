@@ -74,6 +74,11 @@ def test_method_arguments_arrive():
         ("input_type", "int4"),
         ("output_type", "float16"),
         ("min_top1_agreement", 1.5),
+        ("task_weight", -1.0),
+        ("mixup", -0.1),
+        ("average_from", 1.0),
+        ("stages", ("4",)),
+        ("stages", ("W1A4",)),
         ("kernels", ("reference",)),
         ("kernels", ("xnnpack", "gpu")),
     ],
@@ -119,3 +124,17 @@ def test_the_teacher_has_its_own_decay_if_it_is_given_one():
     assert Config(weight_decay=0.1).of_teacher().weight_decay == 0.1
     other = Config(weight_decay=0.1, float_weight_decay=0.2).of_teacher()
     assert other == Config(weight_decay=0.2)
+
+
+def test_stages_share_the_epochs_and_the_last_has_what_is_left():
+    config = Config(weight_bits=2, activation_bits=2, epochs=11, stages=["W8A8", "W4A4"], mixup=1.0)
+    stages = config.in_stages()
+    widths = [(stage.weight_bits, stage.activation_bits, stage.epochs) for stage in stages]
+    assert widths == [(8, 8, 3), (4, 4, 3), (2, 2, 5)]
+    assert {(stage.stages, stage.mixup) for stage in stages} == {((), 1.0)}
+    assert Config().in_stages() == [Config()]
+
+
+def test_the_teacher_trains_as_it_did_whatever_changes_the_students_training():
+    changed = Config(task_weight=0.0, mixup=1.0, average_from=0.5, stages=("W4A4",))
+    assert changed.of_teacher() == Config()

@@ -53,6 +53,24 @@ def test_published_networks_have_the_parameters_of_others_implementations(name):
     assert model.get_layer("pool").input_shape[1] >= 2
 
 
+# On ImageNet, as torchvision and Keras count them.
+ON_IMAGENET = {
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "mobilenet_v1": 4_231_976,
+    "mobilenet_v2": 3_504_872,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.PUBLISHED)
+def test_published_networks_halve_large_images_five_times(name):
+    model = models.PUBLISHED[name]((224, 224, 3), 1000)
+    assert model.get_layer("pool").input_shape[1:3] == (7, 7)
+    if name in ON_IMAGENET:
+        assert trainable(model) == ON_IMAGENET[name]
+
+
 @pytest.mark.parametrize("name", models.SMALL)
 def test_first_and_last_layer_have_stable_names(name):
     names = [layer.name for layer in kernels(models.build(name, (8, 8, 1), 10, width=4))]

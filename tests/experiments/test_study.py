@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from experiments import study
+from experiments import grid_runs, study
 from experiments.config import Config
 
 
@@ -46,6 +46,32 @@ def test_keys_tell_apart_all_that_figures_depend_on_and_nothing_else():
     assert len(keys | {base}) == len(changes) + 1
     elsewhere = Config(workdir="w", data_dir="d", kernels=("xnnpack",))
     assert study.key(study.plain(elsewhere)) == base
+
+
+def test_a_run_keeps_the_key_and_the_folder_that_it_had_before_later_fields_came():
+    """A row of results/interpolating.jsonl, whose student lies in the folder of this name."""
+    rows = study.results_file("experiments/results/interpolating.jsonl").rows()
+    (row,) = [
+        row
+        for row in rows
+        if (row["methods"], row["seed"], row["learning_rate"], row["split"])
+        == ("fpq", 101, 0.03, "validation")
+    ]
+    name = "fashion_mnist_resnet8_seed101_W2A2_lsq_fpq_54001f2a"
+    assert study._LATER[0] not in row["config"]
+    assert grid_runs.folder_name(Config(**row["config"])) == name
+    again = study.plain(Config(**row["config"]))
+    assert study.key(again) == study.row_key(row) and set(study._LATER) < again.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("task_weight", 0.0), ("mixup", 1.0), ("average_from", 0.0), ("stages", ("W4A4",))],
+)
+def test_a_later_field_that_is_not_at_its_default_makes_another_run(field, value):
+    changed = dataclasses.replace(Config(), **{field: value})
+    assert field in study._LATER
+    assert study.key(study.plain(changed)) != study.key(study.plain(Config()))
 
 
 def test_a_row_from_before_a_field_existed_has_its_default():

@@ -52,6 +52,17 @@ def test_a_difference_beyond_its_interval_is_bold():
     assert "**+9.10 ± 2.24 (n=3)**" in tables.comparison(lines)
 
 
+def test_rows_from_before_and_after_a_field_came_are_of_one_line():
+    old, new = row("none", 0, 0.8), row("none", 1, 0.9)
+    for name in study._LATER:
+        del old["config"][name]
+    ((line,),) = tables.cells([old, new, row("kd", 0, 0.7, split="validation")]).values()
+    assert line.scores() == pytest.approx({0: 80.0, 1: 90.0})
+    mixed = row("none", 2, 0.7, mixup=1.0)
+    (lines,) = tables.cells([old, new, mixed]).values()
+    assert [line.name for line in lines] == ["none", "none (mixup=1.0)"]
+
+
 def test_the_float_network_is_in_every_cell_of_its_model_and_of_no_other():
     other = dict(row("float", 0, 0.9, bits=(8, 8)), model="resnet20")
     cells = tables.cells([*ROWS, other])

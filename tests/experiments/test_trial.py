@@ -49,8 +49,7 @@ def test_figures_of_a_student(base):
     assert figures["accuracy_float"] == pipeline.accuracy(teacher, dataset)
     student = keras.models.load_model(f"{base.workdir}/student.keras", compile=False)
     assert figures["accuracy_student"] == pipeline.accuracy(student, dataset)
-    images = dataset.normalize(dataset.train_images)
-    assert figures["train_accuracy"] == pipeline.accuracy_on(student, images, dataset.train_labels)
+    assert figures["train_accuracy"] == pipeline.accuracy_on(student, dataset.plain_train_batches())
     batches = dataset.train_batches(base.batch_size, base.seed, base.augment).take(20)
     tf_fpq.callbacks.reestimate_batch_norm(student, batches)
     assert figures["accuracy_student_reestimated"] == pytest.approx(
