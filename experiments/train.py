@@ -154,7 +154,7 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "average_from", Config.average_from, "Averages the student's weights from this share on."
 )
-flags.DEFINE_list("stages", Config.stages, "Widths the student trains at first, as W4A4.")
+flags.DEFINE_list("stages", ",".join(Config.stages), "Widths the student trains at first, as W4A4.")
 flags.DEFINE_bool("augment", Config.augment, "Shift and flip training images.")
 flags.DEFINE_bool("jit_compile", Config.jit_compile, "Compile the training steps with XLA.")
 flags.DEFINE_enum(
