@@ -12,7 +12,7 @@ network takes the same standardised image on its input grid, `codes = round(norm
 scale) + zero_point`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import fcntl
@@ -295,24 +295,31 @@ def _prepared_builder(
     there.
     """
     try:
-        builder, config = _builder(name, data_dir, fashion_mnist_dir)
-        if not builder.data_path.exists():
-            with _alone_in(builder.data_path.parent):
-                # Once more: another process may have prepared the data meanwhile.
-                builder, config = _builder(name, data_dir, fashion_mnist_dir)
-                builder.download_and_prepare(download_config=config)
+        return prepared(lambda: _builder(name, data_dir, fashion_mnist_dir))
     except (
         Exception
     ) as error:  # TFDS lets through whatever its transport, file system or generator raises.
         raise DatasetMissingError(
             _missing_message(name, data_dir, fashion_mnist_dir, error)
         ) from error
+
+
+# A builder, and what it needs to prepare its data.
+Builder = tuple[tfds.core.DatasetBuilder, tfds.download.DownloadConfig | None]
+
+
+def prepared(make: Callable[[], Builder]) -> tfds.core.DatasetBuilder:
+    """The builder that `make` makes, with its data; one process prepares them."""
+    builder, config = make()
+    if not builder.data_path.exists():
+        with _alone_in(builder.data_path.parent):
+            # Once more: another process may have prepared the data meanwhile.
+            builder, config = make()
+            builder.download_and_prepare(download_config=config)
     return builder
 
 
-def _builder(
-    name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path
-) -> tuple[tfds.core.DatasetBuilder, tfds.download.DownloadConfig | None]:
+def _builder(name: str, data_dir: str | None, fashion_mnist_dir: pathlib.Path) -> Builder:
     """The builder, and what it needs to prepare the data."""
     if name == "digits":
         return datasets.Digits(data_dir=data_dir), None

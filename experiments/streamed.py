@@ -213,8 +213,7 @@ def load(
 def _imagenet(data_dir: str | None) -> tuple[Split, Split, int]:
     """ImageNet's training and validation images; the labels of its test images are not public."""
     try:
-        builder = tfds.builder(IMAGENET, data_dir=data_dir)
-        builder.download_and_prepare()
+        builder = data.prepared(lambda: (tfds.builder(IMAGENET, data_dir=data_dir), None))
     except Exception as error:  # TFDS lets through whatever its file system or generator raises.
         raise data.DatasetMissingError(
             f"Dataset {IMAGENET!r} could not be prepared. Ways out: register at image-net.org,"
