@@ -15,12 +15,12 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import graph, roles
-from tf_fpq.keras_compat import keras, register
+from tf_fpq.keras_compat import register
 from tf_fpq.quantizers import numerics
 from tf_fpq.roles import Role
 from tf_fpq.student_layers import operator_arithmetic
 from tf_fpq.student_layers.operator_arithmetic import Grid, Operands
-from tf_fpq.student_layers.quantized_layers import QuantizeActivation
+from tf_fpq.student_layers.quantized_layers import QuantizeActivation, StudentLayer
 
 _MOVE_CODES = (Role.SAME_GRID, Role.JOINT_GRID)
 
@@ -49,7 +49,7 @@ def arithmetic_of(computed: Any, read: Sequence[Any]) -> operator_arithmetic.Ari
 
 
 @register
-class DeployedRounding(keras.layers.Layer):
+class DeployedRounding(StudentLayer):
     """Moves an operator's float output into the cell of the code that the phone gives it.
 
     `rounding([y, *x])` is `y`, which the operator computed for `x`, or where the integer kernel
@@ -73,7 +73,7 @@ class DeployedRounding(keras.layers.Layer):
         """Returns the first tensor, rounded as deployed."""
         y, *others = inputs
         output = graph.first_reader(self)
-        if not isinstance(output, QuantizeActivation) or output.observing:
+        if self.symbolic or not isinstance(output, QuantizeActivation) or output.observing:
             return y
         computed, *read = graph.first_inputs(self)
         arithmetic, sources = arithmetic_of(computed, read), [source_of(tensor) for tensor in read]

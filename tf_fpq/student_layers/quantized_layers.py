@@ -42,12 +42,28 @@ class QuantizedWeight(NamedTuple):
         return self.quantizer.codes(tf.convert_to_tensor(self.variable), self.variables)
 
 
-class _BuiltInScope(keras.layers.Layer):
-    """A layer whose variables have the same names, whoever builds it: a call or a `.keras` file.
+class StudentLayer(keras.layers.Layer):
+    """What the layers of a student share.
 
-    Keras builds layers of one's own from such a file outside of their name scope; two `step_size:0`
-    then cannot be saved as HDF5.
+    Variables have the same names, whoever builds the layer: a call or a `.keras` file. Keras builds
+    layers of one's own from such a file outside of their name scope; two `step_size:0` then cannot
+    be saved as HDF5.
+
+    Attributes:
+      symbolic: While True the layer is called for its output's shape and type alone. It need not
+        quantize then: a quantizer changes neither, and its operations are many.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Creates the layer."""
+        super().__init__(*args, **kwargs)
+        self.symbolic = False
+
+    def _infer_output_signature(self, *args: Any) -> Any:
+        # Keras' way to make the graph of a functional model: each layer is called on placeholders,
+        # whose operations it throws away. That is most of the time that a student takes to make.
+        with switched([self], symbolic=True):
+            return super()._infer_output_signature(*args)
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Builds the layer for the input shape it was saved with."""
@@ -56,7 +72,7 @@ class _BuiltInScope(keras.layers.Layer):
 
 
 @register
-class QuantizeActivation(_BuiltInScope):
+class QuantizeActivation(StudentLayer):
     """Puts a tensor on an integer grid: `y = quantizer(x)`.
 
     Called on several tensors (a shared layer), all of them share one grid.
@@ -96,7 +112,7 @@ class QuantizeActivation(_BuiltInScope):
 
     def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
         """Returns `inputs` on the grid."""
-        if self.observing:
+        if self.observing or self.symbolic:
             return inputs
         return self.quantizer(inputs, training, self.variables_of_quantizer)
 
@@ -130,7 +146,7 @@ class QuantizeActivation(_BuiltInScope):
 
 
 @register
-class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
+class QuantizedLayer(StudentLayer, tfmot.quantization.keras.QuantizeWrapperV2):
     """A layer that computes with quantized weights; its name is the inner layer's.
 
     A subclass of tfmot's wrapper, so `quantize_apply` leaves it alone. It has no output quantizer:
@@ -172,6 +188,8 @@ class QuantizedLayer(_BuiltInScope, tfmot.quantization.keras.QuantizeWrapperV2):
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Calls the inner layer with its weights on their grids."""
+        if self.symbolic:
+            return self._call_inner(inputs, training, kwargs)
         with contextlib.ExitStack() as stack:
             for owner, name, quantizer, variables in self._quantized:
                 weight = getattr(owner, name)
