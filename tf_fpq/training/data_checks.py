@@ -47,7 +47,7 @@ def check(student: keras.Model, loss: Any, x: Any, y: Any) -> None:
     if not isinstance(x, dict) and len(images) == len(student.inputs):
         for part, tensor in zip(images, student.inputs, strict=True):
             _check_images(part, tensor)
-    if images and y is None and loss is not None:
+    if images and y is None and loss:  # Keras keeps {} where there is none
         raise ValueError(
             "y must be given, as the loss compares with it; without labels compile without a loss."
             " Received: y=None."

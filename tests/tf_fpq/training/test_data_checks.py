@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.tf_fpq.small_student import LOSS, images, labels, pair
 from tf_fpq.keras_compat import keras
+from tf_fpq.methods.distillation import KnowledgeDistillation
 from tf_fpq.training import data_checks
 from tf_fpq.training.qat_model import QatModel
 
@@ -106,3 +107,15 @@ def test_images_far_outside_the_calibrated_range_are_pointed_out_once():
     with pytest.warns(UserWarning, match="far outside the range .*square is 1[45]") as found:
         model.fit(bytes_, labels(), 16, 2, verbose=0)
     assert len([w for w in found if "far outside" in str(w.message)]) == 1
+
+
+def test_without_a_loss_no_labels_are_needed():
+    """As docs/two-views.md has it: the losses of the methods are all there is."""
+    teacher, student = pair()
+    model = QatModel(student, teacher, [KnowledgeDistillation()])
+    model.compile(keras.optimizers.SGD(0.01))
+    history = model.fit(images(8), verbose=0).history
+    assert history["loss"] == pytest.approx(history["kd_loss"], rel=1e-5)
+    data_checks.check(student, None, images(8), None)
+    with pytest.raises(ValueError, match="y must be given"):
+        data_checks.check(student, LOSS, images(8), None)
