@@ -48,6 +48,8 @@ setuptools.setup(
             "ipykernel>=6.29",
             "nbclient>=0.10",
         ],
+        # A sweep on a cluster, `experiments.sweep --launcher=ray`; tested with 2.60.
+        "ray": ["ray>=2.40"],
         "dev": [
             "hypothesis>=6.100",
             "jax>=0.4",  # the other backend of Keras 3 that the tests bring models from

@@ -131,15 +131,22 @@ def _dtype(array: Any) -> str:
     return tf.as_dtype(array.dtype).name
 
 
+# What TensorFlow says of a label that is no class: its kernel, and the operations that stand for the
+# kernel where op determinism is on.
+_NO_CLASS = (
+    r"label value of (-?\d+) which is outside",
+    r"indices\[[\d, ]*\] = (-?\d+) is not in \[0, \d+\)[^]]*CrossEntropy",
+)
+
+
 @contextlib.contextmanager
 def explained(student: keras.Model) -> Iterator[None]:
     """Within the context, TensorFlow's error about a label becomes a ValueError that says it."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        if found := re.search(r"label value of (-?\d+) which is outside", str(error)):
-            label = int(found[1])
-            _check_range(np.array([label]), student.outputs[0].shape[-1])
+        for found in filter(None, (re.search(words, str(error)) for words in _NO_CLASS)):
+            _check_range(np.array([int(found[1])]), student.outputs[0].shape[-1])
         raise
 
 

@@ -99,6 +99,17 @@ def test_labels_of_a_dataset_that_are_no_classes_are_explained(student):
         model.fit(as_dataset(images(), np.full(32, 9))[0], verbose=0)
 
 
+def test_such_labels_are_explained_under_op_determinism_too(student):
+    # As TensorFlow 2.21 says it; op determinism cannot be switched off again in a process.
+    words = (
+        "indices[0] = 9 is not in [0, 4)\n\t [[{{node sparse_categorical_crossentropy/"
+        "SparseSoftmaxCrossEntropyWithLogits/GatherV2}}]] [Op:__inference_train_function_256871]"
+    )
+    with pytest.raises(ValueError, match="from 0 to 3.*Received: y from 9"):
+        with data_checks.explained(student):
+            raise tf.errors.InvalidArgumentError(None, None, words)
+
+
 def test_images_far_outside_the_calibrated_range_are_pointed_out_once():
     _, student = pair()
     model = QatModel(student)
