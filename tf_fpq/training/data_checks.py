@@ -131,8 +131,8 @@ def _dtype(array: Any) -> str:
     return tf.as_dtype(array.dtype).name
 
 
-# What TensorFlow says of a label that is no class: its kernel, and the operations that stand for the
-# kernel where op determinism is on.
+# What TensorFlow says of a label that is no class: its kernel, and the operations that stand for
+# the kernel where op determinism is on.
 _NO_CLASS = (
     r"label value of (-?\d+) which is outside",
     r"indices\[[\d, ]*\] = (-?\d+) is not in \[0, \d+\)[^]]*CrossEntropy",
