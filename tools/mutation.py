@@ -80,12 +80,12 @@ class Mutant:
 def mutants_of(module: str, source: str) -> list[Mutant]:
     """All mutants of a module, without those of annotations, which do not run."""
     annotated = list(_annotations(source))
+    nodes = list(trees.ast_nodes(trees.get_ast(source)))
     found = []
     for name in provider.OperatorProvider():
         if name in _WITHOUT:
             continue
         operator = provider.OperatorProvider()[name]()
-        nodes = trees.ast_nodes(trees.get_ast(source))
         starts = [start for node in nodes for start, _ in operator.mutation_positions(node)]
         found += [
             Mutant(module, *start, name, number)
