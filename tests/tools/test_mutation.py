@@ -89,6 +89,8 @@ def test_a_mutant_that_does_not_end_is_stopped(tree):
 
 
 def test_tests_that_fail_as_they_are_say_nothing(tree):
-    (tree / "package" / "add.py").write_text("")
+    """Though they have killed every mutant."""
+    (tree / "tests" / "package" / "test_add.py").write_text("def test_it():\n    assert False\n")
+    (mutant, *_) = mutation.mutants_of("package/add.py", SOURCE)
     with pytest.raises(SystemExit, match="without any change these tests fail"):
-        mutation._seconds(tree, ["tests/package/test_add.py"])
+        mutation.run(tree, [mutant], tree / "mutants.jsonl")
