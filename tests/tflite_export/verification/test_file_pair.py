@@ -102,6 +102,18 @@ def test_a_changed_grid_or_option_of_the_same_graph_is_a_failure(tmp_path):
     assert compare(left, other_name).passed, "the name of a graph is no part of what it computes"
 
 
+@pytest.mark.parametrize(("count", "more"), [(1, 0), (2, 0), (3, 1)])
+def test_some_differences_are_listed_and_the_rest_is_counted(monkeypatch, count, more):
+    monkeypatch.setattr(file_pair, "MAX_NOTES", 2)
+    names = list(parameter_checks.constants(NETWORK))[:count]
+    tensors = {name: changed(name, NETWORK.tensors[name].data + 1).tensors[name] for name in names}
+    other = dataclasses.replace(NETWORK, tensors={**NETWORK.tensors, **tensors})
+    failures, notes = file_pair._parameters(NETWORK, other, True)
+    assert not failures
+    assert [note.split(":")[0] for note in notes[: count - more]] == names[: count - more]
+    assert notes[count - more :] == (f"{more} more differences of constants and operators.",) * more
+
+
 def test_only_constants_that_both_files_have_are_counted(tmp_path):
     """The border's operators make another graph, whose constants are still those of the first."""
     left = written(tmp_path, "a.tflite")
