@@ -18,11 +18,11 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["tf_fpq*", "tflite_export*"]),
     entry_points={"console_scripts": ["tf-fpq = tflite_export.console:main"]},
     package_data={"tf_fpq": ["py.typed"], "tflite_export": ["py.typed"]},
-    # constraints.txt has the versions that all tests ran with; at these lower bounds the README's
-    # example was run.
+    # constraints.txt has the versions that all tests ran with; `nox -s oldest` runs a part of them
+    # at these lower bounds. Before 2.1.3 MEAN and SUM of ai-edge-litert round otherwise.
     install_requires=[
         "absl-py>=1.4",
-        "ai-edge-litert>=2.1",
+        "ai-edge-litert>=2.1.3",
         "flatbuffers>=24.3.25",
         "matplotlib>=3.8",
         "numpy>=1.26",

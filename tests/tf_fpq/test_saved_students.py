@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pytest
 
 from tests.tf_fpq import small_student
 import tf_fpq  # noqa: F401  registers the layers a student is made of
@@ -25,6 +26,10 @@ CODES = [
 ]
 
 
+@pytest.mark.skipif(
+    tuple(map(int, keras.__version__.split(".")[:2])) < (2, 21),
+    reason="an older tf_keras than the one that saved it may not know all of its arguments",
+)
 def test_a_student_of_an_earlier_version_loads_and_computes_the_same():
     student = keras.models.load_model(SAVED)
     logits = student(small_student.images(8, seed=3), training=False).numpy()
