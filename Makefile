@@ -13,7 +13,7 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-docs test-real test-families test-kill fuzz docs lint format clean
+.PHONY: help install demo test test-slow test-docs test-real test-families test-kill test-mutation test-matrix fuzz docs lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -40,8 +40,16 @@ test-families: $(STAMP)  ## The smallest model of each family of keras.applicati
 test-docs: $(STAMP)  ## Run the pages with trainings, and the notebooks (some minutes).
 	$(RUN) pytest -m slow tests/test_docs.py tests/test_notebooks.py
 
-test-kill: $(STAMP)  ## Kill a training 50 times; it must end as if nothing had happened (half an hour).
+test-kill: $(STAMP)  ## Kill a training 50 times; it must end as if nothing had happened (a quarter of an hour).
 	$(RUN) experiments.evidence.kill_test --kills=50
+
+test-mutation: $(STAMP)  ## A random sample of mutants of the core; the tests should see them (an hour or more).
+	$(VENV)/bin/python -m pip install --quiet --editable '.[maintenance]'
+	$(RUN) tools.mutation --mutants=150 --results=runs/mutants.jsonl
+
+test-matrix: $(STAMP)  ## The oldest and the newest versions, and the wheel, each in an environment of its own.
+	$(VENV)/bin/python -m pip install --quiet --editable '.[maintenance]'
+	$(VENV)/bin/nox
 
 test-real: $(STAMP)  ## Trained networks of others, out of their wheels, to verified files (some minutes).
 	$(RUN) pytest -m slow tests/experiments/evidence/test_real_networks.py

@@ -48,6 +48,8 @@ setuptools.setup(
             "ipykernel>=6.29",
             "nbclient>=0.10",
         ],
+        # Long checks: `make test-mutation`, `make test-matrix`.
+        "maintenance": ["cosmic-ray>=8.7", "nox>=2024.4"],
         # A sweep on a cluster, `experiments.sweep --launcher=ray`; tested with 2.60.
         "ray": ["ray>=2.40"],
         "dev": [
