@@ -25,7 +25,7 @@ $(STAMP): setup.py constraints.txt
 	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[experiments,dev,docs,notebooks]'
 	touch $@
 
-demo: $(STAMP)  ## Digits, resnet8, W4A4, FPQ: train, export to int8, verify (about two minutes).
+demo: $(STAMP)  ## Digits, resnet8, W4A4, FPQ: train, export to int8, verify (about a minute).
 	$(RUN) experiments.train --workdir=$(WORKDIR) $(DEMO_FLAGS)
 
 test: $(STAMP)  ## Run the tests, without the slow ones.
