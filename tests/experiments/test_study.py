@@ -54,8 +54,10 @@ def test_a_run_keeps_the_key_and_the_folder_that_it_had_before_later_fields_came
     (row,) = [
         row
         for row in rows
-        if (row["methods"], row["seed"], row["learning_rate"], row["split"])
-        == ("fpq", 101, 0.03, "validation")
+        if (row["model"], row["methods"], row["seed"], row["learning_rate"], row["split"])
+        == ("resnet8", "fpq", 101, 0.03, "validation")
+        and row["weight_bits"] == 2
+        and row["activation_bits"] == 2
     ]
     name = "fashion_mnist_resnet8_seed101_W2A2_lsq_fpq_54001f2a"
     assert study._LATER[0] not in row["config"]
