@@ -16,6 +16,7 @@ import warnings
 from absl import logging
 import tensorflow as tf
 
+from experiments import records
 from tf_fpq.keras_compat import keras
 
 # Checkpoints that are kept: the second is there for the case that the newest cannot be read.
@@ -155,9 +156,9 @@ def _is_whole(path: str) -> bool:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"The checkpoint {path} cannot be read and is passed over: {reason}", stacklevel=3
+            f"The checkpoint {path} cannot be read and is passed over: {records.first_line(error)}",
+            stacklevel=3,
         )
         return False
     return True

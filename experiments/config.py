@@ -10,6 +10,7 @@ from typing import Any
 from experiments import data, models, streamed
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
+from tf_fpq import recipe
 from tf_fpq.methods import presets
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
@@ -269,19 +270,16 @@ class Config:
         Raises:
           ValueError: If a schedule is of no method of this experiment, or its points are no pairs.
         """
-        by_name = {method.name: method for method in methods}
-        callbacks = []
+        names = {method.name for method in methods}
         for target, points in self.schedules.items():
-            name, _, coefficient = target.partition(".")
-            if name not in by_name or any(len(point) != 2 for point in points) or not points:
+            name, _, _ = target.partition(".")
+            if name not in names or any(len(point) != 2 for point in points) or not points:
                 raise ValueError(
                     "schedules must map 'method.coefficient' of a method in methods to pairs of"
                     f" share and value. Received: schedules={{{target!r}: {points}}} with"
                     f" methods={self.methods}."
                 )
-            function = tf_fpq.callbacks.piecewise(points)
-            callbacks.append(tf_fpq.callbacks.Schedule(by_name[name], coefficient, function))
-        return callbacks
+        return recipe.schedules(methods, self.schedules)
 
 
 def _check_dataset(name: str) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from experiments import data_checks, datasets
+from experiments import data_checks, datasets, records
 from experiments.datasets import fashion_mnist_idx
 
 
@@ -380,10 +380,5 @@ def _missing_message(
     return (
         f"Dataset {name!r} could not be prepared. Ways out: {'; '.join(ways)}. Received:"
         f" data_dir={data_dir!r}, fashion_mnist_dir={str(fashion_mnist_dir)!r};"
-        f" {type(error).__name__}: {first_line(error)}"
+        f" {type(error).__name__}: {records.first_line(error)}"
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

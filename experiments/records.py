@@ -24,6 +24,11 @@ _PACKAGES = (
 _CHANGES = ("status", "--porcelain", "--", ".", ":!experiments/results")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def prepare_workdir(path: str) -> pathlib.Path:
     """Creates a folder and checks that it can be written to, before anything is computed.
 

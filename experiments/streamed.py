@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from experiments import data, data_checks
+from experiments import data, data_checks, records
 
 FOLDER = "folder:"
 IMAGENET = "imagenet2012"
@@ -221,7 +221,7 @@ def _imagenet(data_dir: str | None) -> tuple[Split, Split, int]:
             " into downloads/manual of TFDS's data directory; copy a prepared imagenet2012 folder"
             " of another machine's TFDS data directory, and pass --data_dir; or use images of your"
             f" own by --dataset=folder:/path. Received: data_dir={data_dir!r};"
-            f" {type(error).__name__}: {data.first_line(error)}"
+            f" {type(error).__name__}: {records.first_line(error)}"
         ) from error
 
     def split(name: str) -> Split:
@@ -304,7 +304,7 @@ def _measured(dataset: StreamedDataset) -> data.DatasetInfo:
         root = pathlib.Path(dataset.name.removeprefix(FOLDER)).expanduser()
         raise ValueError(
             f"An image cannot be read. Received: {_first_broken(root / 'train')}"
-            f" ({data.first_line(error)})"
+            f" ({records.first_line(error)})"
         ) from error
     count = dataset.train.count * dataset.resolution**2
     mean = sums / count

@@ -3,7 +3,7 @@
 Not exported: there is no evidence yet for which it could be a public name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tf_fpq import callbacks
@@ -30,6 +30,23 @@ class Recipe(NamedTuple):
 
     methods: list[Method]
     callbacks: list[keras.callbacks.Callback]
+
+
+def schedules(
+    methods: Sequence[Method], points: Mapping[str, Sequence[Sequence[float]]]
+) -> list[callbacks.Schedule]:
+    """Callbacks that change coefficients of methods along straight lines.
+
+    Args:
+      methods: The methods.
+      points: By "method.coefficient" what `callbacks.piecewise` takes.
+    """
+    by_name = {method.name: method for method in methods}
+    targets = {target: target.partition(".")[::2] for target in points}
+    return [
+        callbacks.Schedule(by_name[name], coefficient, callbacks.piecewise(points[target]))
+        for target, (name, coefficient) in targets.items()
+    ]
 
 
 def recipe(batches: Iterable[Any] | None = None, settings: Mapping[str, Any] = SETTINGS) -> Recipe:
@@ -62,12 +79,8 @@ def recipe(batches: Iterable[Any] | None = None, settings: Mapping[str, Any] = S
             f" callbacks. Received: {', '.join(unknown)}."
         )
     methods = methods_from_names(settings["methods"], **settings.get("method_arguments", {}))
-    by_name = {method.name: method for method in methods}
     found: list[keras.callbacks.Callback] = []
-    for target, points in settings.get("schedules", {}).items():
-        name, _, coefficient = target.partition(".")
-        function = callbacks.piecewise(points)
-        found.append(callbacks.Schedule(by_name[name], coefficient, function))
+    found += schedules(methods, settings.get("schedules", {}))
     if settings.get("average_from") is not None:
         if batches is None:
             raise ValueError(
