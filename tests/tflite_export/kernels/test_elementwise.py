@@ -133,6 +133,9 @@ def test_extrema_are_exact(kind):
     cases.assert_exact(model, {"a": every_pair()["a"]})
 
 
-def test_extrema_need_one_grid():
+@pytest.mark.parametrize(
+    ("scales", "zeros"), [((0.05, 0.05, 0.06), (0, 0, 0)), ((0.05, 0.05, 0.05), (0, 0, 1))]
+)
+def test_extrema_need_one_grid(scales, zeros):
     with pytest.raises(ValueError, match=r"MAXIMUM -> 'y'.*requantize first"):
-        twin_lib.IntegerTwin(binary("MAXIMUM", (0.05, 0.05, 0.06), (0, 0, 0)))
+        twin_lib.IntegerTwin(binary("MAXIMUM", scales, zeros))

@@ -40,6 +40,8 @@ def test_a_file_equals_itself(tmp_path):
     assert report.passed and report.images == file_pair.RANDOM_IMAGES
     assert ("left xnnpack", "right xnnpack") in report.agreeing()
     assert ("left reference", "right reference") in report.agreeing()
+    # Tensors between are those of the first kernel set.
+    assert {(c.left, c.right) for c in report.tensors} == {("left xnnpack", "right xnnpack")}
     assert "bit for bit" in report.notes[0]
 
 
@@ -185,7 +187,8 @@ def test_labels_give_accuracies(tmp_path):
 
 def test_files_that_do_not_pair_are_refused(tmp_path):
     left = written(tmp_path, "a.tflite")
-    with pytest.raises(ValueError, match="outputs of the files have different shapes"):
+    message = r"outputs of the files have different shapes. Received: \[\(10,\)\] and \[\(4,\)\]"
+    with pytest.raises(ValueError, match=message):
         compare(left, written(tmp_path, "b.tflite", small_network.residual_network(classes=4)))
     (tmp_path / "bad.tflite").write_bytes(b"PK\x03\x04rest of it")
     with pytest.raises(ValueError, match="not a TFLite file"):

@@ -112,6 +112,9 @@ def test_all_structures_are_the_same_images(exported):
     classes = student(8).predict([STATE, IMAGE], verbose=0)[0].argmax(-1)
     assert labelled.accuracy["student"] == pytest.approx((classes == LABELS).mean())
     assert not reference.accuracy
+    # Of several outputs the labelled one is scores of classes.
+    assert labelled.output_kinds == {"scores_quantize": "classes", "position_quantize": "values"}
+    assert set(reference.output_kinds.values()) == {"values"}
 
 
 def test_a_model_of_named_inputs_and_outputs_with_a_teacher(tmp_path):

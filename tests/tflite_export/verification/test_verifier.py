@@ -14,7 +14,7 @@ from tflite_export import exported_model
 from tflite_export.errors import InterpreterError
 from tflite_export.flatbuffer import reader, writer
 from tflite_export.runtimes import litert
-from tflite_export.verification import code_differences, measurements
+from tflite_export.verification import measurements
 
 IMAGES = small_student.images()
 KERNELS = ("xnnpack", "reference")
@@ -426,38 +426,3 @@ def test_bad_images_are_refused(exported, images, message):
 def test_bad_arguments_are_refused(exported, argument, message):
     with pytest.raises(ValueError, match=message):
         verify(exported, **argument)
-
-
-def test_images_are_streamed():
-    class Endless:
-        """Counts what was taken; an eager reader would never return."""
-
-        taken = 0
-
-        def as_numpy_iterator(self):
-            while True:
-                self.taken += 1
-                yield IMAGES[:8]
-
-    endless = Endless()
-    stream = code_differences.batches(endless, {"image": (8, 8, 2)}, 4)
-    for _ in range(6):
-        assert next(stream).inputs[0].shape == (4, 8, 8, 2)
-    assert endless.taken == 3
-
-
-def test_difference_counts_golden_codes():
-    tensor = reader.deployed_lib.Tensor("t", (1, 4), "int8", np.float32(0.5), zero_point=-1)
-    difference = code_differences.Difference(tensor, "a", "b")
-    difference.add(np.array([[0, 1, 2, 127]]), np.array([[0, 1, 3, -128]]))
-    difference.add(np.array([[5, 1, 2, 1]]), np.array([[5, 1, 2, 1]]))
-    found = difference.result("ADD")
-    assert found.histogram == ((-1, 1), (0, 6), (255, 1))
-    assert (found.codes, found.differing, found.max_lsb, found.share) == (8, 2, 255, 0.25)
-    # signal: squares of right + 1, noise: 1 + 255^2
-    signal = 1 + 4 + 16 + 127**2 + 36 + 4 + 9 + 4
-    assert found.sqnr_db == pytest.approx(10 * np.log10(signal / (1 + 255**2)))
-    # [0, 1, 2, 127] and [0, 1, 3, -128] have different best classes, the second pair the same.
-    assert found.top1 == 0.5
-    with pytest.raises(ValueError, match="has shape"):
-        difference.add(np.zeros((1, 4)), np.zeros((1, 3)))
