@@ -66,6 +66,16 @@ def test_a_full_reservoir_is_a_fair_sample_of_all_batches(monkeypatch):
     assert 60 < counts[1] < 140
 
 
+def test_a_full_reservoir_still_measures_the_percentile_that_is_kept():
+    """65 values lie beyond it on either side, of a quarter of a megabyte."""
+    reservoir = Reservoir()
+    for _ in range(2):
+        reservoir.add(np.zeros(50000, np.float32), 0.0, 0.0)
+    values = reservoir.samples().values
+    assert values.nbytes == 2**18
+    assert 65 < values.size * (1 - range_estimators.KEPT_PERCENT / 100) < 66
+
+
 @pytest.mark.parametrize("spec", [WEIGHT, ACTIVATION], ids=["weight", "activation"])
 def test_mse_is_the_best_fraction_of_the_range(spec):
     samples = Samples.of(VALUES)

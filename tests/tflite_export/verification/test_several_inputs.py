@@ -126,8 +126,12 @@ def test_a_model_of_named_inputs_and_outputs_with_a_teacher(tmp_path):
     named = quantized(teacher, [images[name] for name in teacher.input_names])
     exported = tflite_export.export(named, tmp_path / "x.tflite")
     arguments = {"kernels": ("xnnpack",), "verbose": 0, "min_top1_agreement": 0.9}
-    report = tflite_export.verify(named, exported, images, teacher=teacher, **arguments)
+    labels = np.arange(COUNT) % 2
+    report = tflite_export.verify(named, exported, (images, labels), teacher=teacher, **arguments)
     assert report.passed and all(error.sqnr_db > 20 for error in report.float_errors)
+    # Labels are those of the first output.
+    classes = teacher.predict(images, verbose=0)["u"].argmax(-1)
+    assert report.accuracy["float"] == (classes == labels).mean() > 0
 
 
 def test_a_difference_in_the_second_output_is_caught(exported, tmp_path):

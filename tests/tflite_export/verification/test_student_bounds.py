@@ -319,6 +319,9 @@ def test_the_slack_of_operands_that_the_exporter_put_on_coarser_grids():
     model, operators = _of([("QUANTIZE", (b,), coarser), ("MUL", (a, coarser), y)])
     found = student_bounds.slack(model, operators, {}, "xnnpack")
     np.testing.assert_allclose(found, 2**-12 + 0.0005 * 255 * 0.1 / 0.2, rtol=1e-6)
+    # Kernels that round twice first round to the product of both steps.
+    twice = student_bounds.slack(model, operators, {}, "reference")
+    np.testing.assert_allclose(twice, found + 0.1 * 0.001 / 0.2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

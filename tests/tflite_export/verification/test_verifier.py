@@ -1,6 +1,8 @@
 import dataclasses
+import itertools
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -350,6 +352,15 @@ def test_sizes_follow_the_network():
     assert small.moved_images == 512
     assert (large.tensor_images, large.reference_images, large.batch_size) == (4, 4, 1)
     assert of(512, 3, 2, 1, 0) == measurements.Sizes(3, 2, 1, 0, 32)
+
+
+def test_the_seconds_of_a_runtime_are_those_of_all_its_batches(exported, monkeypatch):
+    """A clock on which every call takes one second, and what is between two calls none."""
+    readings = (call + end for call in itertools.count(1) for end in (0.0, 1.0))
+    clock = types.SimpleNamespace(perf_counter=lambda: next(readings))
+    monkeypatch.setattr(measurements, "time", clock)
+    report = verify(exported, FEW, kernels=("xnnpack",), batch_size=10, tensor_images=0)
+    assert report.seconds == dict.fromkeys(("student", "twin", "xnnpack", "moved"), 3.0)
 
 
 def test_datasets_and_labels_give_accuracies(exported):
