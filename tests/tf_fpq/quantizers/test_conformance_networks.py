@@ -187,3 +187,23 @@ def test_quantize_config_with_the_fpq_scheme(row):
     tf_fpq.calibrate(model, small_student.images(), weight_estimator="mse", verbose=0)
     assert {type(layer.quantizer) for layer in _activations(model)} == {row.quantizer}
     assert deploy(model).operators
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+def test_a_layer_of_half_precision_reads_its_grids_in_float32(row, kind):
+    """Other variables a layer reads in its own precision: a step size of 8 bits is none."""
+
+    class Reading(keras.layers.Layer):
+        def build(self, shape):
+            self.other = self.add_weight(name="other", shape=())
+            quantizer = row.weight(4, None) if kind == "weight" else row.activation(4, None)
+            self.of_quantizer = quantizer.build(shape, "x", self)
+
+        def call(self, x):
+            read = {"other": self.other, **self.of_quantizer}
+            return {name: tf.convert_to_tensor(variable) for name, variable in read.items()}
+
+    found = Reading(dtype="mixed_bfloat16")(tf.zeros([5, 4]))
+    types = {name: value.dtype for name, value in found.items()}
+    assert types.pop("other") == tf.bfloat16
+    assert set(types.values()) <= {tf.float32}
