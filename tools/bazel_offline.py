@@ -6,21 +6,18 @@ python -m tools.bazel_offline test //tests/tflite_export/flatbuffer:all      any
 
 Current Bazel reads MODULE.bazel and needs no more. The old one wants four repositories that it
 would fetch. Small ones take their place here, whose rules are those that Bazel 4 has inside. They
-and the WORKSPACE lie in a folder of their own beside links to the sources; nothing in the tree
-changes.
-
-Tests that read the tree itself, such as README.md or all sources (tests/test_*.py), do not find it
-in Bazel's sandbox, nor do those that start a Python of their own find the packages: run them by
-pytest.
+and the WORKSPACE lie in `.bazel/` beside links to the sources, with what Bazel built and which
+tests passed; a second run repeats the others only. Tests run with the Python of this program.
 """
 
 from collections.abc import Sequence
+import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".bazel"
 _JAVA = ("binary", "import", "library", "test", "package_configuration", "plugin", "runtime")
 # Files of the stand-ins by path.
 FILES = {
@@ -56,9 +53,11 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
     for name in repositories:
         (folder / name / "WORKSPACE").write_text(f'workspace(name = "{name}")\n')
     workspace = folder / "workspace"
-    workspace.mkdir()
+    workspace.mkdir(exist_ok=True)
+    for link in filter(pathlib.Path.is_symlink, workspace.iterdir()):
+        link.unlink()
     for entry in ROOT.iterdir():
-        if not entry.name.startswith("."):
+        if not entry.name.startswith(".") or entry.name == ".bazelrc":
             (workspace / entry.name).symlink_to(entry)
     lines = [f'local_repository(name = "{n}", path = "{folder / n}")\n' for n in repositories]
     (workspace / "WORKSPACE").write_text('workspace(name = "tf_fpq")\n' + "".join(lines))
@@ -70,9 +69,13 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(__doc__)
         return 2
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["bazel", "--batch", f"--output_user_root={folder}/out", *arguments]
-        return subprocess.run(command, cwd=prepare(pathlib.Path(folder)), check=False).returncode
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return subprocess.run(
+        ["bazel", "--batch", f"--output_user_root={FOLDER}/out", *arguments],
+        cwd=prepare(FOLDER),
+        env={**os.environ, "PATH": path},
+        check=False,
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -22,8 +22,19 @@ PACKAGES = (
     "tests",
 )
 RUNNER = pathlib.Path("tests/run_pytest.py")
-# Folders of files that tests read.
-DATA = "data"
+TESTS = pathlib.Path("tests")
+CONFTEST = "conftest.py"
+# It tells pytest to leave out what is marked slow.
+SETTINGS = "pyproject.toml"
+# Files of a folder, for the tests that read files; those of the root are those of all folders.
+FILES = "files"
+FOLDER_FILES = f"""filegroup(
+    name = "{FILES}",
+    srcs = glob(
+        ["**"],
+        exclude = ["**/__pycache__/**"],
+    ),
+)"""
 
 # The name on PyPI of what an import brings, where it is another one.
 PIP_NAMES = {
@@ -35,16 +46,8 @@ PIP_NAMES = {
     "tensorflow_model_optimization": "tensorflow-model-optimization",
 }
 
-ROOT_BUILD = """# Written by tools/build_files.py.
-
-package(default_visibility = ["//visibility:public"])
-
-exports_files([
-    "LICENSE",
-    "constraints.txt",
-    "pyproject.toml",
-])
-"""
+HEAD = "# Written by tools/build_files.py."
+VISIBLE = 'package(default_visibility = ["//visibility:public"])'
 
 
 @dataclasses.dataclass
@@ -57,14 +60,15 @@ class Module:
       pip: Packages from PyPI.
       data: Those of `late` that cannot be dependencies, because they depend on this file
         themselves.
-      folder: The folder `data` that it names, its own package's or that of one above; else None.
+      reads_files: It is of the tests, and asks where it lies or starts a Python of its own. Which
+        files it reads then is not seen from its imports, so it may read all.
     """
 
     deps: set[pathlib.Path] = dataclasses.field(default_factory=set)
     late: set[pathlib.Path] = dataclasses.field(default_factory=set)
     pip: set[str] = dataclasses.field(default_factory=set)
     data: set[pathlib.Path] = dataclasses.field(default_factory=set)
-    folder: pathlib.Path | None = None
+    reads_files: bool = False
 
 
 def build_files(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
@@ -76,10 +80,11 @@ def build_files(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
     ]
     modules = {path: _module(root, path, set(files)) for path in files}
     _place_late_imports(modules)
-    texts = {root / "BUILD": ROOT_BUILD}
-    for folder in sorted({path.parent for path in files}):
+    folders = sorted({path.parent for path in files})
+    texts = {root / "BUILD": _root_text(folders)}
+    for folder in folders:
         members = {path: module for path, module in modules.items() if path.parent == folder}
-        texts[root / folder / "BUILD"] = _build_text(members, (root / folder / DATA).is_dir())
+        texts[root / folder / "BUILD"] = _build_text(members)
     return texts
 
 
@@ -113,10 +118,18 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
             ):
                 (module.deps if node in tree.body else module.late).add(target)
     module.late -= module.deps
-    if any(isinstance(node, ast.Constant) and node.value == DATA for node in ast.walk(tree)):
-        above = (folder / DATA for folder in path.parents)
-        module.folder = next((folder for folder in above if (root / folder).is_dir()), None)
+    if TESTS in path.parents:
+        module.reads_files = any(map(_asks_for_files, ast.walk(tree)))
+    if path.name.startswith("test_"):
+        module.deps |= {folder / CONFTEST for folder in path.parents} & files
     return module
+
+
+def _asks_for_files(node: ast.AST) -> bool:
+    """Whether this is `__file__` or `sys.executable`."""
+    if isinstance(node, ast.Name):
+        return node.id == "__file__"
+    return isinstance(node, ast.Attribute) and node.attr in ("__file__", "executable")
 
 
 def _imported_names(node: ast.AST) -> list[str]:
@@ -161,34 +174,41 @@ def _reaches(
     return False
 
 
-def _build_text(members: Mapping[pathlib.Path, Module], has_data: bool) -> str:
+def _root_text(folders: Sequence[pathlib.Path]) -> str:
+    globs = [f'        "{pattern}",' for pattern in ("*", "docs/**", "notebooks/**")]
+    labels = [f'        "//{folder}:{FILES}",' for folder in folders]
+    srcs = ["    srcs = glob([", *globs, "    ]) + [", *labels, "    ],"]
+    files = ["filegroup(", f'    name = "{FILES}",', *srcs, ")"]
+    return _paragraphs(HEAD, VISIBLE, f'exports_files(["{SETTINGS}"])', "\n".join(files))
+
+
+def _build_text(members: Mapping[pathlib.Path, Module]) -> str:
     rules = [_rule(path, module) for path, module in members.items()]
     kinds = sorted({rule.partition("(")[0] for rule in rules})
     loads = [f'load("@rules_python//python:{kind}.bzl", "{kind}")' for kind in kinds]
-    head = ['package(default_visibility = ["//visibility:public"])']
-    files = sorted({RUNNER.name} & {path.name for path in members})
-    head += [f'exports_files(["{name}"])' for name in files]
-    if has_data:
-        head.append(f'filegroup(\n    name = "{DATA}",\n    srcs = glob(["{DATA}/**"]),\n)')
-    return (
-        "\n\n".join(["# Written by tools/build_files.py.", "\n".join(loads), *head, *rules]) + "\n"
-    )
+    exported = [f'exports_files(["{RUNNER.name}"])'] if RUNNER in members else []
+    return _paragraphs(HEAD, "\n".join(loads), VISIBLE, *exported, FOLDER_FILES, *rules)
+
+
+def _paragraphs(*texts: str) -> str:
+    return "\n\n".join(texts) + "\n"
 
 
 def _rule(path: pathlib.Path, module: Module) -> str:
     kind, srcs, pip, args, main_file = "py_library", [path.name], module.pip, [], []
+    data = [_file_label(target, path) for target in sorted(module.data)]
+    data += [f"//:{FILES}"] if module.reads_files else []
     if path.name.startswith("test_"):
         runner = f"//{RUNNER.parent}:{RUNNER.name}"
         kind, srcs, pip = "py_test", [path.name, runner], pip | {"pytest"}
         args, main_file = [f'    args = ["{path}"],'], [f'    main = "{runner}",']
-    data = [_file_label(target, path) for target in sorted(module.data)]
-    data += [f"//{module.folder.parent}:{DATA}"] if module.folder else []
+        data = [f"//:{SETTINGS}", *data]
     # In the order of buildifier: a package's own target before its others, and before its folders.
     deps = sorted(map(_label, module.deps), key=lambda label: label.split(":"))
     attributes = [
         *_list("srcs", [f'"{source}",' for source in srcs]),
         *args,
-        *_list("data", [f'"{label}",' for label in data]),
+        *_list("data", [f'"{label}",' for label in sorted(data)]),
         *main_file,
         *_list("deps", [*(f'"{label}",' for label in deps), *(f"# pip: {n}" for n in sorted(pip))]),
     ]
