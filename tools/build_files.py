@@ -60,8 +60,8 @@ class Module:
       pip: Packages from PyPI.
       data: Those of `late` that cannot be dependencies, because they depend on this file
         themselves.
-      reads_files: It is of the tests, and asks where it lies or starts a Python of its own. Which
-        files it reads then is not seen from its imports, so it may read all.
+      reads_files: It is of the tests, and asks where it lies, names a file or starts a Python of
+        its own. Which files it reads then is not seen from its imports, so it may read all.
     """
 
     deps: set[pathlib.Path] = dataclasses.field(default_factory=set)
@@ -126,10 +126,11 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
 
 
 def _asks_for_files(node: ast.AST) -> bool:
-    """Whether this is `__file__` or `sys.executable`."""
-    if isinstance(node, ast.Name):
-        return node.id == "__file__"
-    return isinstance(node, ast.Attribute) and node.attr in ("__file__", "executable")
+    """Whether this is `__file__`, `sys.executable` or the path of one of our files."""
+    if isinstance(node, ast.Constant):
+        return str(node.value).startswith(tuple(f"{package}/" for package in PACKAGES))
+    name = getattr(node, "id", None) or getattr(node, "attr", None)
+    return name in ("__file__", "executable")
 
 
 def _imported_names(node: ast.AST) -> list[str]:
