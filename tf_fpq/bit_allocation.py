@@ -135,6 +135,10 @@ def suggest_rules(
     adds a noise of 0.01 and the second one of 0.001, both save 500 bytes. With a budget of 1,500
     bytes the second one gets 4 bits.
 
+        found = tf_fpq.sensitivity(model, images[:100])
+        suggestion = tf_fpq.suggest_rules(found, weight_bytes=40_000)
+        student = tf_fpq.quantize_model(model, suggestion.rules)
+
     Args:
       found: What `tf_fpq.sensitivity` returned.
       weight_bytes: Budget for the kernels' codes at their own widths and the int32 biases.

@@ -19,7 +19,12 @@ from tf_fpq.training import two_views
 
 
 def student_of(model: keras.Model) -> keras.Model:
-    """The student of a `QatModel`; a student itself."""
+    """The student of a `QatModel`; a student itself.
+
+    A callback that takes either asks here:
+
+        student = tf_fpq.callbacks.student_of(qat_model)
+    """
     return getattr(model, "student", model)
 
 
@@ -31,6 +36,8 @@ def reestimate_batch_norm(student: keras.Model, batches: Iterable[Any]) -> None:
     Oscillating weights leave moving statistics behind that fit no recent weights. Only the batch
     norms run as in training; everything else, such as dropout or a range that follows the data,
     runs as at inference, for which the statistics are.
+
+        tf_fpq.callbacks.reestimate_batch_norm(student, train.take(20))
 
     Args:
       student: A quantized model, or a float one such as a teacher; nothing but its moving
@@ -46,7 +53,13 @@ def reestimate_batch_norm(student: keras.Model, batches: Iterable[Any]) -> None:
 
 
 class BatchNormReestimation(keras.callbacks.Callback):
-    """Calls `reestimate_batch_norm` when the training ends."""
+    """Calls `reestimate_batch_norm` when the training ends.
+
+    A few dozen batches are enough:
+
+        reestimation = tf_fpq.callbacks.BatchNormReestimation(train.take(20))
+        model.fit(train, epochs=20, callbacks=[reestimation])
+    """
 
     def __init__(self, batches: Iterable[Any]):
         """Creates the callback.
@@ -65,7 +78,7 @@ class BatchNormReestimation(keras.callbacks.Callback):
 class WeightAveraging(keras.callbacks.Callback):
     """Ends the training with the mean of its last weights, and batch norms that fit them.
 
-        fit(train, epochs=100, callbacks=[WeightAveraging(train.take(20))])
+        fit(train, epochs=100, callbacks=[tf_fpq.callbacks.WeightAveraging(train.take(20))])
 
     This is stochastic weight averaging (P. Izmailov et al., arXiv 1803.05407). The mean is over the
     weights at the end of each epoch behind the share `start` of the training. It is taken of all
@@ -156,6 +169,9 @@ class OscillationTracker(keras.callbacks.Callback):
     The share of all weights is logged as `oscillating`, at the end of every epoch. Looks at the
     weights after every batch, in one compiled function, so it needs `steps_per_execution=1`.
 
+        tracker = tf_fpq.callbacks.OscillationTracker()
+        model.fit(train, epochs=20, callbacks=[tracker])
+
     Attributes:
       shares: Share by `layer/weight`, after the last epoch.
     """
@@ -206,6 +222,8 @@ class GridLogger(keras.callbacks.Callback):
     The names are `step_size/<name>`, `range_low/<name>` and `range_high/<name>`.
 
     Of a weight with a step size per channel they are the mean step size and the widest range.
+
+        model.fit(train, epochs=20, callbacks=[tf_fpq.callbacks.GridLogger("logs/run0")])
     """
 
     def __init__(self, log_dir: str):
@@ -230,7 +248,7 @@ class GridLogger(keras.callbacks.Callback):
 class TrainingLogger(GridLogger):
     """Writes all that a quantized training tells to TensorBoard, at the end of every epoch.
 
-        model.fit(train, callbacks=[OscillationTracker(), TrainingLogger("logs/run0")])
+        model.fit(train, callbacks=[tf_fpq.callbacks.TrainingLogger("logs/run0")])
 
     Give it as the last callback: it writes what those before it have logged, such as `oscillating`
     of `OscillationTracker` and `val_twin_accuracy` of `tflite_export.TwinEvaluation`. The scalars
@@ -273,6 +291,9 @@ def grids(student: keras.Model) -> dict[str, tuple[float, float, float]]:
     """Mean step size, lowest and highest value of every grid of a student.
 
     They are listed by layer name or `layer/weight`.
+
+        for name, (step, low, high) in tf_fpq.callbacks.grids(student).items():
+            print(f"{name}: {low:.3g} to {high:.3g} in steps of {step:.3g}")
     """
     layers = [layer for layer in student.layers if isinstance(layer, QuantizeActivation)]
     found = {layer.name: (layer.quantizer, layer.variables_of_quantizer) for layer in layers}
@@ -300,7 +321,7 @@ class Schedule(keras.callbacks.Callback):
 
     It calls `method.set_coefficient(coefficient, function(step / steps of fit))`.
 
-        Schedule(noise, "probability", lambda done: 0.1 * (1 - done))
+        tf_fpq.callbacks.Schedule(noise, "probability", lambda done: 0.1 * (1 - done))
 
     anneals the noise of `noise = FeaturePerturbation(0.1)` to zero. Does not trace the step again.
     With `steps_per_execution` above 1 the value is that of the first step of an execution.
@@ -347,12 +368,20 @@ class Schedule(keras.callbacks.Callback):
 def piecewise(points: Sequence[Sequence[float]]) -> Callable[[float], float]:
     """A function for `Schedule`: straight lines between points `(share done, value)`.
 
-    `piecewise([(0, 1), (0.6, 0)])` is 0.5 at 0.3, and 0 from 0.6 on.
+    This is 0.5 when 0.3 of the training is done, and 0 from 0.6 on:
+
+        falling = tf_fpq.callbacks.piecewise([(0, 1), (0.6, 0)])
     """
     shares, values = zip(*points, strict=True)
     return lambda done: float(np.interp(done, shares, values))
 
 
 def cosine(start: float, end: float) -> Callable[[float], float]:
-    """A function for `Schedule`: from `start` to `end` along half a cosine."""
+    """A function for `Schedule`: from `start` to `end` along half a cosine.
+
+    Half way through the training this is 5e-4:
+
+        weight = tf_fpq.callbacks.cosine(0.0, 1e-3)
+        tf_fpq.callbacks.Schedule(dampening, "weight", weight)
+    """
     return lambda done: end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -22,7 +22,12 @@ layers = keras.layers
 
 
 class Role(enum.Enum):
-    """What a layer does to the grid of the tensor that passes through it."""
+    """What a layer does to the grid of the tensor that passes through it.
+
+    A layer class of your own is given one:
+
+        tf_fpq.register_layer(Absolute, role=tf_fpq.Role.FUNCTION)
+    """
 
     KERNEL = "has a kernel: its weights are quantized; affine layers and a clamp may join"
     AFFINE = (

@@ -179,6 +179,9 @@ def sensitivity(
 
     The time is that of `2 * layers * len(bits)` evaluations of the images.
 
+        found = tf_fpq.sensitivity(model, images[:100])
+        print(found)
+
     Args:
       model: A float model, as for `quantize_model`. It is not changed.
       images: Array, tuple or dict of arrays or dataset, as for `calibrate`; about 100 training

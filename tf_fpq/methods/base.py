@@ -69,6 +69,9 @@ class Step:
 class Gradients(NamedTuple):
     """What one forward and backward pass returns.
 
+        predictions, values = compute()
+        return tf_fpq.Gradients(predictions, [v if v is None else tf.sign(v) for v in values])
+
     Attributes:
       predictions: The student's outputs for the labeled images, for the metrics.
       values: The gradient of the whole loss by each trainable variable; None where there is none.
@@ -82,6 +85,11 @@ class Method(keras.layers.Layer):
     """Base class of training methods.
 
     A method contributes to the loss by `add_loss` in its `call`, and is logged under its own name.
+
+        class Clipping(tf_fpq.Method):
+            def gradients(self, variables, compute):
+                predictions, values = compute()
+                return tf_fpq.Gradients(predictions, tf.clip_by_global_norm(values, 1.0)[0])
 
     Attributes:
       needs_teacher: The method compares with the float teacher.

@@ -68,6 +68,10 @@ class ConsistencyRegularization(Method):
     `ramp_up=0.15` are chosen here: the former is Mean Teacher's in its later phase, and Laine and
     Aila ramp over 80 of 300 epochs.
 
+        model = tf_fpq.QatModel(student, methods=[tf_fpq.ConsistencyRegularization()])
+        model.compile(optimizer, loss)
+        model.fit(tf_fpq.two_views(labeled, unlabeled), epochs=20)
+
     Attributes:
       ema_teacher: The averaged model, once the method is part of a `QatModel`.
     """

@@ -221,6 +221,8 @@ class ChannelStandardizedDistillation(Method):
     Works without `QatModel` too: `ChannelStandardizedDistillation()([student_features,
     teacher_features])` in a functional model adds the loss to the model and returns
     `student_features`.
+
+        model = tf_fpq.QatModel(student, teacher, [tf_fpq.ChannelStandardizedDistillation()])
     """
 
     needs_teacher = True
@@ -296,8 +298,9 @@ class KnowledgeDistillation(Method):
     It is averaged over the batch, beside the task loss at weight 1. `T^2` keeps the gradient's size
     the same over temperatures. The teacher may have any architecture with the same classes.
 
-    Works without `QatModel` too, as `KnowledgeDistillation()([student_logits, teacher_logits])` in
-    a functional model.
+    Without `QatModel`, `KnowledgeDistillation()([student_logits, teacher_logits])` adds the loss.
+
+        model = tf_fpq.QatModel(student, teacher, [tf_fpq.KnowledgeDistillation(temperature=2.0)])
     """
 
     needs_teacher = True

@@ -45,6 +45,8 @@ class FeaturePerturbation(Method):
     adds it to the quantized tensor. There is no gradient to `s` through the noise, and one draw
     decides for the whole batch of a layer (under `tf.distribute`, of a replica). Zeros that a
     `ZeroPadding2D` puts around the tensor get no noise, as those of a convolution's own padding.
+
+        model = tf_fpq.QatModel(student, methods=[tf_fpq.FeaturePerturbation(probability=0.1)])
     """
 
     coefficients = ("probability",)

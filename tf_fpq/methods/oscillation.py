@@ -84,6 +84,9 @@ class OscillationDampening(Method):
 
     Note: the paper raises the weight over training along a cosine; see `callbacks.Schedule` and
     `callbacks.cosine`.
+
+        dampening = tf_fpq.OscillationDampening(weight=1e-3)
+        model = tf_fpq.QatModel(student, methods=[dampening])
     """
 
     has_loss = True
@@ -148,6 +151,9 @@ class OscillationFreezing(Method):
     Note: DoReFa and min-max divide by the largest weight of a channel, so `w` is then the latent
     weight whose integer this is beside the present largest one; and the largest one, which is
     always at the end of the range, is not frozen.
+
+        freezing = tf_fpq.OscillationFreezing(threshold=0.02)
+        model = tf_fpq.QatModel(student, methods=[freezing])
 
     Attributes:
       states: Oscillation of each quantized weight, once the method is part of a `QatModel`.

@@ -29,6 +29,8 @@ class SharpnessAwareMinimization(Method):
     quantizers' step sizes. Moving statistics of batch norms are those of the first pass. Noise of
     `FeaturePerturbation` is drawn anew in the second. Under `tf.distribute` `g` is the gradient of
     the global batch.
+
+        model = tf_fpq.QatModel(student, methods=[tf_fpq.SharpnessAwareMinimization(rho=0.05)])
     """
 
     coefficients = ("rho",)

@@ -67,6 +67,9 @@ class StudentGridDistillation(Method):
 
     Note: the authors train without labels, and distill the outputs besides. Here the task loss
     stays, as with the other methods; add `KnowledgeDistillation` for the outputs.
+
+        methods = [tf_fpq.StudentGridDistillation(), tf_fpq.KnowledgeDistillation()]
+        model = tf_fpq.QatModel(student, teacher, methods)
     """
 
     needs_teacher = True

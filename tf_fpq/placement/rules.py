@@ -29,6 +29,10 @@ class QuantRule:
     library, once per tensor: a list of quantized activations is refused, and output quantizers are
     not asked for.
 
+        first_and_last = tf_fpq.QuantRule("stem_conv|logits")  # 8 bits
+        rest = tf_fpq.QuantRule(".*", weight_bits=4, activation_bits=4)
+        student = tf_fpq.quantize_model(model, [first_and_last, rest])
+
     Attributes:
       pattern: Regular expression for `re.fullmatch`.
       layer_type: Class of the layer or its name ("DepthwiseConv2D"); None matches every class.

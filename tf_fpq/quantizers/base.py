@@ -26,6 +26,8 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
         quantizer(x, training=False, weights=variables) == s * (codes(x, variables) - z)
 
+        class Mine(tf_fpq.quantizers.GridQuantizer): ...
+
     Attributes:
       spec: The `QuantSpec` of the grid.
       observes: Whether a call with `training=True` looks at the tensor and moves the grid. Each

@@ -54,6 +54,8 @@ class DoReFaQuantizer(GridQuantizer):
     are trained so from the start. A trained float network has other ranges. So all estimators but
     "paper" keep its scale, an activation's range is that of the calibration, and `quantize_model`
     starts from latent weights that tanh turns into the float network's.
+
+        student = tf_fpq.quantize_model(model, rules, tf_fpq.quantizers.DoReFaQuantizer)
     """
 
     def __init__(self, num_bits: int, **kwargs: Any):

@@ -47,6 +47,8 @@ class EwgsQuantizer(LsqQuantizer):
     Note: the paper gives the quantizers' parameters a
     learning rate of their own; here their gradients have LSQ's factor `1 / sqrt(N * Q_P)`, so that
     one setting suits all quantizers.
+
+        student = tf_fpq.quantize_model(model, rules, tf_fpq.quantizers.EwgsQuantizer)
     """
 
     def __init__(self, num_bits: int, *, delta: float = 1e-3, **kwargs: Any):

@@ -40,6 +40,8 @@ class LsqQuantizer(GridQuantizer):
     Note: activations have a zero point beside the step, set at calibration and frozen, as FPQ
     prints it (arXiv 2503.11159, eq. 3-6); after a ReLU it is 0, which is the paper's unsigned grid.
     Weights leave out the lowest code, so that folding a batch norm with negative gamma is exact.
+
+        student = tf_fpq.quantize_model(model, rules, tf_fpq.quantizers.LsqQuantizer)
     """
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:

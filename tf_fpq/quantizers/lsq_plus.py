@@ -48,6 +48,8 @@ class LsqPlusQuantizer(GridQuantizer):
 
     Note: a value that lies exactly on an end of the
     range, such as the zeros that a ReLU makes, does not move `beta`.
+
+        student = tf_fpq.quantize_model(model, rules, tf_fpq.quantizers.LsqPlusQuantizer)
     """
 
     def build(self, tensor_shape: Any, name: str, layer: keras.layers.Layer) -> Variables:

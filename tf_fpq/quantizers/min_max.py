@@ -38,6 +38,8 @@ class MinMaxQuantizer(GridQuantizer):
 
     Note: a channel of zeros has the range of the widest channel. Its step
     is free, and a tiny one would push its bias out of the deployed int32.
+
+        student = tf_fpq.quantize_model(model, rules, tf_fpq.quantizers.MinMaxQuantizer)
     """
 
     observes = True

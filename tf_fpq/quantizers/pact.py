@@ -50,6 +50,8 @@ class PactQuantizer(DoReFaQuantizer):
 
     Note: tfmot's own wrapper drops the losses of its layers' variables, so there `l2` has no
     effect.
+
+        student = tf_fpq.quantize_model(model, rules, tf_fpq.quantizers.PactQuantizer)
     """
 
     def __init__(self, num_bits: int, *, l2: float = 2e-4, **kwargs: Any):

@@ -24,13 +24,23 @@ Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Mean cross entropy of class numbers and logits, the default loss."""
+    """Mean cross entropy of class numbers and logits, the default loss.
+
+    Two equal logits give ln 2 = 0.693:
+
+        tf_fpq.sharpness.cross_entropy(tf.constant([1]), tf.constant([[0.0, 0.0]]))
+    """
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(labels, tf.int64), logits)
     return tf.reduce_mean(losses)
 
 
 def kernels(model: keras.Model) -> list[tf.Variable]:
-    """Trainable variables of rank 2 or more that belong to no quantizer, in the model's order."""
+    """Trainable variables of rank 2 or more that belong to no quantizer, in the model's order.
+
+    Sharpness is measured in them, and in nothing else:
+
+        print([kernel.name for kernel in tf_fpq.sharpness.kernels(student)])
+    """
     fixed = {id(variable) for variable in quantizer_variables(model)}
     return [
         variable
@@ -41,6 +51,9 @@ def kernels(model: keras.Model) -> list[tf.Variable]:
 
 class LossHessian:
     """Loss, gradient and Hessian of one model on fixed images.
+
+        hessian = tf_fpq.sharpness.LossHessian(student, images, labels)
+        print(hessian.loss())
 
     Attributes:
       model: The model.

@@ -17,6 +17,9 @@ from tf_fpq.sharpness.loss_hessian import LossHessian
 class Trace(NamedTuple):
     """An estimated trace.
 
+        trace = tf_fpq.sharpness.hessian_trace(hessian)
+        print(f"{trace.mean:.1f} +- {trace.standard_error:.1f}, {trace.probes} probes")
+
     Attributes:
       mean: The estimate.
       standard_error: Its standard error over the probes; NaN for one probe.
@@ -34,6 +37,9 @@ def hessian_trace(
     """The trace, as the mean of `v * Hv` over random signs `v` (Hutchinson).
 
     The expectation is the trace, whatever the Hessian is; of a diagonal one every probe is exact.
+
+        hessian = tf_fpq.sharpness.LossHessian(student, images, labels)
+        print(tf_fpq.sharpness.hessian_trace(hessian).mean)
 
     Args:
       hessian: The Hessian.
@@ -75,6 +81,9 @@ def top_eigenvalues(
     A vector is multiplied and normalised until `v * Hv` moves by less than the tolerance; the next
     one is kept orthogonal to those before.
 
+        hessian = tf_fpq.sharpness.LossHessian(student, images, labels)
+        print(tf_fpq.sharpness.top_eigenvalues(hessian, count=2))
+
     Args:
       hessian: The Hessian.
       count: How many.
@@ -112,6 +121,9 @@ def top_eigenvalues(
 class Density(NamedTuple):
     """A density of eigenvalues.
 
+        density = tf_fpq.sharpness.spectral_density(hessian)
+        plt.semilogy(density.eigenvalues, density.density)
+
     Attributes:
       eigenvalues: Places, `[points]`.
       density: Values there; the integral is 1.
@@ -139,6 +151,9 @@ def spectral_density(
     A probe's Lanczos tridiagonal matrix has eigenvalues (nodes) and weights, the squares of its
     eigenvectors' first elements; the density is the mean over probes of Gaussians at the nodes.
     Vectors are orthogonalised against all before them, twice, since float32 loses orthogonality.
+
+        hessian = tf_fpq.sharpness.LossHessian(student, images, labels)
+        density = tf_fpq.sharpness.spectral_density(hessian, steps=40)
 
     Args:
       hessian: The Hessian.

@@ -18,6 +18,9 @@ from tf_fpq.sharpness.loss_hessian import LossHessian
 class Landscape(NamedTuple):
     """Losses on a plane through the weights.
 
+        surface = tf_fpq.sharpness.landscape(hessian)
+        plt.contourf(surface.places, surface.places, surface.losses)
+
     Attributes:
       places: Coordinates along both directions, `[points]`; 0 is in the middle.
       losses: `[points, points]`, rows along the first direction.
@@ -31,6 +34,9 @@ def landscape(
     hessian: LossHessian, *, extent: float = 1.0, points: int = 21, seed: int = 0
 ) -> Landscape:
     """The loss at `w + a d1 + b d2` for two filter-normalised random directions.
+
+        hessian = tf_fpq.sharpness.LossHessian(student, images, labels)
+        surface = tf_fpq.sharpness.landscape(hessian, points=11)
 
     Args:
       hessian: Model, images and loss.
@@ -78,6 +84,9 @@ def filter_normalised(hessian: LossHessian, generator: np.random.Generator) -> n
 class Noise(NamedTuple):
     """What noise of one size does.
 
+        for noise in tf_fpq.sharpness.under_input_noise(student, images, labels, [0.0, 0.1]):
+            print(noise.sigma, noise.accuracy)
+
     Attributes:
       sigma: Its size.
       accuracy: Share of images whose largest output is the label's, mean over the draws.
@@ -99,6 +108,9 @@ def under_input_noise(
     seed: int = 0,
 ) -> list[Noise]:
     """Accuracy and output variance with Gaussian noise on the images.
+
+        clean, noisy = tf_fpq.sharpness.under_input_noise(student, images, labels, [0.0, 0.1])
+        print(clean.accuracy - noisy.accuracy)
 
     Args:
       model: A float model or a student.
@@ -130,6 +142,9 @@ def under_weight_noise(
     seed: int = 0,
 ) -> list[Noise]:
     """Accuracy and output variance with filter-normalised noise on the kernels.
+
+        hessian = tf_fpq.sharpness.LossHessian(student, images, labels)
+        [noise] = tf_fpq.sharpness.under_weight_noise(hessian, images, labels, [0.1])
 
     Args:
       hessian: Model and kernels.

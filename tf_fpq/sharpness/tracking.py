@@ -14,6 +14,9 @@ class SharpnessTracker(keras.callbacks.Callback):
     They are those of the student of a `QatModel`, or of the model itself, on the same images and
     with the same probes in every epoch; methods add nothing to the loss.
 
+        tracker = tf_fpq.sharpness.SharpnessTracker(images[:256], labels[:256])
+        model.fit(images, labels, epochs=20, callbacks=[tracker])
+
     Attributes:
       history: `(epoch, trace, top eigenvalue)` of the epochs that were measured.
     """

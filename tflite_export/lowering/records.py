@@ -64,6 +64,9 @@ class FloatSum:
 class Pending:
     """An operator whose output grid is not known yet: the next `QuantizeActivation` brings it.
 
+        def absolute(builder, layer, name, sources, output):  # for `register_operator`
+            return tflite_export.Pending("ABS", sources)
+
     Attributes:
       kind: TFLite's operator name.
       sources: Its input tensors.

@@ -86,6 +86,9 @@ def verify(
     `last_bit_bounds.BOUNDS`: those that tabulate the C library's `exp`, `tanh` or `erf`. Behind
     them, a difference in step 2 counts only if step 3 does not clear it.
 
+        exported = tflite_export.export(student, "model.tflite")
+        report = tflite_export.verify(student, exported, images, save="report.html")
+
     Args:
       student: The model that was exported.
       exported: Result of `export`, or the path of a file exported from `student`.
