@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.integration.exactness import randomize, student_of
+from tf_fpq import quantizers
 from tf_fpq.keras_compat import keras
 from tflite_export.lowering import folding
 
@@ -77,6 +78,13 @@ def test_codes_times_scale_is_the_students_weight(layer, shape, axis):
 def test_a_float_kernel_is_refused():
     with pytest.raises(ValueError, match="'plain' has a float kernel"):
         folding.quantized_kernel(layers.Dense(2, name="plain"), "plain", np.transpose, 0)
+
+
+@pytest.mark.parametrize("other", ["symmetric", "narrow_range"])
+def test_weights_on_a_grid_of_another_kind_are_refused(other):
+    kind = {"symmetric": True, "narrow_range": True, other: False}
+    with pytest.raises(ValueError, match="'k' has weights on a grid that int8 weights do not"):
+        folding._check_grid(layers.Dense(2, name="k"), quantizers.LsqQuantizer(4, **kind))
 
 
 def test_the_unit_kernel_does_nothing():

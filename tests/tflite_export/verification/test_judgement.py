@@ -66,6 +66,14 @@ def test_classes_fail_by_default_only_where_nothing_explains_it(agreement, chaos
         assert f"one float ulp keeps {chaos:.4%}" in found[0][1]
 
 
+def test_a_network_whose_chaos_is_unknown_is_judged_as_one_without():
+    """Not moved at all, or with outputs that had no best class."""
+    alone = [comparison(differing=1, lsb=1, top1=0.98, sqnr_db=5.0)]
+    for outputs in (alone, [*alone, comparison(right="moved")]):
+        ((_, message),) = failures(outputs)
+        assert "one float ulp keeps 100.0000%" in message
+
+
 def test_an_explicit_agreement_is_a_hard_gate():
     outputs = output_pair(0.96, 0.5, db=40.0)
     assert not failures(outputs) and not failures(outputs, min_top1_agreement=0.96)
