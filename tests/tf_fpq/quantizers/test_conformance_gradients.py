@@ -13,11 +13,13 @@ from tests.tf_fpq.quantizers.conformance import (
     reference_case,
     start,
 )
+from tests.tf_fpq.quantizers.quantizer_rows import nothing_moves
 
 
 def test_a_training_call_updates_what_it_observes_and_an_inference_call_nothing(row):
     for kind, axis in GRIDS:
         built, x, g = case(row, kind, axis)
+        assert built.quantizer.observes == (row.observes is not nothing_moves)
         known = reference_case(row, built, x, g)
         for training, expected in (
             (False, known.variables),

@@ -271,3 +271,11 @@ def test_round_trip_of_the_uncalibrated_range():
             assert built.quantizer.uncalibrated(built.variables)
             built.set(0.3, 0)
             assert not built.quantizer.uncalibrated(built.variables)
+
+
+def test_the_largest_weights_of_each_channel_set_its_scale():
+    """Beside equal magnitudes those that rounding may have parted, 5e-7 of them here."""
+    quantizer = quantizers.MinMaxQuantizer(4, symmetric=True, narrow_range=True, axis=(1,))
+    weights = tf.constant([[3.0, 0.5], [-3.0 * (1 - 5e-7), -0.51], [2.9999, 0.2]])
+    expected = [[True, False], [True, True], [False, False]]
+    assert quantizer.sets_scale(weights).numpy().tolist() == expected

@@ -98,6 +98,24 @@ def test_offset_mse_beats_mse_where_the_ends_differ():
     assert moved < 0.8 * fixed
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        range_estimators.min_max,
+        range_estimators.percentile,
+        range_estimators.mse,
+        range_estimators.offset_mse,
+    ],
+)
+def test_in_another_unit_the_grid_is_the_same(estimator):
+    """A unit of 1/1024 changes no bit but those of the exponents."""
+    values = VALUES[:, :400]
+    step_size, zero_point = estimator(Samples.of(values), ACTIVATION)
+    thousand, same = estimator(Samples.of(values * 1024), ACTIVATION)
+    np.testing.assert_array_equal(thousand, step_size * 1024)
+    np.testing.assert_array_equal(same, zero_point)
+
+
 def test_percentile_ignores_outliers():
     values = np.concatenate([np.linspace(-1, 1, 20001), [100.0, -300.0]])[None]
     for spec in (WEIGHT, ACTIVATION):

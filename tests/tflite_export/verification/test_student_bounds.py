@@ -306,6 +306,15 @@ def test_the_slack_of_sums_of_products():
     assert student_bounds.title([]) == "INPUT"
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("SOFTMAX", 2**-10), ("TANH", 2**-12), ("RESHAPE", 0), ("MEAN", 0)]
+)
+def test_the_slack_of_one_tensor(kind, expected):
+    """A softmax divides by a sum of a thousand exponentials; a table is one float operation."""
+    model, operators = _of([(kind, (_tensor("x", 0.1),), _tensor("y", 0.2))])
+    assert student_bounds.slack(model, operators, {}, "xnnpack") == expected
+
+
 def test_the_slack_of_operands_that_the_exporter_put_on_coarser_grids():
     a, b, y = _tensor("a", 0.1), _tensor("b", 1e-5), _tensor("y", 0.2)
     coarser = _tensor("b_coarser", 0.001)
@@ -337,3 +346,10 @@ def test_the_slack_of_operands_that_the_exporter_put_on_coarser_grids():
 )
 def test_what_ties_need_not_explain(kinds, kernels, expected):
     assert student_bounds.beyond_ties(kinds, kernels) == expected
+
+
+def test_kernels_that_round_twice_may_move_three_codes_of_twenty_by_one():
+    bound = student_bounds.beyond_ties(("MEAN",), "reference")
+    assert bound.allows(1000, 150, 1)
+    assert not bound.allows(1000, 151, 1) and not bound.allows(1000, 1, 2)
+    assert not student_bounds.beyond_ties(("MEAN",), "xnnpack").allows(1000, 1, 1)

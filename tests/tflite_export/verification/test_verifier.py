@@ -340,6 +340,16 @@ def test_the_reference_kernels_may_run_on_fewer_images(exported):
     assert "reference ran on the first 5 of 24 images." in report.notes
 
 
+def test_the_student_is_compared_with_the_first_kernels_and_a_twin_with_its_own(exported):
+    """LiteRT's builtin kernels, where they differ from the reference ones, have no twin."""
+    report = verify(exported, FEW, kernels=("builtin", "xnnpack"), tensor_images=4)
+    assert report.passed and {"builtin", "xnnpack"} < set(report.seconds)
+    assert {(c.left, c.right) for c in report.tensors} == {
+        ("student", "builtin"),
+        ("twin", "xnnpack"),
+    }
+
+
 def test_sizes_follow_the_network():
     def of(side, *arguments):
         tensor = reader.deployed_lib.Tensor("t", (1, side, side, 64), "int8")
