@@ -144,7 +144,7 @@ def float_teacher(
         number of classes.
     """
     if config.teacher is not None:
-        teacher = loading.load(config.teacher)
+        teacher = loading.load_model(config.teacher)
         expected = ((None, *dataset.image_shape), (None, dataset.num_classes))
         if (teacher.input_shape, teacher.output_shape) != expected:
             raise ValueError(

@@ -6,6 +6,7 @@ The two agree code for code.
 from tf_fpq import callbacks, quantizers, sharpness
 from tf_fpq.bit_allocation import Suggestion, suggest_rules
 from tf_fpq.calibration.grids_from_images import calibrate, start_weights
+from tf_fpq.conversion.loading import load_model
 from tf_fpq.extending import register_layer
 from tf_fpq.methods.base import Gradients, Method
 from tf_fpq.methods.consistency import ConsistencyRegularization
@@ -72,6 +73,7 @@ __all__ = [
     "check",
     "cr",
     "fpq",
+    "load_model",
     "methods_from_names",
     "mixup",
     "quantize_model",

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         for module in FLAGS.imports:
             importlib.import_module(module)
-        report = preflight.check(loading.load(argv[1], trust=FLAGS.trust), rules or None)
+        report = preflight.check(loading.load_model(argv[1], trust=FLAGS.trust), rules or None)
     except (OSError, ImportError, TypeError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)

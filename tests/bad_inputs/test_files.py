@@ -146,7 +146,7 @@ KERAS = {
 
 
 @pytest.mark.parametrize(("make", "message"), KERAS.values(), ids=KERAS.keys())
-@pytest.mark.parametrize("use", [loading.load, command_line.load_keras])
+@pytest.mark.parametrize("use", [loading.load_model, command_line.load_keras])
 def test_no_keras_file(made, tmp_path, make, message, use):
     path = tmp_path / "x.keras"
     make(path, made)

@@ -90,7 +90,7 @@ def archive(path, **members):
 def test_damaged_metadata_names_the_file(tmp_path, metadata, message):
     path = archive(tmp_path / "x.keras", metadata__json=metadata, config__json="{}")
     with pytest.raises(ValueError, match=message):
-        loading.load(path)
+        loading.load_model(path)
     with pytest.raises(ValueError, match="x.keras"):
         command_line.load_keras(path)
 
@@ -101,7 +101,7 @@ def test_claimed_sizes_are_checked_before_memory_is_taken(tmp_path, member):
     path = archive(tmp_path / "x.keras", **{member: bytes(10**8)})
     assert os.path.getsize(path) < 2 * 10**5
     tracemalloc.start()
-    for load in (loading.load, command_line.load_keras):
+    for load in (loading.load_model, command_line.load_keras):
         with pytest.raises(ValueError, match="x.keras' is damaged: .* claims 100,000,000 bytes"):
             load(path)
     _, peak = tracemalloc.get_traced_memory()

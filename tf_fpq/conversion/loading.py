@@ -34,8 +34,10 @@ _WAY_OUT = (
 )
 
 
-def load(path: str | os.PathLike[str], *, trust: bool = False) -> keras.Model:
+def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> keras.Model:
     """Loads a model file that Keras 2 or Keras 3 wrote, as a tf_keras model.
+
+        teacher = tf_fpq.load_model("float.keras")
 
     Which Keras wrote a `.keras` file stands in its `metadata.json`, for an HDF5 file in its
     attributes; other formats are left to tf_keras. Classes of one's own must be registered, for

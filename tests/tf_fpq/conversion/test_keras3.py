@@ -281,7 +281,7 @@ def test_a_small_application(tmp_path):
     flat.save(tmp_path / "flat.keras")
     samples = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype("float32")
     np.testing.assert_array_equal(
-        loading.load(tmp_path / "flat.keras")(samples), converted(samples)
+        loading.load_model(tmp_path / "flat.keras")(samples), converted(samples)
     )
 
 
@@ -442,7 +442,7 @@ images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
 student = tf_fpq.quantize_model(model, [tf_fpq.QuantRule()])
 tf_fpq.calibrate(student, images, verbose=0)
 expected = np.asarray(model(images))
-np.testing.assert_allclose(loading.load("jax.keras")(images), expected, atol=1e-5)
+np.testing.assert_allclose(loading.load_model("jax.keras")(images), expected, atol=1e-5)
 np.testing.assert_allclose(student(images), expected, atol=0.05)
 """
 

@@ -27,21 +27,21 @@ def test_load_reads_files_of_both(tmp_path, file_name):
     third = _sequential(layers3.Conv2D(3, 3, activation="hard_silu"), layers3.BatchNormalization())
     third.save(path)
     np.testing.assert_allclose(
-        loading.load(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5
+        loading.load_model(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5
     )
     second = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(3, 3)])
     second.save(path)
-    np.testing.assert_array_equal(loading.load(path)(x), second(x))
+    np.testing.assert_array_equal(loading.load_model(path)(x), second(x))
 
 
 def test_errors(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="No model file"):
-        loading.load(tmp_path / "none.keras")
+        loading.load_model(tmp_path / "none.keras")
     path = tmp_path / "model.keras"
     _sequential(layers3.Dense(2)).save(path)
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(ImportError, match=r"written by Keras 3.*pip install 'keras>=3'"):
-        loading.load(path)
+        loading.load_model(path)
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_process_that_imports_keras_3_first(tmp_path):
     for first in ("import keras", "import tf_fpq", "import tensorflow as tf; tf.keras"):
         code = (
             f"{first}; from tf_fpq.conversion import loading;"
-            f" print(type(loading.load({str(path)!r})).__module__)"
+            f" print(type(loading.load_model({str(path)!r})).__module__)"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -93,7 +93,7 @@ def _files(tmp_path):
 def test_what_cannot_be_read_is_explained_in_a_line(tmp_path, name, said):
     _files(tmp_path)
     with pytest.raises(ValueError, match=said) as caught:
-        loading.load(tmp_path / f"{name}.keras")
+        loading.load_model(tmp_path / f"{name}.keras")
     assert "\n" not in str(caught.value)
 
 
@@ -115,7 +115,7 @@ def _with_code(path, marker):
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.keras", "folder"])
-@pytest.mark.parametrize("load", [loading.load, command_line.load_keras])
+@pytest.mark.parametrize("load", [loading.load_model, command_line.load_keras])
 def test_code_in_a_file_runs_only_if_it_is_trusted(tmp_path, name, load):
     marker = tmp_path / "ran"
     path = str(_with_code(tmp_path / name, marker))
@@ -138,5 +138,5 @@ def test_a_file_that_is_two_at_once_is_looked_at_as_both(tmp_path):
         archive.writestr("metadata.json", "{}")
     assert zipfile.is_zipfile(path)
     with pytest.raises(ValueError, match="Lambda layer"):
-        loading.load(path)
+        loading.load_model(path)
     assert not marker.exists()
