@@ -120,33 +120,32 @@ def positional(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
+def check_exists(*paths: str) -> None:
+    """Says which file is missing, before anything that takes long.
+
+    Raises:
+      FileNotFoundError: If one of them is no file.
+    """
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"No such file: {path!r}.")
+
+
 def load_keras(path: str, *, trust: bool = False) -> Any:
-    """A model of a `.keras` file; students load with their quantizers.
+    """A model of a file of Keras 2 or Keras 3; students load with their quantizers.
 
     Args:
       path: The file.
       trust: Whether to run code that the file holds; it can do whatever you can.
 
     Raises:
-      ValueError: If the file is damaged, foreign, a Keras 3 model of its own layers, or holds code.
+      ValueError: If the file is damaged or foreign, or holds code.
       OSError: If there is no such file.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"No such file: {path!r}.")
+    check_exists(path)
     with tensorflow_silenced():
-        import tf_fpq  # noqa: F401  registers the layers a student is made of
-    from tf_fpq import graph
-    from tf_fpq.conversion import loading
-    from tf_fpq.keras_compat import keras
-
-    loading.keras_version(path, trust=trust)
-    try:
-        with graph.deep_recursion():
-            return keras.models.load_model(path, compile=False, safe_mode=not trust)
-    # A damaged archive fails in the zip reader, the JSON parser, HDF5 or a layer's constructor.
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"Cannot load {path!r} as a Keras 2 model: {reason[0]}") from error
+        import tf_fpq
+    return tf_fpq.load_model(path, trust=trust)
 
 
 def load_labels(path: str) -> list[str]:

@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> int:
     )
     for path in _SAVE.value:
         report_lib.check_path(path)
+    command_line.check_exists(left, right)
     report = _pair(left, right) if left.endswith(".tflite") else _student(left, right)
     for path in _SAVE.value:
         report.save(path)

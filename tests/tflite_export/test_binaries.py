@@ -169,6 +169,7 @@ def test_inspect_shows_operators_and_bits(folder):
         ("verify", ["a.tflite", "bad.tflite"], "bad.tflite is"),
         ("verify", ["a.tflite"], "Expected arguments"),
         ("verify", ["student.keras", "a.tflite"], "A student is verified on images"),
+        ("verify", ["student.keras", "absent.tflite"], "No such file: '.*absent.tflite'"),
         ("benchmark", ["bad.tflite"], "bad.tflite is"),
         ("export", ["absent.keras", "x.tflite"], "No such file: '.*absent.keras'"),
     ],

@@ -21,17 +21,16 @@ def _sequential(*layers, shape=(8, 8, 4)):
 
 
 @pytest.mark.parametrize("file_name", ["model.keras", "model.h5"])
-def test_load_reads_files_of_both(tmp_path, file_name):
+@pytest.mark.parametrize("load", [loading.load_model, command_line.load_keras])
+def test_load_reads_files_of_both(tmp_path, file_name, load):
     path = tmp_path / file_name
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
     third = _sequential(layers3.Conv2D(3, 3, activation="hard_silu"), layers3.BatchNormalization())
     third.save(path)
-    np.testing.assert_allclose(
-        loading.load_model(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(load(path)(x), third(x, training=False), rtol=1e-5, atol=1e-5)
     second = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(3, 3)])
     second.save(path)
-    np.testing.assert_array_equal(loading.load_model(path)(x), second(x))
+    np.testing.assert_array_equal(load(path)(x), second(x))
 
 
 def test_errors(tmp_path, monkeypatch):

@@ -29,6 +29,9 @@ td.bar { min-width: 7em; } td.bar i { display: block; height: 0.8em; margin-top:
 details { border: 1px solid var(--line); border-radius: 6px; padding: 0.4em 0.8em;
   margin: 0.6em 0; }
 summary { cursor: pointer; font-weight: 600; } code { font-size: 0.95em; }
+@media (max-width: 600px) { th, td { font-size: 0.85em; padding-right: 0.6em; }
+  td { overflow-wrap: anywhere; min-width: 4em; } td.number { white-space: nowrap; min-width: 0; }
+  td.bar { min-width: 2em; } }
 .scroll { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 1em; }
 """
 
