@@ -36,6 +36,14 @@ def test_zero_is_on_every_grid(values):
         assert ACTIVATION.qmin <= z[0] <= ACTIVATION.qmax and z[0] == np.rint(z[0])
 
 
+@pytest.mark.parametrize("values", [[1.0, 3.0], [-3.0, -1.0], [-1.0, 3.0]])
+@pytest.mark.parametrize("spec", [WEIGHT, ACTIVATION], ids=["weight", "activation"])
+def test_all_values_are_the_whole_range_which_0_belongs_to(spec, values):
+    samples = Samples.of(np.array([values]))
+    found = range_estimators.percentile(samples, spec, percent=100.0)
+    np.testing.assert_array_equal(found, range_estimators.min_max(samples, spec))
+
+
 def test_the_exact_range_outlives_subsampling():
     samples = Samples(np.array([[0.0, 1.0]]), np.array([-5.0]), np.array([9.0]))
     np.testing.assert_allclose(range_estimators.min_max(samples, ACTIVATION)[0], 14 / 15)

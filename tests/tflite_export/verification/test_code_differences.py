@@ -66,3 +66,16 @@ def test_only_scores_of_classes_have_a_best_class(kind, shape, top1):
     difference.add(left, right)
     found = difference.result()
     assert (found.codes, found.differing, found.top1) == (left.size, 1, top1)
+
+
+@pytest.mark.parametrize(("parts", "taken"), [(1, False), (2, True), (3, True), (4, False)])
+def test_images_may_come_with_labels_and_these_with_sample_weights(parts, taken):
+    images = tuple(np.zeros(shape, np.float32) for shape in ((6, 2), (6,), (6,), (6,))[:parts])
+    stream = code_differences.batches(images, {"image": (2,)}, 4)
+    if taken:
+        assert [(len(batch), batch.labels.shape) for batch in stream] == [(4, (4,)), (2, (2,))]
+    else:
+        with pytest.raises(
+            ValueError, match=rf"a pair \(images, labels\). Received: {parts} parts"
+        ):
+            next(stream)

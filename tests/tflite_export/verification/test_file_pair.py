@@ -45,6 +45,14 @@ def test_a_file_equals_itself(tmp_path):
     assert "bit for bit" in report.notes[0]
 
 
+def test_random_images_are_all_codes_of_the_inputs_grid():
+    tensor = NETWORK.tensors[NETWORK.inputs[0]]
+    images = file_pair._random(np.random.default_rng(0), (tensor, tensor))
+    assert images.shape == (file_pair.RANDOM_IMAGES, *tensor.shape[1:])
+    codes = np.unique(np.rint(images / tensor.one_scale + tensor.one_zero_point))
+    np.testing.assert_array_equal(codes, np.arange(-128, 128))
+
+
 def test_the_first_tensor_that_differs_is_named(tmp_path):
     codes = NETWORK.tensors["project/weights"].data.copy()
     codes[2] = -codes[2]
