@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tf_fpq.quantizers.conformance import (
     GRIDS,
@@ -164,3 +165,19 @@ def test_infinity_saturates_and_has_no_gradient(row):
     np.testing.assert_array_equal(y, [[6, -1.5], [1, 2]])
     if row.name != "ewgs":
         np.testing.assert_array_equal(gradients["x"], [[0, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("axis", [None, (2,), (3,), (2, 3)])
+@pytest.mark.parametrize("unit", [1.0, 30.0])
+def test_held_weights_have_the_codes_that_they_are_held_at(row, axis, unit):
+    """And the others keep theirs. In the larger unit the tanh of most weights is 1."""
+    built, x, _ = case(row, "weight", axis)
+    x, random = x * np.float32(unit), np.random.default_rng(0)
+    free = ~built.quantizer.sets_scale(tf.constant(x)).numpy()
+    mask = free & (random.uniform(size=x.shape) < 0.3)
+    assert mask.any()
+    wanted = random.integers(-7, 8, x.shape).astype(np.float32)
+    held = built.quantizer.held(tf.constant(x), tf.constant(wanted), mask, built.variables).numpy()
+    assert np.isfinite(held).all()
+    np.testing.assert_array_equal(held[~mask], x[~mask])
+    np.testing.assert_array_equal(built.codes(held), np.where(mask, wanted, built.codes(x)))

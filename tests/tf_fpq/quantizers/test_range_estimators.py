@@ -176,13 +176,15 @@ def test_dorefa_keeps_the_scale_of_trained_weights():
     assert not z.any()
 
 
-def test_dorefa_starts_from_latent_weights_that_are_squashed_to_the_trained_ones():
-    quantizer = quantizers.DoReFaQuantizer(4, symmetric=True, narrow_range=True, axis=(1,))
+@pytest.mark.parametrize("axis", [0, 1])
+def test_dorefa_starts_from_latent_weights_that_are_squashed_to_the_trained_ones(axis):
+    quantizer = quantizers.DoReFaQuantizer(4, symmetric=True, narrow_range=True, axis=(axis,))
     weights = np.random.default_rng(0).normal(0, [0.01, 1.0, 30.0, 0.0], (50, 4)).astype(np.float32)
+    weights = np.moveaxis(weights, 1, axis)
     latent = quantizer.latent(weights)
     assert np.isfinite(latent).all() and np.abs(latent).max() < 3.01
-    step_size = np.abs(weights).max(axis=0, keepdims=True) / 7
-    variables = {"step_size": tf.constant(step_size), "zero_point": tf.zeros([1, 4])}
+    step_size = np.abs(weights).max(axis=1 - axis, keepdims=True) / 7
+    variables = {"step_size": tf.constant(step_size), "zero_point": tf.zeros_like(step_size)}
     restored = quantizer.unrounded(tf.constant(latent), variables).numpy()
     np.testing.assert_allclose(restored, weights, rtol=2e-4, atol=1e-6)
 
