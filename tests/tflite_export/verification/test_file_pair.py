@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.tflite_export import small_network
+from tflite_export import deployed
 from tflite_export.flatbuffer import file_summary, writer
 from tflite_export.lowering import io_types
 from tflite_export.runtimes import litert
@@ -51,6 +52,15 @@ def test_random_images_are_all_codes_of_the_inputs_grid():
     assert images.shape == (file_pair.RANDOM_IMAGES, *tensor.shape[1:])
     codes = np.unique(np.rint(images / tensor.one_scale + tensor.one_zero_point))
     np.testing.assert_array_equal(codes, np.arange(-128, 128))
+
+
+def test_random_images_without_a_grid_are_what_any_network_takes():
+    """Numbers from 0 to 1, and as indices or counts the integers 0 and 1."""
+    for dtype, least in (("float32", 300), ("int32", 2)):
+        tensor = deployed.Tensor("x", (1, 4), dtype)
+        values = np.unique(file_pair._random(np.random.default_rng(0), (tensor, tensor)))
+        assert values.dtype.kind == np.dtype(dtype).kind
+        assert len(values) >= least and 0 <= values.min() and values.max() <= 1
 
 
 def test_the_first_tensor_that_differs_is_named(tmp_path):
