@@ -5,17 +5,19 @@ Matrix*, arXiv 2503.11159 (2025), eq. 9 and 14. Noise of zero mean penalises the
 Hessian (eq. 7-8); in several layers at once it is biased (Prop. 1), hence a draw per layer.
 """
 
+import functools
 import random
 from typing import Any
 import zlib
 
 import tensorflow as tf
 
-from tf_fpq import distributed
-from tf_fpq.graph import MakeCall
+from tf_fpq import distributed, graph, roles
+from tf_fpq.graph import Call, MakeCall
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.placement.convolution_inputs import ConvolutionInputs, Join, Source
+from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 POSITIONS = ("pre", "post")
@@ -108,9 +110,11 @@ class FeaturePerturbation(Method):
 
         A convolution whose input is on no grid is named in a warning.
         """
-        return ConvolutionInputs(student, make, self._perturbed, self.name)
+        forks = _Forks(student, make, self) if self.position == "pre" else None
+        view = functools.partial(self._perturbed, forks)
+        return ConvolutionInputs(student, forks or make, view, self.name)
 
-    def _perturbed(self, source: Source) -> Any:
+    def _perturbed(self, forks: "_Forks | None", source: Source) -> Any:
         # A quantizer that observes must see the clean tensor, once in a step.
         alone = source.alone and not source.quantize.quantizer.observes
         view = PerturbedInput(
@@ -122,7 +126,11 @@ class FeaturePerturbation(Method):
         )
         if self.position == "post":
             return view(source.tensor)
-        return view(source.raw[0] if alone else [*source.raw, source.tensor])
+        if alone:
+            return view(source.raw[0])
+        own = forks.take(source) if forks else None
+        view.forked = own is not None
+        return view([*source.raw, source.tensor] if own is None else [own, source.tensor])
 
     def add_step_losses(self, step: Step) -> None:
         """Adds no loss, but counts the forward pass that is over: the next draws other noise."""
@@ -181,6 +189,7 @@ class PerturbedInput(keras.layers.Layer):
     it is drawn.
 
     Attributes:
+      forked: Whether the tensor before the quantizer comes out of a `Fork`.
       absorbs_relu: A ReLU before this layer is superfluous: the quantizer clips at zero, and noise
         is added to what a ReLU would return.
     """
@@ -207,6 +216,7 @@ class PerturbedInput(keras.layers.Layer):
         self.absorbs_relu = perturbation.position == "pre" and quantize.absorbs_relu
         # Both belong to other models.
         untracked(self, perturbation=perturbation, quantize=quantize, join=join)
+        self.forked = False
 
     def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """The perturbed tensor in training, the quantized one at inference.
@@ -235,24 +245,57 @@ class PerturbedInput(keras.layers.Layer):
                 if not self.absorbs_relu:
                     return upstream
                 positive = lambda: upstream * tf.cast(x > 0, upstream.dtype)  # noqa: E731
-                return tf.cond(drawn, positive, lambda: upstream)
+                with tf.control_dependencies([upstream]):
+                    return tf.cond(drawn, positive, lambda: upstream)
 
             return tf.cond(drawn, lambda: self._noisy(x, key, step_size), lambda: x), gradient
 
         return gate(tensor)
 
     def _chosen(self, raw: list[tf.Tensor], quantized: tf.Tensor) -> tf.Tensor:
-        """`raw` joined plus noise, quantized, or `quantized` where the draw says no."""
+        """`raw` joined plus noise, quantized, or `quantized` where the draw says no.
+
+        The gradient goes to `raw`, or to `quantized`. It draws the same noise again.
+        """
         key, step_size = self.perturbation.key(), self._step_size()
-        quantizer, variables = self.quantize.quantizer, self.quantize.variables_of_quantizer
-
-        def noisy() -> tf.Tensor:
-            value = self._noisy(self.join(raw), key, step_size)
-            # A quantizer that observes has seen the clean tensor in this step.
-            return quantizer(value, not quantizer.observes, variables)
-
         drawn = self.perturbation.draw(key, self.convolution)
-        return tf.cond(drawn, noisy, lambda: quantized)
+        quantizer, variables = self.quantize.quantizer, self.quantize.variables_of_quantizer
+        trained = {
+            n: tf.convert_to_tensor(v)
+            for n, v in variables.items()
+            if getattr(v, "trainable", False)
+        }
+
+        def noisy(*sources: tf.Tensor) -> tf.Tensor:
+            value = self._noisy(self.join(sources[: len(raw)]), key, step_size)
+            weights = {**variables, **dict(zip(trained, sources[len(raw) :], strict=True))}
+            # A quantizer that observes has seen the clean tensor in this step.
+            return quantizer(value, not quantizer.observes, weights)
+
+        @tf.custom_gradient
+        def chosen(quantized: tf.Tensor, *sources: tf.Tensor):
+            def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+                def to_sources() -> list[tf.Tensor]:
+                    with tf.GradientTape() as tape:
+                        tape.watch(sources)
+                        value = noisy(*sources)
+                    zero = tf.UnconnectedGradients.ZERO
+                    return [tf.zeros_like(upstream), *tape.gradient(value, sources, upstream, zero)]
+
+                def to_quantized() -> list[tf.Tensor]:
+                    return [upstream, *(self._zeros(source) for source in sources)]
+
+                with tf.control_dependencies([upstream]):
+                    return tf.cond(drawn, to_sources, to_quantized)
+
+            return tf.cond(drawn, lambda: noisy(*sources), lambda: quantized), gradient
+
+        return chosen(quantized, *raw, *trained.values())
+
+    def _zeros(self, source: tf.Tensor) -> tf.Tensor:
+        if self.forked and source.shape.rank == 4 and grid_kernels.on_cpu_kernels():
+            return tf.zeros([1, 1, 1, 1])  # see `Fork`
+        return tf.zeros_like(source)
 
     def _noisy(self, x: tf.Tensor, key: tf.Tensor, step_size: tf.Tensor) -> tf.Tensor:
         x = tf.nn.relu(x) if self.absorbs_relu else x
@@ -260,3 +303,74 @@ class PerturbedInput(keras.layers.Layer):
 
     def _step_size(self) -> tf.Tensor:
         return self.quantize.quantizer.grid(self.quantize.variables_of_quantizer)[0]
+
+
+class Fork(keras.layers.Layer):
+    """Its input, once for the quantizer and once for each view that a convolution has of it.
+
+    In nine steps of ten a view has no gradient by the tensor before the quantizer. Zeros in its
+    shape would be made, held and added. In their place the view returns one zero, and the fork
+    passes the quantizer's gradient on as it is.
+
+    Attributes:
+      absorbs_relu: A ReLU before this layer is superfluous, as the quantizer's.
+    """
+
+    def __init__(self, quantize: QuantizeActivation, views: int, **kwargs: Any):
+        """Creates the layer.
+
+        Args:
+          quantize: The layer that quantizes the first output.
+          views: How many more outputs there are.
+          **kwargs: Arguments of `keras.layers.Layer`.
+        """
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.absorbs_relu = quantize.absorbs_relu
+        self.views = views
+
+    def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+        """`1 + views` times `inputs`."""
+
+        @tf.custom_gradient
+        def forked(x: tf.Tensor):
+            return [tf.identity(x) for _ in range(1 + self.views)], _sum_without_zeros
+
+        return forked(inputs)
+
+
+def _sum_without_zeros(whole: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+    """`whole` plus those of `others` that are not a single zero."""
+    for other in others:
+        if other.shape == whole.shape and whole.shape.is_fully_defined():
+            whole += other
+            continue
+        shape = whole.shape
+        is_whole = tf.equal(tf.size(other), tf.size(whole))
+        whole = tf.cond(is_whole, functools.partial(tf.add, whole, other), lambda w=whole: w)
+        whole.set_shape(shape)
+    return whole
+
+
+class _Forks:
+    """A `MakeCall` that puts a `Fork` before each quantizer that convolutions and others read."""
+
+    def __init__(self, student: keras.Model, make: MakeCall, method: FeaturePerturbation):
+        self._make, self._method = make, method
+        self._readers = graph.readers(student)
+        self._own: dict[str, Any] = {}
+
+    def __call__(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Makes the call, a quantizer's on the first output of its fork."""
+        if isinstance(call.layer, QuantizeActivation) and not call.layer.quantizer.observes:
+            readers = self._readers.get(id(call.outputs[0]), [])
+            names = [reader.name for reader in readers if roles.is_convolution(reader.layer)]
+            if names and len(readers) > 1:
+                name = f"{call.name}_{self._method.name}_fork"
+                first, *own = Fork(call.layer, len(names), name=name)(args[0])
+                self._own.update(zip(names, own, strict=True))
+                args = (first, *args[1:])
+        return self._make(call, args, kwargs)
+
+    def take(self, source: Source) -> Any | None:
+        """The output that was made for the convolution; None if there is no fork."""
+        return self._own.get(source.convolution) if len(source.raw) == 1 else None

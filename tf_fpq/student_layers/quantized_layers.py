@@ -270,18 +270,38 @@ def quantizer_variables(model: keras.Model) -> list[tf.Variable]:
     for layer in model.layers:
         if not layer.trainable:
             continue
-        for variables in _variables_of_quantizers(layer):
+        for _, variables in _quantizers(layer):
             for variable in variables.values():
                 if isinstance(variable, tf.Variable) and variable.trainable:
                     found[id(variable)] = variable
     return list(found.values())
 
 
-def _variables_of_quantizers(layer: keras.layers.Layer) -> list[Variables]:
+def moved_by_forward_pass(model: keras.Model) -> list[tf.Variable]:
+    """The variables that a forward pass in training may change.
+
+    They are those that no optimizer trains, such as the moving statistics of a batch norm. The
+    variables of a quantizer that observes nothing are left out, such as the zero points of LSQ.
+    """
+    quantizers = [pair for layer in model.layers for pair in _quantizers(layer)]
+    still = {
+        id(variable)
+        for quantizer, variables in quantizers
+        if not quantizer.observes
+        for variable in variables.values()
+    }
+    # Not the weights of frozen layers, which a forward pass does not move.
+    weights = [weight for weight in model.non_trainable_weights if not weight.trainable]
+    return [weight for weight in weights if id(weight) not in still]
+
+
+def _quantizers(layer: keras.layers.Layer) -> list[tuple[GridQuantizer, Variables]]:
+    """The quantizers of a layer with their variables."""
     if isinstance(layer, QuantizeActivation):
-        return [layer.variables_of_quantizer]
+        return [(layer.quantizer, layer.variables_of_quantizer)]
     if isinstance(layer, QuantizedLayer):
-        return [variables for _, _, _, variables in layer.quantized_weights()]
+        weights = layer.quantized_weights()
+        return [(weight.quantizer, weight.variables) for weight in weights]
     return []
 
 

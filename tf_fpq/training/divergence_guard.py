@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_fpq import distributed, graph
 from tf_fpq.keras_compat import keras
+from tf_fpq.student_layers.quantized_layers import moved_by_forward_pass
 
 # What a step reads and makes, in the order of computation, and what it means if it is not finite.
 CAUSES = {
@@ -83,8 +84,7 @@ class DivergenceGuard:
         self.student, self._optimizer = student, optimizer
         self._scaled = hasattr(optimizer, "inner_optimizer")
         self._trained = list(student.trainable_weights)
-        # Not the weights of frozen layers, which a forward pass does not move.
-        self._statistics = [v for v in student.non_trainable_weights if not v.trainable]
+        self._statistics = moved_by_forward_pass(student)
         self._moving = [
             variable
             for layer in student.layers
@@ -131,7 +131,8 @@ class DivergenceGuard:
         watched += [] if self._scaled else norms
         # Moving statistics too: behind a batch norm, a quantizer hides NaN in the same way.
         watched += [_squared_norm(variable) for variable in self._moving]
-        (total,) = distributed.sum_over_replicas([tf.add_n(watched)])
+        # Not tf.add_n, of which TensorFlow makes an operation for each number.
+        (total,) = distributed.sum_over_replicas([tf.reduce_sum(tf.stack(watched))])
 
         def stop(norms: Sequence[tf.Tensor], step: Any, before: Sequence[tf.Tensor]) -> None:
             causes = [_squared_norm(step.get(name)) for name in CAUSES]

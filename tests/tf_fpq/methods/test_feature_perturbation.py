@@ -8,9 +8,10 @@ from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
 import tf_fpq
 from tf_fpq import callbacks, graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.methods.feature_perturbation import FeaturePerturbation, PerturbedInput
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation, Fork, PerturbedInput
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.quantizers import grid_kernels
 from tf_fpq.quantizers.min_max import MinMaxQuantizer
 from tf_fpq.training.qat_model import QatModel
 
@@ -294,3 +295,26 @@ def test_noise_is_added_to_what_a_relu_returns_whether_it_is_left_out_or_not():
         results.append([predictions, *tape.gradient(loss, student.trainable_weights)])
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_one_zero_stands_for_the_gradient_that_a_view_does_not_have(probability, monkeypatch):
+    _, student = pair()
+
+    def gradients() -> list[tf.Tensor]:
+        model = training_graph(student, [FeaturePerturbation(probability, seed=3).rewrite])
+        assert any(isinstance(layer, Fork) for layer in model.layers)
+
+        @tf.function
+        def run(x: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(x, training=True)["predictions"] ** 2)
+            return tape.gradient(loss, student.trainable_weights)
+
+        return run(images())
+
+    ours = gradients()
+    # Where there is a GPU or XLA, zeros are tensors of their own.
+    monkeypatch.setattr(grid_kernels, "on_cpu_kernels", lambda: False)
+    for a, b in zip(ours, gradients(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
