@@ -13,7 +13,7 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-docs test-real test-families test-kill test-mutation test-matrix fuzz docs lint format clean
+.PHONY: help install demo test test-slow test-docs test-real test-families test-kill test-mutation test-matrix fuzz bazel docs lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,12 @@ test-real: $(STAMP)  ## Trained networks of others, out of their wheels, to veri
 fuzz: $(STAMP)  ## Random networks through the exporter, for five minutes; FUZZ_SEED is the first.
 	$(RUN) experiments.evidence.fuzz --models=1000000 --minutes=5 --seed=$(FUZZ_SEED)
 
+bazel: $(STAMP)  ## Build all targets with Debian's Bazel, where it is installed, and run a few tests under it.
+	@if command -v bazel >/dev/null; then \
+	  $(RUN) tools.bazel_offline build //... && \
+	  $(RUN) tools.bazel_offline test --local_test_jobs=1 //tests/tools:all //tests/tflite_export:test_console; \
+	else echo "Bazel is not installed (apt-get install bazel-bootstrap bazel-rules-java); nothing was built."; fi
+
 docs: $(STAMP)  ## Write the docs site to site/; a warning is an error.
 	$(VENV)/bin/mkdocs build --strict
 
@@ -64,6 +70,7 @@ lint: $(STAMP)  ## Check style, imports and docstrings.
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) tools.build_files --check
+	$(RUN) tools.buildifier
 	$(RUN) mypy
 
 format: $(STAMP)  ## Format the sources and write the BUILD files.
