@@ -12,12 +12,12 @@ import zlib
 
 import tensorflow as tf
 
-from tf_fpq import distributed, graph, roles
-from tf_fpq.graph import Call, MakeCall
+from tf_fpq import distributed
+from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras, register, untracked
+from tf_fpq.methods import forks
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.placement.convolution_inputs import ConvolutionInputs, Join, Source
-from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 POSITIONS = ("pre", "post")
@@ -110,27 +110,26 @@ class FeaturePerturbation(Method):
 
         A convolution whose input is on no grid is named in a warning.
         """
-        forks = _Forks(student, make, self) if self.position == "pre" else None
-        view = functools.partial(self._perturbed, forks)
-        return ConvolutionInputs(student, forks or make, view, self.name)
-
-    def _perturbed(self, forks: "_Forks | None", source: Source) -> Any:
-        # A quantizer that observes must see the clean tensor, once in a step.
-        alone = source.alone and not source.quantize.quantizer.observes
-        view = PerturbedInput(
-            self,
-            source.quantize,
-            source.convolution,
-            None if alone else source.join,
-            name=f"{source.name}_{self.name}",
-        )
         if self.position == "post":
-            return view(source.tensor)
-        if alone:
-            return view(source.raw[0])
-        own = forks.take(source) if forks else None
-        view.forked = own is not None
-        return view([*source.raw, source.tensor] if own is None else [own, source.tensor])
+            return ConvolutionInputs(student, make, self._behind, self.name)
+        forked = forks.Forks(student, make, self.name)
+        view = functools.partial(self._before, forked)
+        return ConvolutionInputs(student, forked, view, self.name)
+
+    def _behind(self, source: Source) -> Any:
+        return self._view(source, source.join)(source.tensor)
+
+    def _before(self, forked: forks.Forks, source: Source) -> Any:
+        # A quantizer that observes must see the clean tensor, once in a step.
+        if source.alone and not source.quantize.quantizer.observes:
+            return self._view(source, None)(source.raw[0])
+        own = forked.take(source)
+        raw = source.raw if own is None else (own,)
+        return self._view(source, source.join, forked=own is not None)([*raw, source.tensor])
+
+    def _view(self, source: Source, join: Join | None, forked: bool = False) -> "PerturbedInput":
+        name = f"{source.name}_{self.name}"
+        return PerturbedInput(self, source.quantize, source.convolution, join, forked, name=name)
 
     def add_step_losses(self, step: Step) -> None:
         """Adds no loss, but counts the forward pass that is over: the next draws other noise."""
@@ -200,6 +199,7 @@ class PerturbedInput(keras.layers.Layer):
         quantize: QuantizeActivation,
         convolution: str,
         join: Join | None,
+        forked: bool = False,
         **kwargs: Any,
     ):
         """Creates the layer.
@@ -209,6 +209,7 @@ class PerturbedInput(keras.layers.Layer):
           quantize: The layer with the grid.
           convolution: Name of the convolution; all layers of one name are drawn together.
           join: See `Source.join`; None if the layer takes one tensor.
+          forked: Whether the tensor before the quantizer comes out of a `Fork`.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -216,7 +217,7 @@ class PerturbedInput(keras.layers.Layer):
         self.absorbs_relu = perturbation.position == "pre" and quantize.absorbs_relu
         # Both belong to other models.
         untracked(self, perturbation=perturbation, quantize=quantize, join=join)
-        self.forked = False
+        self.forked = forked
 
     def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """The perturbed tensor in training, the quantized one at inference.
@@ -283,7 +284,8 @@ class PerturbedInput(keras.layers.Layer):
                     return [tf.zeros_like(upstream), *tape.gradient(value, sources, upstream, zero)]
 
                 def to_quantized() -> list[tf.Tensor]:
-                    return [upstream, *(self._zeros(source) for source in sources)]
+                    zeros = forks.no_gradient if self.forked else tf.zeros_like
+                    return [upstream, *map(zeros, sources)]
 
                 with tf.control_dependencies([upstream]):
                     return tf.cond(drawn, to_sources, to_quantized)
@@ -292,85 +294,9 @@ class PerturbedInput(keras.layers.Layer):
 
         return chosen(quantized, *raw, *trained.values())
 
-    def _zeros(self, source: tf.Tensor) -> tf.Tensor:
-        if self.forked and source.shape.rank == 4 and grid_kernels.on_cpu_kernels():
-            return tf.zeros([1, 1, 1, 1])  # see `Fork`
-        return tf.zeros_like(source)
-
     def _noisy(self, x: tf.Tensor, key: tf.Tensor, step_size: tf.Tensor) -> tf.Tensor:
         x = tf.nn.relu(x) if self.absorbs_relu else x
         return x + self.perturbation.noise(x, key, step_size, self.name)
 
     def _step_size(self) -> tf.Tensor:
         return self.quantize.quantizer.grid(self.quantize.variables_of_quantizer)[0]
-
-
-class Fork(keras.layers.Layer):
-    """Its input, once for the quantizer and once for each view that a convolution has of it.
-
-    In nine steps of ten a view has no gradient by the tensor before the quantizer. Zeros in its
-    shape would be made, held and added. In their place the view returns one zero, and the fork
-    passes the quantizer's gradient on as it is.
-
-    Attributes:
-      absorbs_relu: A ReLU before this layer is superfluous, as the quantizer's.
-    """
-
-    def __init__(self, quantize: QuantizeActivation, views: int, **kwargs: Any):
-        """Creates the layer.
-
-        Args:
-          quantize: The layer that quantizes the first output.
-          views: How many more outputs there are.
-          **kwargs: Arguments of `keras.layers.Layer`.
-        """
-        super().__init__(**{"dtype": "float32", **kwargs})
-        self.absorbs_relu = quantize.absorbs_relu
-        self.views = views
-
-    def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
-        """`1 + views` times `inputs`."""
-
-        @tf.custom_gradient
-        def forked(x: tf.Tensor):
-            return [tf.identity(x) for _ in range(1 + self.views)], _sum_without_zeros
-
-        return forked(inputs)
-
-
-def _sum_without_zeros(whole: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-    """`whole` plus those of `others` that are not a single zero."""
-    for other in others:
-        if other.shape == whole.shape and whole.shape.is_fully_defined():
-            whole += other
-            continue
-        shape = whole.shape
-        is_whole = tf.equal(tf.size(other), tf.size(whole))
-        whole = tf.cond(is_whole, functools.partial(tf.add, whole, other), lambda w=whole: w)
-        whole.set_shape(shape)
-    return whole
-
-
-class _Forks:
-    """A `MakeCall` that puts a `Fork` before each quantizer that convolutions and others read."""
-
-    def __init__(self, student: keras.Model, make: MakeCall, method: FeaturePerturbation):
-        self._make, self._method = make, method
-        self._readers = graph.readers(student)
-        self._own: dict[str, Any] = {}
-
-    def __call__(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes the call, a quantizer's on the first output of its fork."""
-        if isinstance(call.layer, QuantizeActivation) and not call.layer.quantizer.observes:
-            readers = self._readers.get(id(call.outputs[0]), [])
-            names = [reader.name for reader in readers if roles.is_convolution(reader.layer)]
-            if names and len(readers) > 1:
-                name = f"{call.name}_{self._method.name}_fork"
-                first, *own = Fork(call.layer, len(names), name=name)(args[0])
-                self._own.update(zip(names, own, strict=True))
-                args = (first, *args[1:])
-        return self._make(call, args, kwargs)
-
-    def take(self, source: Source) -> Any | None:
-        """The output that was made for the convolution; None if there is no fork."""
-        return self._own.get(source.convolution) if len(source.raw) == 1 else None

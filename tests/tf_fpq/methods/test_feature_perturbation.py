@@ -8,7 +8,8 @@ from tests.tf_fpq.small_student import LOSS, bytes_of, fit, images, labels, pair
 import tf_fpq
 from tf_fpq import callbacks, graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.methods.feature_perturbation import FeaturePerturbation, Fork, PerturbedInput
+from tf_fpq.methods.feature_perturbation import FeaturePerturbation, PerturbedInput
+from tf_fpq.methods.forks import Fork
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.placement.training_graph import training_graph
 from tf_fpq.quantizers import grid_kernels
