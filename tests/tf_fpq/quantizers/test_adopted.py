@@ -1,5 +1,7 @@
 """Quantizers of tfmot and of users, as this library's quantizers."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,9 +10,11 @@ import tensorflow_model_optimization as tfmot
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantizers import LsqQuantizer
 from tf_fpq.quantizers.adopted import OpaqueQuantizer, RangeQuantizer, adopt
+from tf_fpq.quantizers.spec import QuantSpec
 
 theirs = tfmot.quantization.keras.quantizers
 X = np.random.default_rng(0).normal(0.3, 1, (7, 5, 4)).astype(np.float32)
+WEIGHT = {"symmetric": True, "narrow_range": True}
 CLASSES = [theirs.LastValueQuantizer, theirs.MovingAverageQuantizer, theirs.AllValuesQuantizer]
 
 
@@ -47,6 +51,56 @@ def test_each_channel_has_a_range():
     np.testing.assert_allclose(step[0], np.abs(values).max(0) / 127, rtol=1e-5)
 
 
+def test_each_channel_of_a_kernel_has_a_grid_and_can_be_given_one():
+    inner = theirs.LastValueQuantizer(8, per_axis=True, symmetric=False, narrow_range=False)
+    quantizer, variables = _built(inner, (3, 3, 2, 4))
+    assert quantizer.spec == QuantSpec(num_bits=8, axis=(-1,))
+    steps, zeros = np.float32([[[[0.1, 0.2, 0.3, 0.4]]]]), np.float32([[[[0, 3, 128, 255]]]])
+    quantizer.set_grid(variables, steps, zeros)
+    np.testing.assert_allclose(variables["min_var"], (-steps * zeros)[0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        variables["max_var"], (steps * (255 - zeros))[0, 0, 0], rtol=1e-6, atol=1e-7
+    )
+    step, zero = quantizer.grid(variables)
+    np.testing.assert_allclose(step, steps, rtol=1e-6)
+    np.testing.assert_array_equal(zero, zeros)
+
+
+@pytest.mark.parametrize(
+    ("inner", "spec"),
+    [
+        (theirs.LastValueQuantizer(4, False, True, True), {"num_bits": 4, **WEIGHT}),
+        (theirs.LastValueQuantizer(4, False, False, True), {"num_bits": 4, "narrow_range": True}),
+        (theirs.FixedQuantizer(4, -1.0, 1.0, True), {"num_bits": 8, "narrow_range": True}),
+    ],
+)
+def test_the_grid_is_what_the_quantizer_was_made_with(inner, spec):
+    quantizer = adopt(inner)
+    assert type(quantizer) is RangeQuantizer and quantizer.observes and quantizer.has_grid
+    assert quantizer.spec == QuantSpec(**spec)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step_size", "zero_point"),
+    [
+        (-1.0, 2.0, 0.2, 5),
+        (0.0, 3.0, 0.2, 0),
+        (-3.0, 0.0, 0.2, 15),
+        (1.0, 4.0, 0.2, 0),
+        (-4.0, -1.0, 0.2, 15),
+        # 2.5 steps below 0, which fake_quant rounds up.
+        (-0.5, 2.5, 0.2, 3),
+        (0.0, 0.0, 1e-12, 0),
+    ],
+)
+def test_the_grid_of_a_range_is_the_nudged_one_of_fake_quant(low, high, step_size, zero_point):
+    quantizer, variables = _built(theirs.LastValueQuantizer(4, False, False, False))
+    variables["min_var"].assign(low)
+    variables["max_var"].assign(high)
+    step, zero = quantizer.grid(variables)
+    assert (float(step), float(zero)) == (pytest.approx(step_size, rel=1e-6), zero_point)
+
+
 def test_a_fixed_range_stays():
     quantizer, variables = _built(theirs.FixedQuantizer(4, -1.0, 1.55, False))
     quantizer.set_grid(variables, np.float32(9), np.float32(9))
@@ -77,6 +131,42 @@ def test_training_may_be_a_tensor():
     assert float(variables["max_var"]) == X.max()
 
 
+class Told(theirs.Quantizer):
+    """Says whether it was told to train; has no variables and no grid."""
+
+    def build(self, tensor_shape, name, layer):
+        return None
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        assert isinstance(training, bool) and tf.is_tensor(inputs) and weights == {}
+        return inputs + (100.0 if training else 0.0)
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_quantizer_of_a_user_is_told_whether_it_trains(training):
+    quantizer, variables = _built(Told())
+    assert variables == {} and quantizer.observes
+    for given in (training, int(training), tf.constant(training), tf.constant(float(training))):
+        found = quantizer([1.0], given, variables)
+        assert found.numpy().tolist() == [101.0 if training else 1.0]
+    assert _built(Told())[0]([1.0], None, variables).numpy().tolist() == [1.0]
+
+
+def test_of_a_quantizer_without_a_grid_nothing_is_set_and_all_is_refused_that_needs_one():
+    quantizer, variables = _built(Told())
+    assert quantizer.spec == QuantSpec(num_bits=8)
+    assert quantizer.set_grid(variables, np.float32(1), np.float32(0)) is None
+    message = (
+        "Told quantizes x of layer 'layer' on no grid that is known, so there are no integers to"
+        " export. Subclass tf_fpq.quantizers.GridQuantizer, or take one of tf_fpq.quantizers."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        quantizer.grid(variables)
+
+
 class Double(theirs.LastValueQuantizer):
     """A subclass, which may compute anything."""
 
@@ -100,3 +190,5 @@ def test_ours_are_taken_as_they_are_and_others_come_back_from_their_config():
     with tfmot.quantization.keras.quantize_scope():
         again = RangeQuantizer.from_config(quantizer.get_config())
     assert again == quantizer and again.spec == quantizer.spec
+    assert hash(again) == hash(quantizer)
+    assert quantizer != adopt(theirs.MovingAverageQuantizer(8, False, False, True))

@@ -1,6 +1,7 @@
 """Where grids start, against brute force."""
 
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,6 +43,33 @@ def test_all_values_are_the_whole_range_which_0_belongs_to(spec, values):
     samples = Samples.of(np.array([values]))
     found = range_estimators.percentile(samples, spec, percent=100.0)
     np.testing.assert_array_equal(found, range_estimators.min_max(samples, spec))
+
+
+def test_percentiles_are_of_each_side_or_of_the_magnitudes():
+    values = np.stack([np.arange(-100.0, 201.0), np.arange(-200.0, 101.0)])
+    step, zero = range_estimators.percentile(Samples.of(values), ACTIVATION, percent=90)
+    np.testing.assert_allclose(step, [(170 + 70) / 15, (70 + 170) / 15])
+    np.testing.assert_array_equal(zero, [4, 11])
+    step, zero = range_estimators.percentile(Samples.of(values), WEIGHT, percent=90)
+    np.testing.assert_allclose(step * 7, [170, 170])
+    assert range_estimators.percentile(Samples.of(values), WEIGHT, 50.5)[0][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "spec", "expected"),
+    [
+        (-1.0, 2.0, ACTIVATION, (0.2, 5)),
+        (0.0, 3.0, ACTIVATION, (0.2, 0)),
+        (-3.0, 0.0, ACTIVATION, (0.2, 15)),
+        (0.0, 0.0, ACTIVATION, (0.0, 15)),
+        (-1.0, 1.8, QuantSpec(num_bits=4, narrow_range=True), (0.2, 6)),
+        (-2.0, 1.0, WEIGHT, (2 / 7, 0)),
+        (-1.0, 2.0, WEIGHT, (2 / 7, 0)),
+    ],
+)
+def test_the_grid_of_a_range(low, high, spec, expected):
+    step, zero = range_estimators.grids_of_range(np.array([low]), np.array([high]), spec)
+    assert (step[0], zero[0]) == (pytest.approx(expected[0]), expected[1])
 
 
 def test_the_exact_range_outlives_subsampling():
@@ -96,6 +124,64 @@ def test_mse_is_the_best_fraction_of_the_range(spec):
     assert np.all(_error(VALUES, spec, s, z) < _error(VALUES, spec, full, z))
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (3, 2), (7, -3), (12, 3)])
+def test_mse_tries_25_fractions_of_the_range_and_then_11_around_the_best(first, second):
+    """Fractions lie on `0.05^(k / 24)`, and within 10 % of one of them on `1.1^(j / 5)`."""
+    fraction = 0.05 ** (first / 24) * 1.1 ** (-second / 5)
+    spec = QuantSpec(num_bits=2)
+    values = np.array([0.0, 1 / 3, 2 / 3, 1.0]) * fraction * 6.0
+    samples = Samples.of(np.append(np.tile(values, 1000), 6.0)[None])
+    step_size, zero_point = range_estimators.mse(samples, spec)
+    np.testing.assert_allclose(step_size, fraction * 6 / 3, rtol=1e-12)
+    assert zero_point == 0
+
+
+def test_mse_takes_no_more_than_the_whole_range():
+    """Here 1.02 of it would be better."""
+    samples = Samples.of(np.array([[1.0, 0.9, 0.9, 0.9]]))
+    step_size, _ = range_estimators.mse(samples, WEIGHT)
+    assert step_size == 1 / 7
+    wider = _error(samples.values, WEIGHT, step_size * 1.02, np.zeros(1))
+    assert wider < _error(samples.values, WEIGHT, step_size, np.zeros(1))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 4), (2, 5), (5, 1), (12, 3), (4, 13)])
+def test_offset_mse_tries_15_fractions_of_each_end(low, high):
+    """Fractions lie on `0.1^(k / 14)`."""
+    lowest, highest = -3.0 * 0.1 ** (low / 14), 5.0 * 0.1 ** (high / 14)
+    grid = range_estimators.grids_of_range(np.array([lowest]), np.array([highest]), ACTIVATION)
+    values = (np.arange(16) - grid[1]) * grid[0]
+    samples = Samples.of(np.append(np.tile(values, 1000), [-3.0, 5.0])[None])
+    found = range_estimators.offset_mse(samples, ACTIVATION)
+    np.testing.assert_allclose(found, grid, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (1, 70000), (4, 33000)])
+def test_the_squared_error_is_that_of_each_grid_however_many_values_it_has(rows, columns):
+    values = np.random.default_rng(0).normal(0.3, 1.0, (rows, columns))
+    step, zero = np.linspace(0.1, 0.4, rows), np.arange(rows) + 5.0
+    expected = [
+        np.square(s * (np.clip(np.rint(row / s) + z, 0, 15) - z) - row).sum()
+        for row, s, z in zip(values, step, zero, strict=True)
+    ]
+    np.testing.assert_allclose(_error(values, ACTIVATION, step, zero), expected, rtol=1e-10)
+
+
+def test_the_squared_error_of_many_grids_takes_little_memory():
+    """Three temporaries of half a megabyte, of 16 times as many values."""
+    values, ones = np.ones((256, 4096)), np.ones(256)
+    tracemalloc.start()
+    _error(values, ACTIVATION, ones, ones)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**21 < values.nbytes / 3
+
+
+def test_a_grid_without_a_step_has_the_error_of_zeros():
+    error = _error(np.array([[3.0, 4.0], [0.0, 0.0]]), WEIGHT, np.zeros(2), np.zeros(2))
+    assert error.tolist() == [0.0, 0.0]
+
+
 def test_offset_mse_beats_mse_where_the_ends_differ():
     values = np.concatenate([np.random.default_rng(1).uniform(0, 1, 4000), [-4.0]])[None]
     samples = Samples.of(values)
@@ -133,8 +219,9 @@ def test_percentile_ignores_outliers():
         np.testing.assert_allclose(
             everything, range_estimators.min_max(Samples.of(values), spec)[0]
         )
-    for percent in (50, 101):
-        with pytest.raises(ValueError, match=f"percent={percent}"):
+    for percent in (50, 100.1):
+        message = rf"^percent must be above 50 and at most 100\. Received: percent={percent}\.$"
+        with pytest.raises(ValueError, match=message):
             range_estimators.percentile(Samples.of(values), WEIGHT, percent=percent)
 
 

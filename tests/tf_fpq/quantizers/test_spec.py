@@ -1,11 +1,12 @@
 """Grids and rules, without TensorFlow."""
 
 import dataclasses
+import re
 
 import pytest
 
 from tf_fpq.placement.rules import QuantRule, describe_rules, match_rules
-from tf_fpq.quantizers.spec import QuantSpec
+from tf_fpq.quantizers.spec import QuantSpec, check_bits
 
 LAYERS = {"stem": "Conv2D", "block_dw": "DepthwiseConv2D", "block_pw": "Conv2D", "logits": "Dense"}
 
@@ -45,6 +46,33 @@ def test_step_shape_and_shared_axes(axis, step_shape, shared):
     spec = QuantSpec(num_bits=8, axis=axis)
     assert spec.step_shape((3, 3, 5, 7)) == step_shape
     assert spec.shared_axes(4) == shared
+
+
+def test_a_grid_is_unsigned_whole_and_the_tensors_unless_it_says_otherwise():
+    assert dataclasses.asdict(QuantSpec(num_bits=2)) == {
+        "num_bits": 2,
+        "symmetric": False,
+        "narrow_range": False,
+        "axis": None,
+    }
+    with pytest.raises(TypeError):
+        QuantSpec(4)
+
+
+def test_a_width_that_is_refused_is_told_with_those_that_are_not():
+    message = (
+        "weight_bits must be an integer from 2 to 8 (an int8 container holds those widths"
+        " exactly). Received: weight_bits=9."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_bits("weight_bits", 9)
+    for num_bits in (2, 8):
+        check_bits("weight_bits", num_bits)
+
+
+def test_sizes_along_which_a_step_is_shared_may_be_unknown():
+    assert QuantSpec(num_bits=8, axis=(-1,)).step_shape((None, None, 3)) == (1, 1, 3)
+    assert QuantSpec(num_bits=8, axis=(0,)).step_shape((5, None)) == (5, 1)
 
 
 def test_records_are_frozen_and_comparable():
