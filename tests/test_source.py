@@ -47,6 +47,7 @@ ROOMS = (
     "tflite_export.errors",
     "tflite_export.text_tables",
     "tflite_export.model_inputs",
+    "tflite_export.image_batches",
     "tflite_export.command_line",
     "tflite_export.flatbuffer.",
     "tflite_export.kernels.",

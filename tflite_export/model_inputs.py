@@ -52,17 +52,19 @@ def title(name: str, names: Sequence[str]) -> str:
     return "images" if len(names) == 1 else f"input {name!r}"
 
 
-def check_lengths(arrays: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """Checks that all inputs have as many images.
+def check_lengths(arrays: Sequence[np.ndarray], names: Sequence[str]) -> int:
+    """The number of images, of which all inputs must have as many.
 
     Raises:
       ValueError: With the number of each.
     """
-    if len({len(array) for array in arrays}) > 1:
+    count, *others = {len(array) for array in arrays}
+    if others:
         counts = ", ".join(
             f"{len(array)} for {name!r}" for array, name in zip(arrays, names, strict=True)
         )
         raise ValueError(f"All inputs must have as many images. Received: {counts}.")
+    return count
 
 
 def _list(names: Any) -> str:

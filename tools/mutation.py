@@ -40,6 +40,7 @@ CORE = (
     "tflite_export/lowering/folding.py",
     "tflite_export/kernels/*.py",
     "tflite_export/verification/*.py",
+    "tflite_export/image_batches.py",
 )
 NOT_CORE = ("report_html.py", "report_text.py")
 # These would need the name of a variable.

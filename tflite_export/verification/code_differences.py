@@ -3,15 +3,14 @@
 Memory does not depend on the number of images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any
 
 import numpy as np
 
 from tflite_export import deployed as deployed_lib
-from tflite_export import model_inputs as inputs_lib
+from tflite_export.image_batches import has_classes
 from tflite_export.verification import report_records as records
 
 # Largest difference between two 8-bit codes.
@@ -51,37 +50,36 @@ class Difference:
                 f" {right.shape} in {self._right}."
             )
         left, right = left.astype(np.int16), right.astype(np.int16)
-        difference = (left - right).reshape(-1)
+        difference = (left - right).ravel()
         if nearest is not None:
             beyond = np.abs(nearest.astype(np.int16) - right)
             self._beyond += int(np.count_nonzero(beyond))
-            self._beyond_lsb = max(self._beyond_lsb, int(beyond.max(initial=0)))
+            self._beyond_lsb = int(beyond.max(initial=self._beyond_lsb))
         self._histogram += np.bincount(
             np.clip(difference, -_SPAN, _SPAN) + _SPAN, minlength=2 * _SPAN + 1
         )
         self._signal += float(np.square((right - self._tensor.zero_point).astype(np.float64)).sum())
         self._images += len(left)
-        if left.ndim == 2 and left.shape[1] > 1:
+        if has_classes(left.shape):
             self._has_top1 = True
-            self._same_top1 += int((left.argmax(-1) == right.argmax(-1)).sum())
+            self._same_top1 += int((left.argmax(1) == right.argmax(1)).sum())
 
     def result(self, kind: str = "") -> records.Comparison:
         """The counts so far; `kind` is the operator that writes the tensor."""
-        offsets = np.arange(-_SPAN, _SPAN + 1)
-        noise = float((self._histogram * np.square(offsets.astype(np.float64))).sum())
         bins = tuple(
-            (int(offset), int(n)) for offset, n in zip(offsets, self._histogram, strict=True) if n
+            (int(place) - _SPAN, int(self._histogram[place]))
+            for place in np.flatnonzero(self._histogram)
         )
         return records.Comparison(
             tensor=self._tensor.name,
             kind=kind,
             left=self._left,
             right=self._right,
-            codes=int(self._histogram.sum()),
-            differing=int(self._histogram.sum() - self._histogram[_SPAN]),
-            max_lsb=max((abs(offset) for offset, _ in bins), default=0),
+            codes=sum(count for _, count in bins),
+            differing=sum(count for lsb, count in bins if lsb),
+            max_lsb=max((abs(lsb) for lsb, _ in bins), default=0),
             histogram=bins,
-            sqnr_db=decibels(self._signal, noise),
+            sqnr_db=decibels(self._signal, sum(count * lsb**2 for lsb, count in bins)),
             top1=self._same_top1 / self._images if self._has_top1 else None,
             beyond=self._beyond,
             beyond_lsb=self._beyond_lsb,
@@ -100,18 +98,19 @@ class ValueDifference:
     def add(self, left: np.ndarray, right: np.ndarray) -> None:
         """Adds a batch of values. A NaN differs from everything but a NaN."""
         left, right = np.asarray(left), np.asarray(right)
-        same = (left == right) | ((left != left) & (right != right))
+        differs = (left != right) & ((left == left) | (right == right))
         a, b = left.astype(np.float64), right.astype(np.float64)
-        difference = np.where(same, 0.0, a - b)
+        # Nothing is subtracted where both are the same: infinities have no difference.
+        difference = np.subtract(a, b, out=np.zeros_like(a), where=differs)
         self._count += left.size
-        self._differing += int((~same).sum())
+        self._differing += int(differs.sum())
         self._signal += float(np.square(b).sum())
         self._noise += float(np.square(difference).sum())
-        self._largest = float(np.maximum(self._largest, np.abs(difference).max(initial=0)))
+        self._largest = float(np.abs(difference).max(initial=self._largest))
         self._images += len(left)
-        if left.ndim == 2 and left.shape[1] > 1:
+        if has_classes(left.shape):
             self._has_top1 = True
-            self._same_top1 += int((left.argmax(-1) == right.argmax(-1)).sum())
+            self._same_top1 += int((left.argmax(1) == right.argmax(1)).sum())
 
     def result(self, kind: str = "") -> records.Comparison:
         """The counts so far; `kind` is the operator that writes the tensor."""
@@ -190,9 +189,9 @@ class OutputTable:
           scores: Codes or floats of the first output; counted where they are `[images, classes]`.
           labels: Class numbers of at least as many images.
         """
-        if labels is None or scores.ndim != 2 or scores.shape[1] < 2:
+        if labels is None or not has_classes(scores.shape):
             return
-        right = int((scores.argmax(-1) == labels[: len(scores)]).sum())
+        right = int((scores.argmax(1) == labels[: len(scores)]).sum())
         self._right[name] = self._right.get(name, 0) + right
         self._labelled[name] = self._labelled.get(name, 0) + len(scores)
 
@@ -257,9 +256,9 @@ class TensorTable:
 
 def _check_labels(labels: np.ndarray, output: deployed_lib.Tensor) -> None:
     """Refuses class numbers that no output `[batch, classes]` has: they would count as wrong."""
-    classes = output.shape[-1]
-    if len(output.shape) != 2 or classes < 2 or not labels.size:
+    if not has_classes(output.shape) or not labels.size:
         return
+    _, classes = output.shape
     low, high = labels.min(), labels.max()
     if not (low >= 0 and high < classes and np.array_equal(labels, np.rint(labels))):
         raise ValueError(
@@ -271,129 +270,3 @@ def _check_labels(labels: np.ndarray, output: deployed_lib.Tensor) -> None:
 def kinds(model: deployed_lib.DeployedModel) -> dict[str, str]:
     """The kind of the operator that writes each activation, by tensor name in execution order."""
     return {name: operator.kind for operator in model.operators for name in operator.outputs}
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Some images as float32, and their class numbers, if known.
-
-    There is one array for each input of the model, in its order.
-    """
-
-    inputs: tuple[np.ndarray, ...]
-    labels: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.inputs[0])
-
-    def first(self, count: int) -> "Batch":
-        """The first `count` images."""
-        return Batch(
-            tuple(array[:count] for array in self.inputs),
-            None if self.labels is None else self.labels[:count],
-        )
-
-
-def batches(images: Any, shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> Iterator[Batch]:
-    """Checked batches of at most `batch_size` images.
-
-    Args:
-      images: Array `[images, *shape]`, the pair `(images, labels)`, or a `tf.data.Dataset` of
-        batches of either; labels are class numbers or one-hot, of the first output where there are
-        several. Of a model with several inputs, images are a tuple or list of arrays in the order
-        of `shapes`, or a dict by its names; a pair with labels then is `((a, b), labels)`.
-      shapes: Shape of one image for each input of the model, by name.
-      batch_size: Largest batch.
-
-    Raises:
-      ValueError: If there is no image, shapes do not fit, or an image has a NaN or an infinity.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be positive. Received: batch_size={batch_size}.")
-    count = 0
-    for arrays, labels in _parts(images, tuple(shapes)):
-        arrays = _checked(arrays, shapes)
-        size = len(arrays[0])
-        labels = None if labels is None else _class_numbers(labels, size)
-        for start in range(0, size, batch_size):
-            stop = start + batch_size
-            chunks = tuple(np.asarray(array[start:stop], np.float32) for array in arrays)
-            if not all(np.isfinite(chunk).all() for chunk in chunks):
-                raise ValueError(
-                    f"images contain NaN or infinity, among images {count} to"
-                    f" {count + len(chunks[0]) - 1}."
-                )
-            count += len(chunks[0])
-            yield Batch(chunks, None if labels is None else labels[start:stop])
-    if not count:
-        raise ValueError(
-            "images is empty: verification needs at least one image. Received: 0 images."
-        )
-
-
-def number_of(images: Any, names: Sequence[str]) -> int | None:
-    """Number of images, where it is known without reading them; `names` are the model's inputs."""
-    if hasattr(images, "as_numpy_iterator"):
-        return None
-    first = inputs_lib.in_order(_without_labels(images, len(names) > 1)[0], names)[0]
-    return len(first) if np.ndim(first) else None  # what is no array is refused when it is read
-
-
-def _parts(images: Any, names: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    elements = images.as_numpy_iterator() if hasattr(images, "as_numpy_iterator") else [images]
-    for element in elements:
-        found, labels = _without_labels(element, len(names) > 1)
-        yield inputs_lib.in_order(found, names), labels
-
-
-def _without_labels(element: Any, several: bool) -> tuple[Any, Any]:
-    """Images and labels.
-
-    A tuple of arrays is a pair with labels for a model of one input, and the inputs' arrays for
-    several.
-    """
-    if not isinstance(element, tuple):
-        return element, None
-    if several and not (element and isinstance(element[0], tuple | list | Mapping)):
-        return element, None
-    if len(element) not in (2, 3):
-        raise ValueError(
-            f"images must be an array or a pair (images, labels). Received: {len(element)} parts."
-        )
-    return element[0], element[1]
-
-
-def _checked(
-    arrays: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[np.ndarray, ...]:
-    names, found = tuple(shapes), tuple(np.asarray(array) for array in arrays)
-    for name, array in zip(names, found, strict=True):
-        shape = shapes[name]
-        if (
-            array.shape[1:] != tuple(shape)
-            or array.ndim != len(shape) + 1
-            or array.dtype.kind not in "fiub"
-        ):
-            raise ValueError(
-                f"{inputs_lib.title(name, names)} must be numbers of shape {(None, *shape)}, as the"
-                f" model's input; a Dataset must be batched. Received: shape {array.shape}, dtype"
-                f" {array.dtype}."
-            )
-    inputs_lib.check_lengths(found, names)
-    return found
-
-
-def _class_numbers(labels: Any, count: int) -> np.ndarray:
-    if isinstance(labels, tuple) and labels and np.ndim(labels[0]):  # one array for each output
-        labels = labels[0]
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "fiub":
-        raise ValueError(f"labels must be class numbers. Received: labels of dtype {labels.dtype}.")
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        labels = labels.argmax(-1)
-    labels = labels.reshape(-1)
-    if len(labels) != count:
-        raise ValueError(
-            f"labels must be one per image. Received: {len(labels)} labels for {count} images."
-        )
-    return labels

@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from tflite_export import deployed as deployed_lib
+from tflite_export import image_batches
 from tflite_export import model_inputs as inputs_lib
 from tflite_export.flatbuffer import reader
 from tflite_export.runtimes import litert
@@ -77,14 +77,7 @@ def compare_files(
       InterpreterError: If a file cannot be read or run.
     """
     litert.check_kernels(kernels)
-    if not 0 <= min_top1_agreement <= 1:
-        raise ValueError(
-            "min_top1_agreement must be between 0 and 1. Received:"
-            f" min_top1_agreement={min_top1_agreement}."
-        )
-    for name, limit in (("max_lsb", max_lsb), ("max_abs", max_abs)):
-        if limit is not None and not limit >= 0:
-            raise ValueError(f"{name} must not be negative. Received: {name}={limit}.")
+    _check_budgets(min_top1_agreement, max_lsb=max_lsb, max_abs=max_abs)
     contents = {"left": litert.read_bytes(left), "right": litert.read_bytes(right)}
     paths = {"left": os.fspath(left), "right": os.fspath(right)}
     models = {side: reader.from_bytes(data, paths[side]) for side, data in contents.items()}
@@ -114,8 +107,19 @@ def compare_files(
         accuracy=table.accuracy(),
         notes=notes,
     )
-    failures += tuple(_failures(report, pair, max_lsb, max_abs, min_top1_agreement))
+    failures += tuple(_failures(report, pair.names(), max_lsb, max_abs, min_top1_agreement))
     return dataclasses.replace(report, failures=failures)
+
+
+def _check_budgets(min_top1_agreement: float, **limits: float | None) -> None:
+    if not 0 <= min_top1_agreement <= 1:
+        raise ValueError(
+            "min_top1_agreement must be between 0 and 1. Received:"
+            f" min_top1_agreement={min_top1_agreement}."
+        )
+    for name, limit in limits.items():
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{name} must not be negative. Received: {name}={limit}.")
 
 
 class _Pair:
@@ -128,12 +132,8 @@ class _Pair:
         kernels: tuple[litert.KernelSet, ...],
         verbose: int,
     ):
-        self._models, self._contents, self._kernels, self._verbose = (
-            models,
-            contents,
-            kernels,
-            verbose,
-        )
+        self._models, self._contents = models, contents
+        self._kernels, self._verbose = kernels, verbose
         left, right = models["left"], models["right"]
         self._shapes = {name: tuple(left.tensors[name].shape[1:]) for name in left.inputs}
         self._grids = [
@@ -153,22 +153,19 @@ class _Pair:
         are float.
         """
         rng = np.random.default_rng(0)
-        pairs = zip(
-            *([model.tensors[name] for name in model.inputs] for model in self._models.values()),
-            strict=True,
+        left, right = (
+            [model.tensors[name] for name in model.inputs] for model in self._models.values()
         )
-        return inputs_lib.packed([_random(rng, pair) for pair in pairs])
+        return inputs_lib.packed([_random(rng, pair) for pair in zip(left, right, strict=True)])
 
     def outputs(self, images: Any, batch_size: int) -> tuple[code_differences.OutputTable, int]:
         """Output codes over all images, and the number of images."""
-        table, count = (
-            code_differences.OutputTable(self._grids, code_differences.kinds(self._models["left"])),
-            0,
-        )
+        kinds = code_differences.kinds(self._models["left"])
+        table, count = code_differences.OutputTable(self._grids, kinds), 0
         runners = {
             name: litert.Interpreter(self._contents[s], k) for name, (s, k) in self.names().items()
         }
-        for batch in self._batches(images, batch_size):
+        for batch in image_batches.shown(images, self._shapes, batch_size, self._verbose):
             found = {
                 n: runner.run(inputs_lib.packed(batch.inputs)) for n, runner in runners.items()
             }
@@ -183,7 +180,7 @@ class _Pair:
 
         They are compared on the first kernel set.
         """
-        first = self._kernels[0]
+        first, *_ = self._kernels
         left, right = (name for name, (_, kernels) in self.names().items() if kernels == first)
         runners = [
             litert.Interpreter(self._contents[side], first, keep_all_tensors=True)
@@ -191,17 +188,11 @@ class _Pair:
         ]
         shared = _shared(self._models["left"], self._models["right"])
         table = code_differences.TensorTable(self._models["left"], left, right)
-        for batch in self._batches(images, TENSOR_BATCH):
-            part = batch.first(limit)
-            limit -= len(part)
-            tensors = [runner.tensors(inputs_lib.packed(part.inputs)) for runner in runners]
-            found = [
-                {name: tensor for name, tensor in side.items() if name in shared}
-                for side in tensors
-            ]
-            table.add(*found)
-            if not limit:
-                break
+        for batch in image_batches.shown(
+            images, self._shapes, TENSOR_BATCH, self._verbose, most=limit
+        ):
+            tensors = [runner.tensors(inputs_lib.packed(batch.inputs)) for runner in runners]
+            table.add(*({name: side[name] for name in shared & side.keys()} for side in tensors))
         return table.comparisons()
 
     def _codes(self, name: str, outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -212,15 +203,6 @@ class _Pair:
             _on_grid(outputs[n], model.tensors[n], grid)
             for n, grid in zip(model.outputs, self._grids, strict=True)
         ]
-
-    def _batches(self, images: Any, batch_size: int) -> Iterator[code_differences.Batch]:
-        total = code_differences.number_of(images, tuple(self._shapes))
-        with tqdm.tqdm(
-            total=total, unit="image", disable=not self._verbose, leave=False, mininterval=1
-        ) as bar:
-            for batch in code_differences.batches(images, self._shapes, batch_size):
-                yield batch
-                bar.update(len(batch))
 
 
 def _check_pair(models: Mapping[str, deployed_lib.DeployedModel]) -> None:
@@ -267,10 +249,9 @@ def _on_grid(
     """Codes of `grid`, or values where it has no scale, of an output on its own grid."""
     if grid.scale is None:
         return values if tensor.scale is None else _values(values, tensor)
-    same = (tensor.dtype, tensor.zero_point) == (grid.dtype, grid.zero_point)
+    if _equal(tensor, grid, "dtype", "scale", "zero_point"):
+        return values
     if tensor.scale is not None:
-        if same and np.array_equal(tensor.scale, grid.scale):
-            return values
         values = _values(values, tensor)
     return litert.quantize(values, float(grid.one_scale), grid.one_zero_point, grid.dtype)
 
@@ -281,22 +262,20 @@ def _values(codes: np.ndarray, tensor: deployed_lib.Tensor) -> np.ndarray:
 
 def _shared(left: deployed_lib.DeployedModel, right: deployed_lib.DeployedModel) -> set[str]:
     """Names of activations that are the same tensor in both: shape, type and grid."""
-    found = set()
-    for name in (*left.inputs, *code_differences.kinds(left)):
-        a, b = left.tensors[name], right.tensors.get(name)
-        if (
-            b is not None
-            and a.data is b.data is None
-            and (a.shape, a.dtype) == (b.shape, b.dtype)
-            and a.scale is not None
-        ):
-            if (
-                b.scale is not None
-                and np.array_equal(a.scale, b.scale)
-                and a.zero_point == b.zero_point
-            ):
-                found.add(name)
-    return found
+    return {
+        name
+        for name in (*left.inputs, *code_differences.kinds(left))
+        if name in right.tensors and _same_activation(left.tensors[name], right.tensors[name])
+    }
+
+
+def _same_activation(left: deployed_lib.Tensor, right: deployed_lib.Tensor) -> bool:
+    known = left.scale is not None and right.data is None
+    return known and _equal(left, right, "shape", "dtype", "scale", "zero_point")
+
+
+def _equal(left: deployed_lib.Tensor, right: deployed_lib.Tensor, *fields: str) -> bool:
+    return all(np.array_equal(getattr(left, field), getattr(right, field)) for field in fields)
 
 
 def _parameters(
@@ -325,14 +304,15 @@ def _parameters(
 
 def _failures(
     report: report_lib.Report,
-    pair: _Pair,
+    sides: Mapping[str, tuple[str, str]],
     max_lsb: int | None,
     max_abs: float | None,
     min_top1_agreement: float,
 ) -> Iterator[report_lib.Failure]:
-    sides = pair.names()
+    """What is over a budget; `sides` are the side and the kernel set by the report's names."""
     for found in report.outputs:
-        if sides[found.left][1] != sides[found.right][1]:
+        (_, kernels), (_, others) = sides[found.left], sides[found.right]
+        if kernels != others:
             continue
         where = report.first_diverging(found.left, found.right) or found.tensor
         size, limit = (

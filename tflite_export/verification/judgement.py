@@ -77,9 +77,10 @@ def twin_failures(
 def _within(
     c: Comparison, own: Mapping[str, last_bit_bounds.Bound], limit: int, share: bool
 ) -> bool:
-    if c.differing <= limit:
-        return True
-    return c.tensor in own and own[c.tensor].allows(c.codes, c.differing if share else 0, c.max_lsb)
+    if c.differing <= limit or c.tensor not in own:
+        return c.differing <= limit
+    bound = own[c.tensor]
+    return bound.allows(c.codes, c.differing, c.max_lsb) if share else c.max_lsb <= bound.lsb
 
 
 def student_failures(

@@ -7,10 +7,9 @@ import time
 from typing import Any, Protocol
 
 import numpy as np
-import tqdm
 
 from tflite_export import deployed as deployed_lib
-from tflite_export import exported_model
+from tflite_export import exported_model, image_batches
 from tflite_export import model_inputs as inputs_lib
 from tflite_export.lowering.records import FloatSum
 from tflite_export.runtimes import litert
@@ -204,8 +203,9 @@ class Run:
             return len(arrays[0])
 
         count, start = 0, time.perf_counter()
-        for arrays in self._first(images, self._sizes.tensor_images):
-            count += compare(arrays, count)
+        size = operator_by_operator.images_at_once(self._model)
+        for batch in self._batches(images, size, "operators", self._sizes.tensor_images):
+            count += compare(batch.inputs, count)
         self.unselected = operators.comparisons()
         for suspect in self._suspects:
             count += compare(tuple(array[None] for array in suspect), 0)
@@ -290,7 +290,7 @@ class Run:
         """
         found = {}
         for index, tensor in enumerate(self._inner):
-            table = len(tensor.shape) == 2 and tensor.shape[-1] > 1
+            table = image_batches.has_classes(tensor.shape)
             kind = kinds.get(tensor.name, "")
             scores = kind == "SOFTMAX" or (labelled and index == 0)
             scores |= kind == "FULLY_CONNECTED" and len(self._inner) == 1
@@ -298,32 +298,12 @@ class Run:
         return found
 
     def _batches(
-        self, images: Any, batch_size: int, label: str
-    ) -> Iterator[code_differences.Batch]:
-        """Batches with a progress bar in images."""
-        total = code_differences.number_of(images, tuple(self._shapes))
-        if label == "operators" and total is not None:
-            total = min(total, self._sizes.tensor_images)
-        with tqdm.tqdm(
-            total=total,
-            desc=f"verify {label}",
-            unit="image",
-            disable=not self._verbose,
-            leave=False,
-            mininterval=1,
-        ) as bar:
-            for batch in code_differences.batches(images, self._shapes, batch_size):
-                yield batch
-                bar.update(len(batch))
-
-    def _first(self, images: Any, limit: int) -> Iterator[Arrays]:
-        size = operator_by_operator.images_at_once(self._model)
-        for batch in self._batches(images, size, "operators"):
-            part = batch.first(limit)
-            limit -= len(part)
-            yield part.inputs
-            if not limit:
-                break
+        self, images: Any, batch_size: int, label: str, most: int | None = None
+    ) -> Iterator[image_batches.Batch]:
+        """Batches with a progress bar."""
+        return image_batches.shown(
+            images, self._shapes, batch_size, self._verbose, f"verify {label}", most
+        )
 
     def _timed(self, name: str, run: Outputs, arrays: Arrays) -> Sequence[np.ndarray]:
         start = time.perf_counter()

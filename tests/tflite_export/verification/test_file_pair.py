@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import pathlib
 
 import numpy as np
@@ -228,4 +229,68 @@ def test_inspection_counts_by_hand(tmp_path):
     assert (
         "DEPTHWISE_CONV_2D" in summary.text()
         and "value = 0.00392157 * (code + 128)" in summary.text()
+    )
+
+
+def test_the_defaults_ask_for_equality_on_xnnpack():
+    parameters = inspect.signature(file_pair.compare_files).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    assert defaults == {
+        "images": None,
+        "kernels": ("xnnpack",),
+        "tensor_images": 64,
+        "batch_size": 128,
+        "max_lsb": 0,
+        "max_abs": 0.0,
+        "min_top1_agreement": 0.995,
+        "allow_other_constants": False,
+        "verbose": 1,
+    }
+
+
+def test_a_report_says_what_was_compared(tmp_path, monkeypatch):
+    sizes = []
+    original = litert.Interpreter.tensors
+
+    def tensors(self, batch):
+        sizes.append(len(batch))
+        return original(self, batch)
+
+    monkeypatch.setattr(litert.Interpreter, "tensors", tensors)
+    left, right = written(tmp_path, "a.tflite"), written(tmp_path, "b.tflite")
+    report = compare(left, right, tensor_images=20)
+    assert (report.model, report.path) == (f"{left} against {right}", str(right))
+    assert report.bytes == right.stat().st_size
+    assert (report.images, report.tensor_images, report.parameters) == (100, 20, 10)
+    assert report.operators[0] == ("CONV_2D", "stem") and len(report.operators) == 9
+    assert report.notes == (
+        "The files hold the same network, bit for bit.",
+        "Random codes as images; 100 of them.",
+    )
+    assert sizes == [16, 16, 4, 4]
+    written_tensors = [name for _, name in report.operators]
+    assert [c.tensor for c in report.tensors] == ["image", *written_tensors]
+    images = np.zeros((5, 8, 8, 3), np.float32)
+    few = compare(left, right, images, tensor_images=8, batch_size=2)
+    assert (few.images, few.tensor_images) == (5, 5) and few.notes == report.notes[:1]
+    none = compare(left, right, images, tensor_images=0)
+    assert (none.tensors, none.tensor_images) == ((), 0)
+
+
+def test_constants_of_one_file_only_are_noted_behind_those_of_both():
+    right = changed("stem/bias", NETWORK.tensors["stem/bias"].data + 1)
+    tensors = dict(right.tensors)
+    del tensors["logits/bias"]
+    extra = dataclasses.replace(NETWORK.tensors["pads"], name="extra")
+    right = dataclasses.replace(
+        right, tensors={**tensors, "extra": extra, "more": dataclasses.replace(extra, name="more")}
+    )
+    found, notes = file_pair._parameters(NETWORK, right, False)
+    assert found == ()
+    assert notes[0].startswith("stem/bias: data differs in 8 of 8 values")
+    assert notes[1:] == (
+        "logits/bias: is not in the file",
+        "extra: is in the file only",
+        "more: is in the file only",
+        "Not compared: constants that one file has only, 1 of the left one and 2 of the right one.",
     )

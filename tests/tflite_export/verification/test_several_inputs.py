@@ -11,10 +11,10 @@ import tensorflow as tf
 import tf_fpq
 from tf_fpq.keras_compat import keras
 import tflite_export
-from tflite_export import command_line, model_inputs
+from tflite_export import command_line, image_batches, model_inputs
 from tflite_export.flatbuffer import reader, writer
 from tflite_export.runtimes import litert
-from tflite_export.verification import code_differences, file_pair
+from tflite_export.verification import file_pair
 
 layers = keras.layers
 COUNT = 24
@@ -235,4 +235,4 @@ def test_arrays_in_order():
         == model_inputs.in_order([1, 2], ["a", "b"])
     )
     assert model_inputs.packed([1]) == 1 and model_inputs.packed([1, 2]) == (1, 2)
-    assert code_differences.number_of(((STATE, IMAGE), LABELS), ["state", "image"]) == COUNT
+    assert image_batches.number_of(((STATE, IMAGE), LABELS), ["state", "image"]) == COUNT
