@@ -105,7 +105,7 @@ def depthwise(
     TensorFlow's takes one stride for both axes, and either a stride or a dilation: otherwise it
     runs at stride 1 and the result is subsampled.
     """
-    if strides[0] == strides[1] and (strides[0] == 1 or dilations == (1, 1)):
-        return tf.nn.depthwise_conv2d(x, kernel, [1, *strides, 1], "VALID", dilations=dilations)
+    if strides[0] == strides[1] and dilations == (1, 1):
+        return tf.nn.depthwise_conv2d(x, kernel, [1, *strides, 1], "VALID")
     dense = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "VALID", dilations=dilations)
     return dense[:, :: strides[0], :: strides[1], :]

@@ -91,7 +91,7 @@ def hard_swish(
 ) -> base.Kernel:
     """HARD_SWISH, `x * clip(x + 3, 0, 6) / 6`: inputs `(x,)`. No options.
 
-    Grids are free, with `s_in / 128 <= s_out`.
+    Grids are free, with `s_in / 128 < s_out`: the runtime takes no others.
 
     XNNPACK does not take int8 HARD_SWISH: on x86 all kernel sets run the 16-bit fixed-point rule of
     the reference; the ARM builtin kernel rounds its last shift's ties upward and may differ by 1
@@ -100,9 +100,9 @@ def hard_swish(
     del rounding
     x, output = base.input_tensors(operator, tensors)[0], base.output_tensor(operator, tensors)
     s_in, s_out = base.scalar_scale(operator, x), base.scalar_scale(operator, output)
-    if s_in / np.float32(128) / s_out > 1:
+    if s_in / np.float32(128) >= s_out:
         base.fail(
-            operator, f"needs input scale / 128 <= output scale. Received: {s_in:g} and {s_out:g}."
+            operator, f"needs input scale / 128 < output scale. Received: {s_in:g} and {s_out:g}."
         )
 
     def table(codes: tf.Tensor) -> np.ndarray:
@@ -160,10 +160,9 @@ def _tanh(x: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid_float64(x: np.ndarray) -> np.ndarray:
-    # XNNPACK's own ends; they keep the exponential finite.
-    exponentials = np.exp(np.clip(x.astype(np.float64), -100, 100))
-    inside = (exponentials / (1 + exponentials)).astype(np.float32)
-    return np.where(x > 100, np.float32(1), np.where(x < -100, np.float32(0), inside))
+    # XNNPACK's own end, above which all are 1; it keeps the exponential finite.
+    exponentials = np.exp(np.minimum(x.astype(np.float64), 100))
+    return (exponentials / (1 + exponentials)).astype(np.float32)
 
 
 def _sigmoid_float32(x: np.ndarray) -> np.ndarray:

@@ -5,8 +5,6 @@ Numbers are int64 arrays holding int32 raw values. `Q_k` means k integer bits, w
 `fixedpoint/fixedpoint.h`.
 """
 
-import math
-
 import numpy as np
 
 from tflite_export.kernels import rounding
@@ -22,6 +20,10 @@ _EXP_FACTORS = {
     4: 242,
 }
 _EXP_MINUS_EIGHTH = 1895147668  # exp(-1/8)
+# Bits of the exponential's argument on either side of the binary point, as TFLite's SOFTMAX has
+# them (`kScaledDiffIntegerBits`).
+_INTEGER_BITS, _FRACTION_BITS = 5, 26
+_QUARTER = 1 << 24  # 1/4 as Q_5
 _ONE_THIRD = 715827883
 _ONE = 2**31 - 1
 
@@ -38,40 +40,39 @@ def divide_by_power(x: np.ndarray, exponent: int) -> np.ndarray:
     return (x >> exponent) + ((x & mask) > (mask >> 1) + (x < 0))
 
 
-def exp_on_negative_values(raw: np.ndarray, integer_bits: int) -> np.ndarray:
-    """`exp(x)` as Q_0 for `x <= 0` given as Q_integer_bits (integer_bits <= 5).
+def exp_on_negative_values(raw: np.ndarray) -> np.ndarray:
+    """`exp(x)` as Q_0 for `x <= 0` given as Q_5.
 
     The argument is split into a multiple of 1/4, handled by constant factors, and a rest in [-1/4,
     0), handled by a Taylor polynomial around -1/8.
     """
-    fractional_bits = 31 - integer_bits
-    quarter = 1 << (fractional_bits - 2)
-    rest = (raw & (quarter - 1)) - quarter
-    result = _exp_on_last_quarter(rest << integer_bits)
+    rest = (raw & (_QUARTER - 1)) - _QUARTER
+    result = _exp_on_last_quarter(rest << _INTEGER_BITS)
     remainder = rest - raw
     for exponent, factor in _EXP_FACTORS.items():
-        if exponent < integer_bits:
-            chosen = (remainder >> (fractional_bits + exponent)) & 1 == 1
-            result = np.where(chosen, high_multiply(result, factor), result)
+        chosen = (remainder >> (_FRACTION_BITS + exponent)) & 1
+        result = np.where(chosen, high_multiply(result, factor), result)
     return np.where(raw == 0, _ONE, result)
 
 
-def exp_of_differences(scale: float, integer_bits: int) -> np.ndarray:
+def exp_of_differences(scale: float) -> np.ndarray:
     """Q_0 table of `exp(scale * d)` for `d = -255 .. 0`.
 
     It is zero where the kernel skips the term as too small.
 
     Args:
       scale: Input scale times beta.
-      integer_bits: Integer bits of the rescaled argument.
     """
-    real = min(scale * (1 << (31 - integer_bits)), 2.0**31 - 1.0)
-    multiplier, shift = (int(v) for v in rounding.quantize_multiplier(real))
-    lowest = -math.floor(((1 << integer_bits) - 1) * (1 << (31 - integer_bits)) / (1 << shift))
+    # The kernel caps the product at 2^31 - 1, above which only `d = 0` is kept in any case.
+    multiplier, shift = (
+        int(v) for v in rounding.quantize_multiplier(scale * (1 << _FRACTION_BITS))
+    )
+    # No argument is below -31, the last integer of 5 bits.
+    lowest = -((31 << _FRACTION_BITS) >> shift)
     differences = np.arange(-255, 1, dtype=np.int64)
     kept = differences >= lowest
     rescaled = high_multiply(np.where(kept, differences, 0) << shift, multiplier)
-    return np.where(kept, exp_on_negative_values(rescaled, integer_bits), 0)
+    return np.where(kept, exp_on_negative_values(rescaled), 0)
 
 
 def _exp_on_last_quarter(raw: np.ndarray) -> np.ndarray:

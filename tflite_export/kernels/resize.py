@@ -121,7 +121,7 @@ def _axis_double(size: int, target: int, align_corners: bool, half_pixel_centers
     if half_pixel_centers:
         positions += ratio // 2 - one // 2
     # C's integer division truncates: a position just left of the image belongs to pixel 0.
-    first = np.maximum(np.trunc(positions / one).astype(np.int64), 0)
+    first = np.trunc(positions / one).astype(np.int64)
     second = np.minimum(np.trunc((positions + one - 1) / one).astype(np.int64), size - 1)
     return _Axis(first, second, positions - one * first)
 
@@ -130,4 +130,4 @@ def _nearest(size: int, target: int, align_corners: bool, half_pixel_centers: bo
     offset = np.float32(0.5) if half_pixel_centers else np.float32(0)
     positions = (np.arange(target, dtype=np.float32) + offset) * _ratio(size, target, align_corners)
     chosen = rounding_lib.round_half_away(positions) if align_corners else np.floor(positions)
-    return np.clip(chosen.astype(np.int32), 0, size - 1)
+    return np.minimum(chosen.astype(np.int32), size - 1)

@@ -16,8 +16,8 @@ from tflite_export.kernels import base, fixed_point
 from tflite_export.kernels import rounding as rounding_lib
 
 OUTPUT_SCALE, OUTPUT_ZERO_POINT = 1 / 256, -128
-# Integer bits of the exponent's argument and of the sum of exponentials in the reference kernel.
-DIFFERENCE_BITS, SUM_BITS = 5, 12
+# Integer bits of the sum of exponentials in the reference kernel.
+SUM_BITS = 12
 
 
 def softmax(
@@ -56,7 +56,7 @@ def _float_table(scale: np.float32, beta: float) -> base.Kernel:
         total = _sum_in_order(exponentials)
         scaled = exponentials * (1.0 / (total * np.float32(OUTPUT_SCALE)))
         levels = tf.cast(rounding_lib.round_away(scaled), tf.int32)
-        return tf.clip_by_value(levels + OUTPUT_ZERO_POINT, -128, 127)
+        return tf.minimum(levels + OUTPUT_ZERO_POINT, 127)
 
     return run
 
@@ -70,7 +70,7 @@ def _sum_in_order(values: tf.Tensor) -> tf.Tensor:
 
 
 def _fixed_point(scale: np.float32, beta: float) -> base.Kernel:
-    table = fixed_point.exp_of_differences(float(scale) * beta, DIFFERENCE_BITS)
+    table = fixed_point.exp_of_differences(float(scale) * beta)
     exponentials = tf.constant(table)
     addends = tf.constant(fixed_point.divide_by_power(table, SUM_BITS))
 
@@ -80,7 +80,7 @@ def _fixed_point(scale: np.float32, beta: float) -> base.Kernel:
         reciprocal, bits_over_unit = _reciprocal(total)
         product = rounding_lib.high_multiply(tf.gather(exponentials, index), reciprocal)
         levels = rounding_lib.divide_by_power(product, bits_over_unit + 31 - 8)
-        return tf.cast(tf.clip_by_value(levels + OUTPUT_ZERO_POINT, -128, 127), tf.int32)
+        return tf.cast(tf.minimum(levels + OUTPUT_ZERO_POINT, 127), tf.int32)
 
     return run
 
@@ -92,14 +92,11 @@ def _reciprocal(total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """
     powers = tf.constant([1 << bit for bit in range(32)], tf.int64)
     headroom = tf.reduce_sum(tf.cast(total[..., None] < powers, tf.int64), -1)
-    fraction = tf.bitwise.left_shift(total, headroom) - 2**31
-    half_denominator = tf.bitwise.right_shift(fraction + 2**31, tf.constant(1, tf.int64))
+    normalized = tf.bitwise.left_shift(total, headroom)
+    half_denominator = tf.bitwise.right_shift(normalized, tf.constant(1, tf.int64))
     x = 1515870810 + rounding_lib.high_multiply(half_denominator, np.int64(-1010580540))
     for _ in range(3):
         rest = 2**29 - rounding_lib.high_multiply(half_denominator, x)
-        x = x + _saturate(rounding_lib.high_multiply(x, rest) * 4)
-    return _saturate(x * 2), SUM_BITS - headroom
-
-
-def _saturate(x: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(x, -(2**31), 2**31 - 1)
+        x = x + rounding_lib.high_multiply(x, rest) * 4
+    # Of the smallest denominator, 1/2, the reciprocal is 2, which Q_0 does not have.
+    return tf.minimum(x * 2, 2**31 - 1), SUM_BITS - headroom

@@ -6,9 +6,11 @@ from typing import Any
 
 from ai_edge_litert import interpreter as litert
 import numpy as np
+import pytest
 
 from tflite_export import deployed as deployed_lib
 from tflite_export.flatbuffer import writer
+from tflite_export.kernels import KERNELS
 from tflite_export.twin import integer_twin as twin_lib
 
 XNNPACK = litert.OpResolverType.AUTO
@@ -48,6 +50,19 @@ def one_operator(
         inputs=tuple(t.name for t in inputs if t.data is None),
         outputs=tuple(t.name for t in outputs),
     )
+
+
+def kernel_of(model: deployed_lib.DeployedModel, rounding: str = "single") -> Any:
+    """The kernel of the model's one operator."""
+    (operator,) = model.operators
+    return KERNELS[operator.kind](operator, model.tensors, rounding)
+
+
+def refusal(model: deployed_lib.DeployedModel, rounding: str = "single") -> str:
+    """What is said of the model's one operator, which has no kernel."""
+    with pytest.raises(ValueError) as error:
+        kernel_of(model, rounding)
+    return str(error.value)
 
 
 def interpret(

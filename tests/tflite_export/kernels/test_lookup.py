@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tflite_export.kernels import kernel_cases as cases
-from tflite_export.kernels import rounding
+from tflite_export.kernels import lookup
 from tflite_export.twin import integer_twin as twin_lib
 
 EVERY_CODE = {
@@ -85,48 +86,50 @@ def test_float_borders_are_exact(dtype):
         )
 
 
-@pytest.mark.parametrize("classes", [2, 10, 64])
-@pytest.mark.parametrize("scale", [0.02, 0.1, 0.7])
-def test_softmax(classes, scale):
-    """Reference: exact. Default: the float table's last bit may move a code by 1 LSB; none of these
-    moves."""
-    rng = np.random.default_rng(4)
-    x = cases.activation("x", (1, classes), scale, 11)
-    model = cases.one_operator("SOFTMAX", [x], cases.activation("y", (1, classes), 1 / 256, -128))
-    codes = cases.random_codes(rng, model, 2000)
-    cases.assert_exact(model, codes, ["double"])
-    differing, total, worst = cases.mismatches(model, codes, "single")
-    assert worst <= 1
-    assert differing <= 1e-4 * total
+def test_all_codes_of_a_dtype_are_in_the_table():
+    for dtype, first in (("int8", -128), ("uint8", 0)):
+        table = lookup.from_table(cases.activation("x", (1,), dtype=dtype), lambda codes: codes * 2)
+        codes = np.arange(first, first + 256)
+        np.testing.assert_array_equal(table(tf.constant(codes)), codes * 2)
 
 
-def test_softmax_beta_and_leading_axes():
-    rng = np.random.default_rng(5)
-    x = cases.activation("x", (1, 3, 5, 7), 0.1, 11)
-    model = cases.one_operator(
-        "SOFTMAX", [x], cases.activation("y", (1, 3, 5, 7), 1 / 256, -128), beta=0.5
+@pytest.mark.parametrize("rounding", ["single", "double"])
+def test_floats_far_outside_the_grid_saturate(rounding):
+    for dtype, zero, ends in (("int8", 9, [-128, 127]), ("uint8", 137, [0, 255])):
+        kernel = cases.kernel_of(
+            unary("QUANTIZE", (1, 0.5), (0, zero), ("float32", dtype)), rounding
+        )
+        values = [-np.inf, -1e30, 1e30, np.inf]
+        assert (
+            kernel(tf.constant(values, tf.float32)).numpy().tolist() == np.repeat(ends, 2).tolist()
+        )
+
+
+def test_the_two_kernel_sets_round_a_tie_between_codes_to_different_sides():
+    values = tf.constant([-1.25, -0.25, 0.25, 0.75, 1.25], tf.float32)
+    model = unary("QUANTIZE", (1, 0.5), (0, 0), ("float32", "int8"))
+    assert cases.kernel_of(model, "single")(values).numpy().tolist() == [-2, 0, 0, 2, 2]
+    assert cases.kernel_of(model, "double")(values).numpy().tolist() == [-3, -1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("scales", "zeros", "dtypes", "apart"),
+    [
+        ((0.05, 0.06), (131, 3), ("uint8", "int8"), -128),
+        ((0.06, 0.05), (131, 3), ("uint8", "int8"), -128),
+        ((0.05, 0.05), (131, 4), ("uint8", "int8"), -128),
+        ((0.05, 0.05), (3, 130), ("int8", "uint8"), 128),
+        ((0.05, 0.05), (3, 132), ("int8", "uint8"), 128),
+    ],
+)
+def test_between_signed_and_unsigned_codes_only_the_shift_is_a_kernel(scales, zeros, dtypes, apart):
+    assert cases.refusal(unary("QUANTIZE", scales, zeros, dtypes)) == (
+        f"QUANTIZE -> 'y': {dtypes[0]} to {dtypes[1]} needs the same scale and zero points"
+        f" {apart:+d} apart."
     )
-    cases.assert_exact(model, cases.random_codes(rng, model, 100))
 
 
-def test_quantize_multiplier_golden():
-    """0.75 = 0.75 * 2^0; 1 = 0.5 * 2^1; a fraction that rounds up to 1 carries; below 2^-31
-    everything vanishes."""
-    values = np.array([0.75, 1.0, 1.0 - 2.0**-40, 2.0**-40, 0.0])
-    multiplier, shift = rounding.quantize_multiplier(values)
-    assert multiplier.tolist() == [3 * 2**29, 2**30, 2**30, 0, 0]
-    assert shift.tolist() == [0, 1, 1, 0, 0]
-
-
-def test_the_three_roundings_of_a_tie():
-    """2.5 and -2.5: to even, away from zero, upward."""
-    sums, half = np.array([5, -5, 3, -3]), np.float32(0.5)
-    single = rounding.single_rounding(sums, half, 0, -128, 127).numpy().tolist()
-    assert single == [2, -2, 2, -2]
-    # 0.5 is held as 2^30 * 2^-31, whose first step already rounds 2.5 to 3 and -2.5 to -2.
-    assert rounding.double_rounding(sums, 0.5, 0, -128, 127).numpy().tolist() == [3, -2, 2, -1]
-    assert rounding.real_rounding(sums, 0.5, 0, -128, 127).numpy().tolist() == [3, -3, 2, -2]
-    # 0.125: the second step meets the tie.
-    ties = np.array([4, -4, 12, -12])
-    assert rounding.double_rounding(ties, 0.125, 0, -128, 127).numpy().tolist() == [1, -1, 2, -2]
-    assert rounding.upward_rounding(ties, 0.125, 0, -128, 127).numpy().tolist() == [1, 0, 2, -1]
+def test_ratios_at_the_ends_of_what_xnnpack_takes_are_exact():
+    for scales in ((2.0**-8, 1.0), (2.0**7, 1.0), (0.3, 0.3 * 2.0**8), (1.0, 1.0)):
+        for zeros in ((0, 0), (-128, -128), (5, -7)):
+            cases.assert_exact(unary("QUANTIZE", scales, zeros), {"x": EVERY_CODE["int8"]})
