@@ -158,15 +158,14 @@ class Run:
         for batch in self._batches(images, self._sizes.batch_size, "outputs"):
             codes = {}
             for name, run in sources.items():
-                part = batch.first(max(0, limits.get(name, len(batch) + count) - count))
-                if len(part):
+                if len(part := _among_first(batch, limits.get(name), count)):
                     codes[name] = self._timed(name, run, part.inputs)
             if floats is not None and batch.labels is not None:
                 table.count_right(
                     "float", self._timed("float", floats, batch.inputs)[0], batch.labels
                 )
             table.add(codes, batch.labels)
-            if len(part := batch.first(max(0, self._sizes.moved_images - count))):
+            if len(part := _among_first(batch, self._sizes.moved_images, count)):
                 values = self._timed(MOVED, moved, part.inputs)
                 chaos.add({"student": codes["student"], MOVED: self._student_codes(values)})
             self._suspect(codes, batch.inputs)
@@ -192,27 +191,25 @@ class Run:
         floats = operator_by_operator.FloatTable(teacher, self._model) if teacher else None
         limits = {"reference": self._sizes.reference_images}
 
-        def compare(arrays: Arrays, before: int) -> int:
+        def compare(batch: image_batches.Batch, before: int) -> None:
             for name in operators.kernels:
-                part = tuple(array[: max(0, limits.get(name, 2**62) - before)] for array in arrays)
-                if not len(part[0]):
-                    continue
-                tensors = operators.add(part, name)
-                if floats is not None and name == self._kernels[0]:
-                    floats.add(part, tensors)
-            return len(arrays[0])
+                if len(part := _among_first(batch, limits.get(name), before)):
+                    tensors = operators.add(part.inputs, name)
+                    if floats is not None and name == self._kernels[0]:
+                        floats.add(part.inputs, tensors)
 
         count, start = 0, time.perf_counter()
         size = operator_by_operator.images_at_once(self._model)
         for batch in self._batches(images, size, "operators", self._sizes.tensor_images):
-            count += compare(batch.inputs, count)
+            compare(batch, count)
+            count += len(batch)
         self.unselected = operators.comparisons()
         for suspect in self._suspects:
-            count += compare(tuple(array[None] for array in suspect), 0)
+            compare(image_batches.Batch(tuple(array[None] for array in suspect), None), 0)
         self.seconds["operators one by one"] = time.perf_counter() - start
         return dataclasses.replace(
             report,
-            tensor_images=count,
+            tensor_images=count + len(self._suspects),
             tensors=operators.comparisons(),
             layer_bounds=operators.layer_bounds(),
             float_errors=floats.result() if floats is not None else (),
@@ -226,13 +223,13 @@ class Run:
         return limits | dict.fromkeys(slow, self._sizes.reference_images)
 
     def _suspect(self, codes: Mapping[str, Sequence[np.ndarray]], arrays: Arrays) -> None:
+        """Keeps the first images on which a twin and its interpreter differ."""
         for name in self._kernels:
-            room = operator_by_operator.MOST_IMAGES - len(self._suspects)
-            if name in TWINS and name in codes and room > 0:
+            if name in TWINS and name in codes:
                 pairs = zip(codes[TWINS[name]], codes[name], strict=True)
-                bad = np.any([(a != b).reshape(len(a), -1).any(1) for a, b in pairs], axis=0)
-                where = np.flatnonzero(bad)[:room]
-                self._suspects += [tuple(array[index] for array in arrays) for index in where]
+                bad = np.any([np.any(a != b, tuple(range(1, a.ndim))) for a, b in pairs], axis=0)
+                self._suspects += [tuple(x[index] for x in arrays) for index in np.flatnonzero(bad)]
+        del self._suspects[operator_by_operator.MOST_IMAGES :]
 
     def _sources(self) -> dict[str, Outputs]:
         """What computes output codes, by name."""
@@ -310,6 +307,11 @@ class Run:
         result = run(arrays)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         return result
+
+
+def _among_first(batch: image_batches.Batch, limit: int | None, before: int) -> image_batches.Batch:
+    """The images of a batch, before which `before` came, that are among the first `limit`."""
+    return batch if limit is None else batch.first(max(0, limit - before))
 
 
 def _limit_notes(limits: Mapping[str, int], count: int) -> list[str]:

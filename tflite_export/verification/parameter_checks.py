@@ -100,9 +100,7 @@ def student_weights(
     from tf_fpq import graph, roles
     from tf_fpq.student_layers.quantized_layers import QuantizedLayer
 
-    readers = {
-        operator.inputs[1]: operator for operator in found.operators if len(operator.inputs) > 1
-    }
+    readers = {name: operator for operator in found.operators for name in operator.inputs}
     failures, notes = [], []
     for call in graph.calls(student):
         if not isinstance(call.layer, QuantizedLayer):
@@ -121,8 +119,8 @@ def student_weights(
                 codes = np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
             trained = _channels(codes, kind, trained=True)
             stored = _channels(found.tensors[name].constant, kind, trained=False)
-            bias = found.tensors[readers[name].inputs[-1]].constant
-            failures += _channel_failures(name, trained, stored, bias)
+            *_, bias = readers[name].inputs
+            failures += _channel_failures(name, trained, stored, found.tensors[bias].constant)
     return tuple(failures), tuple(notes)
 
 
@@ -143,20 +141,20 @@ def _channel_failures(
             )
         ]
     stored = stored.astype(np.int16)
-    candidates = [np.rint(trained * 2.0**power).astype(np.int16) for power in range(-7, 7)]
-    matches = np.stack(
-        [(wide == stored).all(1) | (wide == -stored).all(1) for wide in candidates]
-    ) | (stored == 0).all(1)
+    powers = np.arange(-7, 7)  # codes of 2 bits in 8, and of 8 in one
+    candidates = np.stack([np.rint(trained * 2.0**power).astype(np.int16) for power in powers])
+    matches = (candidates == stored).all(2) | (candidates == -stored).all(2) | ~stored.any(1)
     # The power from 0 on by which most channels match; a lower one may serve a channel of its own.
-    best = len(candidates) // 2 + int(matches[len(candidates) // 2 :].sum(1).argmax())
+    best = int(np.where(powers < 0, -1, matches.sum(1)).argmax())
     sums = np.abs(bias.astype(np.int64)) + 255 * np.abs(stored.astype(np.int64)).sum(1)
     narrower = matches[:best].any(0) & (sums >= _LARGE_SUM)
-    trained, bad = candidates[best], np.flatnonzero(~(matches[best] | narrower))
-    if not bad.size:
+    bad = np.flatnonzero(~(matches[best] | narrower)).tolist()
+    if not bad:
         return []
-    wrong = int((trained[bad[0]] != stored[bad[0]]).sum())
+    first, *_ = bad
+    wrong = int((candidates[best, first] != stored[first]).sum())
     message = (
-        f"codes are not the student's in {bad.size} channels; first channel {bad[0]}, {wrong} codes"
+        f"codes are not the student's in {len(bad)} channels; first channel {first}, {wrong} codes"
     )
     return [Failure("parameters", name, message)]
 
@@ -179,12 +177,13 @@ def _where(
     left, right = (getattr(model.tensors[name], field) for model in (a, b))
     if left is None or right is None or np.shape(left) != np.shape(right):
         return ""
-    different = np.argwhere(np.atleast_1d(left != right))
-    if not different.size:  # of another type, e.g. float16, but of the same value
+    left, right = np.atleast_1d(left), np.atleast_1d(right)
+    different = np.argwhere(left != right).tolist()
+    if not different:  # of another type, e.g. float16, but of the same value
         return ""
-    place = tuple(int(index) for index in different[0])
-    values = [np.atleast_1d(side)[place] for side in (left, right)]
-    return f"; first at {list(place)}: {values[0]:.9g} expected, {values[1]:.9g} found"
+    place, *_ = different
+    at = tuple(place)
+    return f"; first at {place}: {left[at]:.9g} expected, {right[at]:.9g} found"
 
 
 def _operator_failures(
@@ -200,7 +199,9 @@ def _operator_failures(
         lines = reader.differences(
             *(deployed_lib.DeployedModel({}, (operator,), (), ()) for operator in pair)
         )
-        failures += [Failure("parameters", pair[0].outputs[0], line) for line in lines]
+        own, _ = pair
+        output, *_ = own.outputs
+        failures += [Failure("parameters", output, line) for line in lines]
     return failures
 
 

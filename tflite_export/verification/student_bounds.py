@@ -91,14 +91,24 @@ def slack(
       float_sums: How exactly the student can have each kernel's sums, by the bias' name.
       kernels: Kernel set that the file ran on.
     """
-    shape = model.tensors[operators[-1].outputs[0]].shape if operators else ()
-    found = np.zeros(())
+    if not operators:
+        return np.asarray(TABLE_SLACK, np.float32)
+    *_, last = operators
+    found, shape = np.zeros(()), _written(model, last).shape
     coarser = {name for o in operators if o.kind == "QUANTIZE" for name in o.outputs}
     for operator in operators:
         own = _of_operator(model, operator, float_sums, kernels, coarser)
-        same = model.tensors[operator.outputs[0]].shape == shape
+        same = _written(model, operator).shape == shape
         found = np.maximum(found, own if same else own.max())
-    return (found if operators else np.asarray(TABLE_SLACK)).astype(np.float32)
+    return found.astype(np.float32)
+
+
+def _written(
+    model: deployed_lib.DeployedModel, operator: deployed_lib.Operator
+) -> deployed_lib.Tensor:
+    """The tensor that an operator writes, its first."""
+    first, *_ = operator.outputs
+    return model.tensors[first]
 
 
 def _of_operator(
@@ -141,7 +151,7 @@ def _of_kernel(
     if kernels != "xnnpack" or packed:  # XNNPACK does not take packed convolutions
         assert bias.scale is not None  # the grid of the products
         error = error + bias.scale
-    return TABLE_SLACK + error / float(model.tensors[operator.outputs[0]].one_scale)
+    return TABLE_SLACK + error / float(_written(model, operator).one_scale)
 
 
 def _of_operands(
@@ -154,19 +164,18 @@ def _of_operands(
 
     Those that the exporter put on a coarser grid (`lowering.network`) are off by half its step.
     """
-    operands = [model.tensors[name] for name in operator.inputs]
-    scales = [float(tensor.one_scale) for tensor in operands]
-    step = float(model.tensors[operator.outputs[0]].one_scale)
+    left, right = (float(model.tensors[name].one_scale) for name in operator.inputs)
+    step = float(_written(model, operator).one_scale)
+    of_left, of_right = (
+        float(model.tensors[name].one_scale) / 2 if name in coarser else 0.0
+        for name in operator.inputs
+    )
     if operator.kind == "MUL":
-        found, weights = TABLE_SLACK, (255 * scales[1], 255 * scales[0])
-        if kernels != "xnnpack":
-            found += scales[0] * scales[1] / step
+        rounded = left * right if kernels != "xnnpack" else 0.0
+        moved = 255 * (of_left * right + of_right * left)
     else:
-        found, weights = TABLE_SLACK + SUM_SLACK * max(scales) / step, (1.0, 1.0)
-    for name, scale, weight in zip(operator.inputs, scales, weights, strict=True):
-        if name in coarser:
-            found += scale / 2 * weight / step
-    return np.asarray(found)
+        rounded, moved = SUM_SLACK * max(left, right), of_left + of_right
+    return np.asarray(TABLE_SLACK + (rounded + moved) / step)
 
 
 def beyond_ties(kinds: Sequence[str], kernels: str) -> Bound:
@@ -203,5 +212,4 @@ def operators_between(
 def title(kinds: Iterable[str]) -> str:
     """What a report calls a student layer: the operator in it that rounds."""
     kinds = list(kinds) or ["INPUT"]
-    rounding = [kind for kind in kinds if kind not in EXACT_KINDS]
-    return (rounding or kinds[-1:])[0]
+    return next((kind for kind in kinds if kind not in EXACT_KINDS), kinds[-1])

@@ -270,9 +270,13 @@ def test_a_report_says_what_was_compared(tmp_path, monkeypatch):
     assert sizes == [16, 16, 4, 4]
     written_tensors = [name for _, name in report.operators]
     assert [c.tensor for c in report.tensors] == ["image", *written_tensors]
+    probed = []
+    monkeypatch.setattr(litert, "probe", lambda *arguments: probed.append(arguments))
     images = np.zeros((5, 8, 8, 3), np.float32)
     few = compare(left, right, images, tensor_images=8, batch_size=2)
     assert (few.images, few.tensor_images) == (5, 5) and few.notes == report.notes[:1]
+    # A file that crashes the interpreter does so in a process of its own first.
+    assert probed == [(path.read_bytes(), ("xnnpack",), str(path)) for path in (left, right)]
     none = compare(left, right, images, tensor_images=0)
     assert (none.tensors, none.tensor_images) == ((), 0)
 

@@ -104,6 +104,32 @@ def test_tensors_without_a_grid_are_not_compared():
     assert file_pair._shared(floats, floats) == {"x"}
 
 
+def test_random_images_are_floats_where_the_left_input_is():
+    rng, indices = np.random.default_rng(0), dataclasses.replace(FLOATS, dtype="int32")
+    assert file_pair._random(rng, (FLOATS, indices)).dtype == np.float32
+    assert set(file_pair._random(rng, (indices, FLOATS)).ravel()) == {0, 1}
+    assert file_pair._random(rng, (FLOATS, dataclasses.replace(GRID, shape=(1, 9)))).min() < 0
+
+
+def test_ten_differences_of_two_trainings_are_listed():
+    names = [f"w{number:02}" for number in range(12)]
+    weights = {
+        name: dataclasses.replace(GRID, name=name, data=np.zeros(4, np.int8)) for name in names
+    }
+    left, right = (
+        deployed.DeployedModel(
+            {name: dataclasses.replace(w, data=w.data + step) for name, w in weights.items()},
+            *((), (), ()),
+        )
+        for step in (0, 1)
+    )
+    _, notes = file_pair._parameters(left, right, True)
+    assert [note[:4] for note in notes[:10]] == [f"{name}:" for name in names[:10]]
+    assert notes[10:] == ("2 more differences of constants and operators.",)
+    failures, notes = file_pair._parameters(left, right, False)
+    assert [failure.tensor for failure in failures] == names and notes == ()
+
+
 def test_files_of_other_shapes_are_refused_whichever_is_larger():
     for shape in ((1, 3), (1, 5)):
         models = {"left": one_operator(), "right": one_operator(shape=shape)}

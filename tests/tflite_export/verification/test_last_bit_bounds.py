@@ -12,7 +12,7 @@ from tests.tflite_export.kernels.test_lookup import EVERY_CODE, grids, unary
 import tf_fpq
 from tf_fpq.keras_compat import keras
 import tflite_export
-from tflite_export import kernels
+from tflite_export import deployed, kernels
 from tflite_export.runtimes import litert
 from tflite_export.verification import last_bit_bounds, report_html
 
@@ -123,6 +123,27 @@ def test_kernels_keep_their_bounds_on_every_code(kind, kernel_set, rounding):
         assert worst <= bound.lsb
         differing, total = differing + count, total + codes
     assert differing <= bound.share * total
+
+
+def test_what_is_behind_a_tensor_follows_from_the_operators():
+    """Two branches, of which one has a bounded operator; both meet again."""
+    pairs = (
+        ("CONV_2D", ("x", "w"), "a"),
+        ("LOGISTIC", ("a",), "gate"),
+        ("RELU", ("x",), "b"),
+        ("MUL", ("b", "gate"), "c"),
+        ("SOFTMAX", ("c",), "y"),
+    )
+    operators = tuple(deployed.Operator(kind, inputs, (output,)) for kind, inputs, output in pairs)
+    model = deployed.DeployedModel({}, operators, ("x",), ("y",))
+    assert last_bit_bounds.behind(model, ["gate"]) == {"c", "y"}
+    assert last_bit_bounds.behind(model, ["b", "c"]) == {"c", "y"}
+    assert last_bit_bounds.behind(model, ["w"]) == {"a", "gate", "c", "y"}
+    assert last_bit_bounds.behind(model, []) == last_bit_bounds.behind(model, ["y"]) == set()
+    bound = last_bit_bounds.Bound(lsb=1, share=0.01)
+    assert last_bit_bounds.of_tensors(model, "xnnpack") == {"gate": bound, "y": bound}
+    assert last_bit_bounds.of_tensors(model, "reference") == {"gate": bound}
+    assert last_bit_bounds.of_tensors(model, "builtin") == {}
 
 
 def test_an_operator_runs_on_the_codes_that_it_is_given(exported):

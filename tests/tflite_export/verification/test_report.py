@@ -89,8 +89,40 @@ def test_json_reads_back_as_the_same_report(tmp_path):
     assert data["schema_version"] == 2 and data["passed"] is False
     again = report_lib.Report.from_dict(data)
     assert again == FAILED
-    with pytest.raises(ValueError, match="schema_version=1; expected 2"):
-        report_lib.Report.from_dict({**data, "schema_version": 1})
+    for version in (1, 3, None):
+        with pytest.raises(ValueError) as caught:
+            report_lib.Report.from_dict({**data, "schema_version": version})
+        assert str(caught.value) == (
+            f"This report has another schema. Received: schema_version={version}; expected 2."
+        )
+
+
+def test_a_report_with_everything_reads_back_and_cannot_be_changed():
+    full = dataclasses.replace(
+        FAILED,
+        layer_bounds=(report_lib.LayerBound("c", ("ADD", "RELU"), 0.002, 1, 0.01),),
+        bounds=(report_lib.OperatorBound("TANH", "xnnpack", 1, 0.01),),
+        costs=(report_lib.OperatorCost("c", "CONV_2D", 4, 1234, 5_678_901),),
+        output_kinds={"y": "classes"},
+    ).with_history({"loss": [1, 0.5]})
+    assert full.history == {"loss": (1.0, 0.5)}
+    assert report_lib.Report.from_dict(json.loads(json.dumps(full.to_dict()))) == full
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        full.images = 1
+
+
+def test_saved_json_has_a_line_for_each_entry(tmp_path):
+    FAILED.save(tmp_path / "r.JSON")
+    lines = (tmp_path / "r.JSON").read_text().splitlines()
+    assert lines[:4] == ["{", ' "schema_version": 2,', ' "passed": false,', ' "model": "net",']
+    FAILED.save_overlay(tmp_path / "o.json")
+    assert (tmp_path / "o.json").read_text().splitlines()[:3] == [
+        "{",
+        ' "main": {',
+        '  "results": {',
+    ]
+    FAILED.save(str(tmp_path / "r.txt"))
+    assert (tmp_path / "r.txt").read_text() == FAILED.text()
 
 
 class Page(parser.HTMLParser):
@@ -227,11 +259,28 @@ def test_overlay_has_one_value_per_operator(tmp_path):
     REPORT.save_overlay(tmp_path / "o.json")
     overlay = json.loads((tmp_path / "o.json").read_text())["main"]
     assert overlay["results"] == {"0": {"value": 0.0}, "1": {"value": 0.25}, "2": {"value": 0.1}}
-    assert [stop["stop"] for stop in overlay["gradient"]] == [0, 1]
+    white, red = "#ffffff", "#d7301f"
+    for metric, colours in (
+        ("differing", (white, red)),
+        ("max_lsb", (white, red)),
+        ("sqnr_db", (red, white)),
+        ("float_sqnr_db", (red, white)),
+    ):
+        assert REPORT.overlay(metric)["main"]["gradient"] == [
+            {"stop": stop, "bgColor": colour} for stop, colour in enumerate(colours)
+        ]
+    results = {"1": {"value": 40.0}, "2": {"value": 31.26}}
+    assert REPORT.overlay("sqnr_db", "xnnpack", "student")["main"]["results"] == results
+    assert REPORT.overlay("sqnr_db", "xnnpack", "twin")["main"]["results"] == {}
+    assert REPORT.overlay(right="twin")["main"]["results"] == {}
     assert REPORT.overlay("max_lsb")["main"]["results"]["2"] == {"value": 2}
     assert REPORT.overlay("float_sqnr_db")["main"]["results"] == {"1": {"value": 21.5}}
-    with pytest.raises(ValueError, match="metric must be one of"):
+    with pytest.raises(ValueError) as caught:
         REPORT.overlay("colour")
+    assert str(caught.value) == (
+        "metric must be one of differing, max_lsb, sqnr_db, float_sqnr_db."
+        " Received: metric='colour'."
+    )
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path):

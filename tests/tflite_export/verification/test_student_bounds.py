@@ -13,8 +13,7 @@ import tf_fpq
 from tf_fpq.conversion import normalization
 from tf_fpq.keras_compat import keras
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
-from tflite_export import deployed as deployed_lib
-from tflite_export.lowering import builder, records
+from tflite_export.lowering import builder
 from tflite_export.runtimes import litert
 from tflite_export.twin import integer_twin
 from tflite_export.verification import student_bounds, student_layers
@@ -271,85 +270,3 @@ def test_a_layer_normalization_of_two_channels_is_exact_in_its_ties():
 
 def test_every_exact_operator_is_tested_here():
     assert student_bounds.EXACT_KINDS - student_bounds.MOVING_KINDS <= set(EXACT)
-
-
-def _of(kinds_and_tensors):
-    operators, tensors = [], {}
-    for kind, inputs, output in kinds_and_tensors:
-        tensors |= {tensor.name: tensor for tensor in (*inputs, output)}
-        names = tuple(tensor.name for tensor in inputs)
-        operators.append(deployed_lib.Operator(kind, names, (output.name,)))
-    return deployed_lib.DeployedModel(tensors, tuple(operators), (), ()), operators
-
-
-def _tensor(name, scale, shape=(1, 4, 4, 2), dtype="int8"):
-    return deployed_lib.Tensor(name, shape, dtype, np.float32(scale))
-
-
-def test_the_slack_of_sums_of_products():
-    image, y, clipped = _tensor("x", 0.1), _tensor("y", 0.5), _tensor("z", 0.5)
-    weights = _tensor("w", [0.01, 0.02], (2, 3, 3, 16))
-    bias = _tensor("b", [0.001, 0.002], (2,), "int32")
-    model, operators = _of(
-        [("CONV_2D", (image, weights, bias), y), ("MINIMUM", (y, _tensor("c", 0.5, (1,))), clipped)]
-    )
-    sums = {"b": records.FloatSum(np.array([0.0, 0.0005]), np.array([350.0, 700.0]), 144)}
-    # 144 products, 12 = sqrt(144): 700 steps * 12 * 2^-24, and half a bias step of 0.001 steps.
-    expected = 2**-12 + np.array([700, 1400]) * 12 * 2**-24 + [0, 0.001]
-    found = student_bounds.slack(model, operators, sums, "xnnpack")
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    # Kernels that round twice first round to less than two steps of the sum.
-    twice = student_bounds.slack(model, operators, sums, "reference")
-    np.testing.assert_allclose(twice, expected + np.array([0.002, 0.004]), rtol=1e-6)
-    assert student_bounds.slack(model, operators[1:], sums, "xnnpack") == 0
-    assert student_bounds.title(o.kind for o in operators) == "CONV_2D"
-    assert student_bounds.title([]) == "INPUT"
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("SOFTMAX", 2**-10), ("TANH", 2**-12), ("RESHAPE", 0), ("MEAN", 0)]
-)
-def test_the_slack_of_one_tensor(kind, expected):
-    """A softmax divides by a sum of a thousand exponentials; a table is one float operation."""
-    model, operators = _of([(kind, (_tensor("x", 0.1),), _tensor("y", 0.2))])
-    assert student_bounds.slack(model, operators, {}, "xnnpack") == expected
-
-
-def test_the_slack_of_operands_that_the_exporter_put_on_coarser_grids():
-    a, b, y = _tensor("a", 0.1), _tensor("b", 1e-5), _tensor("y", 0.2)
-    coarser = _tensor("b_coarser", 0.001)
-    model, operators = _of([("QUANTIZE", (b,), coarser), ("ADD", (a, coarser), y)])
-    found = student_bounds.slack(model, operators, {}, "xnnpack")
-    np.testing.assert_allclose(found, 2**-12 * 1.5 + 0.0005 / 0.2, rtol=1e-6)
-    model, operators = _of([("ADD", (a, b), y)])
-    np.testing.assert_allclose(
-        student_bounds.slack(model, operators, {}, "xnnpack"), 2**-12 * 1.5, rtol=1e-6
-    )
-    model, operators = _of([("QUANTIZE", (b,), coarser), ("MUL", (a, coarser), y)])
-    found = student_bounds.slack(model, operators, {}, "xnnpack")
-    np.testing.assert_allclose(found, 2**-12 + 0.0005 * 255 * 0.1 / 0.2, rtol=1e-6)
-    # Kernels that round twice first round to the product of both steps.
-    twice = student_bounds.slack(model, operators, {}, "reference")
-    np.testing.assert_allclose(twice, found + 0.1 * 0.001 / 0.2, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("kinds", "kernels", "expected"),
-    [
-        (("CONV_2D", "MINIMUM"), "xnnpack", student_bounds.NONE),
-        (("MAX_POOL_2D", "CONV_2D", "MINIMUM"), "reference", student_bounds.NONE),
-        (("MEAN",), "reference", student_bounds.ROUNDS_TWICE),
-        (("MEAN",), "xnnpack", student_bounds.NONE),
-        (("HARD_SWISH",), "xnnpack", student_bounds.OWN_KIND),
-        ((), "xnnpack", student_bounds.NONE),
-    ],
-)
-def test_what_ties_need_not_explain(kinds, kernels, expected):
-    assert student_bounds.beyond_ties(kinds, kernels) == expected
-
-
-def test_kernels_that_round_twice_may_move_three_codes_of_twenty_by_one():
-    bound = student_bounds.beyond_ties(("MEAN",), "reference")
-    assert bound.allows(1000, 150, 1)
-    assert not bound.allows(1000, 151, 1) and not bound.allows(1000, 1, 2)
-    assert not student_bounds.beyond_ties(("MEAN",), "xnnpack").allows(1000, 1, 1)
