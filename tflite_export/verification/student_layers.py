@@ -61,8 +61,9 @@ class StudentLayer:
 
     def unrounded(self, given: Values, images: Arrays) -> tf.Tensor:
         """What the layer's quantizer, its last call, rounds; arguments as of `values`."""
-        found = self._computed(self._calls[:-1], given, images)
-        return self._calls[-1].arguments(found)[0][0]
+        *before, last = self._calls
+        (tensor, *_), _ = last.arguments(self._computed(before, given, images))
+        return tensor
 
     def rounded(self, unrounded: tf.Tensor) -> tf.Tensor:
         """What the layer's quantizer makes of a tensor."""
@@ -93,7 +94,8 @@ class StudentLayer:
 
     @property
     def _quantizer(self) -> QuantizeActivation:
-        return self._calls[-1].layer
+        *_, last = self._calls
+        return last.layer
 
     def _computed(
         self, calls: Sequence[graph.Call], given: Values, images: Arrays
@@ -116,9 +118,10 @@ def student_layers(student: keras.Model) -> tuple[StudentLayer, ...]:
     """The layers of a student in execution order."""
     makers = _Makers(student)
     return tuple(
-        makers.layer(call.name, call.outputs[0])
+        makers.layer(call.name, output)
         for call in makers.order
         if isinstance(call.layer, QuantizeActivation)
+        for output in call.outputs
     )
 
 

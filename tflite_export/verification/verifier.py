@@ -175,7 +175,9 @@ def _verified(
     report = _check_parameters(student, exported, lowered.deployed, found, len(contents))
     report = dataclasses.replace(report, bounds=_operator_bounds(found, kernels))
     if not parameter_checks.same_graph(exported.file_model, found):
-        return report
+        # The file may be right, and yet not the one that `exported` describes.
+        wrong = report.failures or parameter_checks.compare(exported.file_model, found)
+        return dataclasses.replace(report, failures=wrong)
     if crash := _crash(report.model, contents, kernels):
         return dataclasses.replace(report, failures=(*report.failures, crash))
     run = measurements.Run(student, exported, contents, kernels, sizes, lowered.float_sums, verbose)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,7 @@ def test_a_fault_stays_in_its_layer():
 
 
 def test_a_moved_student_is_the_student_but_for_ties():
+    assert student_layers.ONE_ULP == np.nextafter(np.float32(1), np.float32(2))
     x = np.float32([1.0, 1.9999999, -3.0])
     np.testing.assert_array_max_ulp(x * student_layers.ONE_ULP, x, 2)
     assert np.all(np.abs(x * student_layers.ONE_ULP) > np.abs(x))
@@ -117,3 +120,33 @@ def test_codes_come_as_near_as_the_slack_of_their_channel_lets_them():
     up, down = (only.codes_towards(codes + move, unrounded, slack) for move in np.int8([1, -1]))
     assert (up - codes).tolist()[:2] == [[1, 0], [0, 0]] and up[2, 0] == codes[2, 0]
     assert (codes - down).tolist() == [[0, 0], [0, 0], [1, 0]]
+
+
+def test_layers_are_themselves_and_cannot_be_changed():
+    """Each walk makes layers of its own: they are no values to compare."""
+    student = small_student.student()
+    layers, others = student_layers.student_layers(student), student_layers.student_layers(student)
+    assert len({*layers, *others}) == 2 * len(layers)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layers[0].name = "other"
+
+
+def test_a_layer_runs_at_inference_and_leaves_ranges_alone():
+    """Neither dropout nor a batch's own statistics, and no moving average of what is seen."""
+    image = keras.Input((4,), name="image")
+    x = QuantizeActivation(tf_fpq.quantizers.MinMaxQuantizer(8), name="first")(image)
+    x = keras.layers.Dropout(0.9)(keras.layers.BatchNormalization()(x))
+    x = QuantizeActivation(tf_fpq.quantizers.MinMaxQuantizer(8), name="second")(x)
+    student = keras.Model(image, x)
+    images = np.float32([[1.0, 2.0, -3.0, 0.5], [0.25, -1.0, 3.0, 1.5]])
+    expected = student(images, training=False).numpy()
+    before = [weight.numpy() for weight in student.weights]
+    first, second = student_layers.student_layers(student)
+    assert (first.sources, second.sources, first.inputs) == ((), ("first",), (0,))
+    given = first.rounded(first.unrounded({}, (images,)))
+    values = second.values({"first": given}, ())
+    np.testing.assert_array_equal(values, expected)
+    moved = student_layers.Moved(student)((images,))
+    assert np.abs(moved[0] - expected).max() < 0.1 and len(moved) == 1
+    for weight, value in zip(student.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
