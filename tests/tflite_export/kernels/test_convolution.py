@@ -1,6 +1,8 @@
 """CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED of the twin against the interpreter, code for
 code."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -210,33 +212,160 @@ def test_accumulates_in_float64_where_float32_is_not_exact():
     cases.assert_exact(model, extreme)
 
 
-def test_refuses_accumulators_that_overflow():
-    rng = np.random.default_rng(8)
-    model = weighted("FULLY_CONNECTED", rng, (1, 2**18), (1, 2**18), (1, 1), 0, out_scale=900.0)
-    with pytest.raises(ValueError, match="int32 accumulator can overflow"):
-        twin_lib.IntegerTwin(model)
-
-
 def test_refuses_what_the_kernels_do_not_run():
     rng = np.random.default_rng(9)
     model = weighted("CONV_2D", rng, *CONVOLUTIONS[0][:3], 0, out_scale=1e-6)
     with pytest.raises(ValueError, match=r"256\) .*clipped"):
-        twin_lib.IntegerTwin(model)
-    model = weighted("DEPTHWISE_CONV_2D", rng, (1, 4, 4, 3), (1, 1, 1, 6), (1, 4, 4, 6), 3)
-    with pytest.raises(ValueError, match="depth_multiplier=1"):
         twin_lib.IntegerTwin(model)
     model = weighted("CONV_2D", rng, *CONVOLUTIONS[0][:3], 0, stride=(1, 1))
     with pytest.raises(ValueError, match="no option"):
         twin_lib.IntegerTwin(model)
 
 
-def test_a_transposed_kernel_below_its_strides_is_not_xnnpacks():
-    model = weighted(
-        "CONV_2D", np.random.default_rng(0), (1, 4, 5, 6), (3, 1, 2, 6), (1, 8, 10, 3), 0
+def of_kind(kind, rng=None, **options):
+    """A model of 3 x 2 kernels with 6 output channels, of each kind."""
+    rng = rng or np.random.default_rng(11)
+    if kind == "FULLY_CONNECTED":
+        return weighted(kind, rng, (1, 8), (6, 8), (1, 6), 0, **options)
+    if kind == "DEPTHWISE_CONV_2D":
+        shapes = (1, 6, 5, 3), (1, 3, 2, 6), (1, 6, 5, 6)
+        return weighted(kind, rng, *shapes, 3, depth_multiplier=2, **options)
+    shapes = (1, 6, 5, 4), (6, 3, 2, 4), (1, 6, 5, 6)
+    model = weighted("CONV_2D", rng, *shapes, 0, **options)
+    if kind == "CONV_2D":
+        return model
+    shape = cases.constant("shape", np.array(shapes[-1], np.int32))
+    inputs = [shape, *(model.tensors[name] for name in ("w", "x", "b"))]
+    return cases.one_operator(kind, inputs, model.tensors["y"])
+
+
+KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
+def changed(model, operator=(), **tensors):
+    """The model with other fields of its tensors and its operator."""
+    changes = {
+        name: dataclasses.replace(model.tensors[name], **fields) for name, fields in tensors.items()
+    }
+    operators = tuple(dataclasses.replace(op, **dict(operator)) for op in model.operators)
+    return dataclasses.replace(model, tensors={**model.tensors, **changes}, operators=operators)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_accumulator_that_can_overflow_is_refused_with_its_largest_sum(kind):
+    model = of_kind(kind)
+    weights = np.abs(model.tensors["w"].data.astype(int))
+    channel = 3 if kind == "DEPTHWISE_CONV_2D" else 0
+    # Of codes around the zero point -7 the furthest is 134 away.
+    sums = np.moveaxis(weights, channel, 0).reshape(6, -1).sum(axis=1) * 134
+    bias = np.array([5, -(2**31) + 1, 0, 2**31 - 1, 3, -4], np.int32)
+    largest = max(sums + np.abs(bias.astype(int)))
+    assert cases.refusal(changed(model, b={"data": bias})) == (
+        f"{kind} -> 'y': its int32 accumulator can overflow: largest possible sum {largest} >="
+        " 2^31."
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kernel_without_a_bias_is_one_with_a_bias_of_0(kind):
+    model = of_kind(kind)
+    without = changed(model, {"inputs": model.operators[0].inputs[:-1]})
+    zeros = changed(model, b={"data": np.zeros(6, np.int32)})
+    codes = tf.constant(cases.random_codes(np.random.default_rng(0), model, 3)["x"], tf.int32)
+    for rounding in ("single", "double"):
+        found, expected, other = (
+            cases.kernel_of(m, rounding)(codes).numpy() for m in (without, zeros, model)
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert np.any(found != other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_have_zero_point_0_and_a_bias_one_value_a_channel(kind):
+    model = of_kind(kind)
+    for zero in (-1, 1):
+        assert cases.refusal(changed(model, w={"zero_point": zero})) == (
+            f"{kind} -> 'y': weights must be symmetric. Received: zero_point={zero}."
+        )
+    for shape in ((5,), (7,), (1, 6)):
+        assert cases.refusal(changed(model, b={"data": np.zeros(shape, np.int32)})) == (
+            f"{kind} -> 'y': bias must have shape (6,). Received: shape {shape}."
+        )
+    for name, what in (("w", "weights"), ("b", "bias")):
+        assert cases.refusal(changed(model, **{name: {"data": None}})) == (
+            f"{kind} -> 'y': {what} must be constant. Received: {name!r} without data."
+        )
+
+
+def test_a_depthwise_kernel_has_int8_weights_and_a_channel_for_each_of_the_inputs():
+    model = of_kind("DEPTHWISE_CONV_2D")
+    for dtype in ("int4", "uint8"):
+        assert cases.refusal(changed(model, w={"dtype": dtype})) == (
+            f"DEPTHWISE_CONV_2D -> 'y': runs with int8 weights only. Received: dtype={dtype!r}."
+        )
+    for multiplier in (1, 3):
+        wrong = changed(model, {"options": {"depth_multiplier": multiplier}})
+        assert cases.refusal(wrong) == (
+            "DEPTHWISE_CONV_2D -> 'y': 6 output channels are not 3 input channels times"
+            f" depth_multiplier. Received: depth_multiplier={multiplier}."
+        )
+
+
+@pytest.mark.parametrize("kernel", [(1, 2), (2, 1), (1, 1), (2, 2), (3, 2)])
+def test_a_transposed_kernel_below_its_strides_is_not_xnnpacks(kernel):
+    rng = np.random.default_rng(0)
+    model = weighted("CONV_2D", rng, (1, 4, 5, 6), (3, *kernel, 6), (1, 8, 10, 3), 0)
     shape = cases.constant("shape", np.array((1, 8, 10, 3), np.int32))
     inputs = [shape, *(model.tensors[name] for name in ("w", "x", "b"))]
-    model = cases.one_operator("TRANSPOSE_CONV", inputs, model.tensors["y"], strides=(2, 2))
-    with pytest.raises(ValueError, match="pad the kernel with zeros"):
-        twin_lib.IntegerTwin(model, "single")
-    twin_lib.IntegerTwin(model, "double")
+    model = cases.one_operator("TRANSPOSE_CONV", inputs, model.tensors["y"], strides=[2, 2])
+    cases.kernel_of(model, "double")
+    if min(kernel) >= 2:
+        cases.kernel_of(model, "single")
+        return
+    assert cases.refusal(model, "single") == (
+        "TRANSPOSE_CONV -> 'y': XNNPACK takes kernels of at least the strides: pad the kernel with"
+        f" zeros after its codes. Received: kernel {kernel}, strides=(2, 2)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rounding", "scales", "sums", "expected"),
+    [
+        # Float32 and float64 quotients lie on two sides of a tie of these sums.
+        (
+            "single",
+            (0.15741582214832306, 0.10783781111240387, 8.455066680908203),
+            (-44578, 44578),
+            (-90, 90),
+        ),
+        (
+            "double",
+            (0.17412640154361725, 0.012237699702382088, 4.998021125793457),
+            (-292013, -167702, 167702),
+            (-125, -72, 72),
+        ),
+    ],
+)
+def test_xnnpack_computes_its_scale_in_float32_and_the_reference_kernel_in_float64(
+    rounding, scales, sums, expected
+):
+    s_in, s_w, s_out = scales
+    count = len(sums)
+    inputs = [
+        cases.activation("x", (1, 1, 1, 1), s_in),
+        cases.constant(
+            "w", np.ones((count, 1, 1, 1), np.int8), np.full(count, s_w, np.float32), axis=0
+        ),
+        cases.constant(
+            "b",
+            np.array(sums, np.int32),
+            np.full(count, np.float32(s_in) * np.float32(s_w)),
+            axis=0,
+        ),
+    ]
+    y = cases.activation("y", (1, 1, 1, count), s_out)
+    model = cases.one_operator("CONV_2D", inputs, y)
+    codes = {"x": np.zeros((1, 1, 1, 1), np.int8)}
+    cases.assert_exact(model, codes, [rounding])
+    found = cases.kernel_of(model, rounding)(tf.zeros((1, 1, 1, 1), tf.int32))
+    assert found.numpy().ravel().tolist() == list(expected)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tflite_export.kernels import kernel_cases as cases
 from tflite_export.twin import integer_twin as twin_lib
@@ -122,6 +123,31 @@ def test_broadcast_activations_are_exact():
     ]
     model = cases.one_operator("MUL", inputs, cases.activation("y", (1, 5, 4, 6), 0.03, -9))
     cases.assert_exact(model, cases.random_codes(rng, model, 40))
+
+
+@pytest.mark.parametrize(
+    ("kind", "single", "double"),
+    [("ADD", [4, -2, 127, -128], [4, -3, 127, -128]), ("SUB", [0, 1, 1, 1], [-1, 1, 1, 1])],
+)
+def test_a_tie_of_a_sum_goes_upward_or_away_from_zero(kind, single, double):
+    """`(a +- b) / 2` on equal scales."""
+    model = binary(kind, (0.5, 0.5, 1.0), (0, 0, 0))
+    a = tf.constant([[4, -3, 127, -128]])
+    b = tf.constant([[3, -2, 127, -128]]) if kind == "ADD" else a + tf.constant([[1, -1, -1, -1]])
+    for rounding, expected in (("single", single), ("double", double)):
+        assert cases.kernel_of(model, rounding)(a, b).numpy().tolist() == [expected]
+
+
+def test_operands_at_the_limits_of_their_scales_are_exact():
+    for kind, scales in (
+        ("ADD", (2.0**-10, 1.0, 1.0)),
+        ("SUB", (1.0, 2.0**-10, 1.0)),
+        ("ADD", (255.9, 255.9, 1.0)),
+        ("SUB", (2.0**-10, 2.0**-10, 1.0)),
+        ("MUL", (2.0**-8, 2.0**-8, 1.0)),
+        ("MUL", (15.9, 16.0, 1.0)),
+    ):
+        cases.assert_exact(binary(kind, scales), every_pair())
 
 
 @pytest.mark.parametrize("kind", ["MAXIMUM", "MINIMUM"])

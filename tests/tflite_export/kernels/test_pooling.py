@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.tflite_export.kernels import kernel_cases as cases
+from tflite_export.kernels import pooling
 from tflite_export.twin import integer_twin as twin_lib
 
 
@@ -72,9 +74,78 @@ def test_reduced_extrema_are_exact(kind, x, axes, y, options):
     cases.assert_exact(model, cases.random_codes(np.random.default_rng(2), model, 50))
 
 
-def test_refuses_to_reduce_the_batch():
-    with pytest.raises(ValueError, match="not the batch"):
-        twin_lib.IntegerTwin(reduction("MEAN", (1, 8), (0,), (8,)))
+@pytest.mark.parametrize("kind", ["MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"])
+@pytest.mark.parametrize("axes", [[0], [-3], [0, 1], [1, -3], [3], [1, 3], [-4], []])
+def test_axes_are_those_of_the_tensor_but_for_the_batch(kind, axes):
+    model = reduction(kind, (1, 8, 5), axes, (1, 5), (0.05, 0.05), (3, 3))
+    assert cases.refusal(model) == (
+        f"{kind} -> 'y': axes must lie in 1..2 (not the batch). Received: axes={axes}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [(1, [1]), ([2, 1, -1], [1, 2]), ([-2], [1]), ([[2], [1]], [1, 2])],
+)
+def test_axes_are_sorted_and_each_is_there_once(axes, expected):
+    model = reduction("MEAN", (1, 8, 5), axes, (1,))
+    assert pooling._axes(model.operators[0], model.tensors, 3) == expected
+
+
+def test_the_mean_of_a_scale_far_below_the_outputs_is_0():
+    """Beyond 2^-31 the reference kernel's multiplier vanishes."""
+    for scale in (1e-7, 1e-8, 1e-9, 1e-10, 1e-12):
+        model = reduction("MEAN", (1, 64, 8), (1,), (1, 8), (scale, 1.0), (-128, 5))
+        cases.assert_exact(model, cases.random_codes(np.random.default_rng(0), model, 20))
+
+
+@pytest.mark.parametrize("rounding", ["single", "double"])
+def test_a_mean_divides_by_the_number_of_codes_and_a_sum_does_not(rounding):
+    codes = tf.constant([[[13, 3], [3, 3], [5, 9]]])
+    for kind, expected in (("MEAN", [14, 12]), ("SUM", [22, 16])):
+        model = reduction(kind, (1, 3, 2), (1,), (1, 2), (0.5, 0.5), (3, 10))
+        assert cases.kernel_of(model, rounding)(codes).numpy().tolist() == [expected]
+        far = cases.kernel_of(model, rounding)(codes * 1000).numpy()
+        assert far.dtype == np.int32 and far.tolist() == [[127, 127]]
+
+
+@pytest.mark.parametrize("kind", ["REDUCE_MAX", "REDUCE_MIN", "AVERAGE_POOL_2D", "MAX_POOL_2D"])
+def test_what_compares_or_averages_codes_needs_one_grid(kind):
+    x = cases.activation("x", (1, 2, 2, 1))
+    y = cases.activation("y", (1, 1, 1, 1), 0.06)
+    axes = cases.constant("axes", np.array([1], np.int32))
+    model = cases.one_operator(kind, [x, axes] if kind.startswith("REDUCE") else [x], y)
+    assert cases.refusal(model).startswith(f"{kind} -> 'y': needs one scale and zero point")
+
+
+def test_an_average_is_of_the_codes_inside_the_image_with_ties_away_from_zero():
+    x, y = (cases.activation(name, (1, 2, 3, 1), 0.5, -4) for name in "xy")
+    model = cases.one_operator(
+        "AVERAGE_POOL_2D", [x], y, filter=(2, 2), strides=(1, 1), padding="SAME"
+    )
+    codes = tf.constant([[1, 2, 4], [3, 4, 3]]) * tf.constant([1, -1])[:, None, None]
+    found = cases.kernel_of(model)(codes[..., None]).numpy().reshape(2, -1).tolist()
+    # 10 / 4, 13 / 4, 7 / 2, and below 7 / 2, 7 / 2, 3.
+    assert found == [[3, 3, 4, 4, 4, 3], [-3, -3, -4, -4, -4, -3]]
+
+
+@pytest.mark.parametrize("kind", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
+def test_a_pooling_ends_at_the_bounds_of_its_activation(kind):
+    x, y = (
+        cases.activation("x", (1, 1, 1, 4), 0.5, -4),
+        cases.activation("y", (1, 1, 1, 4), 0.5, -4),
+    )
+    codes = tf.constant([[[[-9, -4, 8, 9]]]])
+    for activation, expected in (
+        ("NONE", [-9, -4, 8, 9]),
+        ("RELU", [-4, -4, 8, 9]),
+        ("RELU6", [-4, -4, 8, 8]),
+        ("RELU_N1_TO_1", [-6, -4, -2, -2]),
+    ):
+        model = cases.one_operator(
+            kind, [x], y, filter=(1, 1), strides=(1, 1), activation=activation
+        )
+        assert cases.kernel_of(model)(codes).numpy().ravel().tolist() == expected
 
 
 POOLS = [
@@ -96,13 +167,3 @@ def test_pools_are_exact(kind, x, y, options):
         kind, [cases.activation("x", x, 0.05, -11)], cases.activation("y", y, 0.05, -11), **options
     )
     cases.assert_exact(model, cases.random_codes(rng, model, 64))
-
-
-def test_average_pool_needs_one_grid():
-    model = cases.one_operator(
-        "AVERAGE_POOL_2D",
-        [cases.activation("x", (1, 2, 2, 1))],
-        cases.activation("y", (1, 1, 1, 1), 0.06),
-    )
-    with pytest.raises(ValueError, match="requantize first"):
-        twin_lib.IntegerTwin(model)

@@ -62,6 +62,88 @@ def test_ratios_that_xnnpack_refuses(kind, scales, weights, message):
         check(kind, scales, weights=weights)
 
 
+@pytest.mark.parametrize(
+    ("kind", "scales", "weights", "message"),
+    [
+        (
+            "CONV_2D",
+            (1.0,),
+            (300.0, 256.0, 1000.0, 1.0),
+            "input scale * weight scale / output scale must lie in [0, 256) (XNNPACK's limits)."
+            " Received: 1000 in channel 2 of 'k'. Nearly all its values are clipped: train longer,"
+            " let the output's range grow, or shrink the input (a channel by its batch norm's"
+            " gamma).",
+        ),
+        (
+            "ADD",
+            (1e-6, 0.0),
+            None,
+            "input scale / output scale must lie in [0.000976562, 256) (XNNPACK's limits)."
+            " Received: 0 for 'x1'. Its values are all next to zero on the output's grid: let the"
+            " output's range shrink, or leave the branch out.",
+        ),
+        (
+            "MUL",
+            (2.0**-9, 2.0**-8),
+            None,
+            "scale * scale / output scale must lie in [1.52588e-05, 256) (XNNPACK's limits)."
+            " Received: 7.629e-06 for 'x0' and 'x1'. Its values are all next to zero on the"
+            " output's grid: let the output's range shrink, or leave the branch out.",
+        ),
+        (
+            "QUANTIZE",
+            (129.0,),
+            None,
+            "input scale / output scale must lie in [0.00390625, 128) (XNNPACK's limits). Received:"
+            " 129 for 'x0'. Nearly all its values are clipped: train longer, let the output's range"
+            " grow, or shrink the input (a channel by its batch norm's gamma).",
+        ),
+    ],
+)
+def test_what_is_refused_is_told_by_its_worst_ratio_and_with_a_way_out(
+    kind, scales, weights, message
+):
+    with pytest.raises(ValueError) as error:
+        check(kind, scales, weights=weights)
+    assert str(error.value) == f"{kind} -> 'y': {message}"
+
+
+def test_the_ratios_of_each_kind_in_float32():
+    for kind, scales, expected in (
+        ("ADD", (0.1, 0.3), [0.2, 0.6]),
+        ("SUB", (0.1, 0.3), [0.2, 0.6]),
+        ("MUL", (0.1, 0.3), [0.06]),
+        ("QUANTIZE", (0.1,), [0.2]),
+        ("CONV_2D", (0.1, (0.3, 0.5), None), [0.06, 0.1]),
+        ("FULLY_CONNECTED", (0.1, 0.3, None), [0.06]),
+        ("RELU", (0.1,), []),
+        ("QUANTIZE", (None,), []),
+    ):
+        tensors = {
+            f"x{i}": deployed.Tensor(
+                f"x{i}", (1, 2), "int8", None if scale is None else np.float32(scale)
+            )
+            for i, scale in enumerate(scales)
+        }
+        inputs = tuple(tensors)
+        tensors["y"] = cases.activation("y", (1, 2), 0.5)
+        found = xnnpack_limits.of(deployed.Operator(kind, inputs, ("y",)), tensors)
+        assert found.dtype == np.float32 and found.shape == (len(expected),)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    tensors["y"] = deployed.Tensor("y", (1, 2), "float32")
+    assert xnnpack_limits.of(deployed.Operator("ADD", ("y", "y"), ("y",)), tensors).size == 0
+
+
+def test_constants_that_the_exporter_takes_instead_of_scales_outside():
+    assert xnnpack_limits.SATURATES == 255.5 < xnnpack_limits.LIMITS["CONV_2D"].end
+    assert xnnpack_limits.LOWEST_OF_SOFTMAX == 2.0**-25
+    below, above = np.nextafter(np.float32(128), np.float32([0, 256]))
+    for ratio in (below, 128.0):
+        check("QUANTIZE", (ratio,))
+    with pytest.raises(ValueError, match="128 for 'x0'"):
+        check("QUANTIZE", (above,))
+
+
 def test_operators_without_limits():
     check("RELU", (1e9,))
     check("MAXIMUM", (1e-9, 1e9))

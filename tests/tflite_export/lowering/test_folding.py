@@ -1,5 +1,8 @@
 """Where kernels come from, and the factors and offsets of affine layers."""
 
+import re
+import types
+
 import numpy as np
 import pytest
 
@@ -31,6 +34,53 @@ def test_affine_layers_are_their_factor_and_offset(layer):
     factor, offset = folding.affine(layer)
     x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype(np.float32)
     np.testing.assert_allclose(x * factor + offset, model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "factor", "offset"),
+    [
+        ("LayerScale", {"gamma": [2.0, -0.5]}, [2.0, -0.5], 0.0),
+        ("ChannelAffine", {"gamma": [2.0, -0.5], "beta": [1.0, 3.0]}, [2.0, -0.5], [1.0, 3.0]),
+        ("Rescaling", {"scale": 0.25, "offset": -1.0}, 0.25, -1.0),
+        ("Division", {"scale": 0.25, "offset": -1.0}, 0.25, -1.0),
+        (
+            "Normalization",
+            {"mean": [[1.0, 2.0]], "variance": [[4.0, 0.0]], "invert": False},
+            [0.5, 1e7],
+            [-0.5, -2e7],
+        ),
+        (
+            "Normalization",
+            {"mean": [[1.0, 2.0]], "variance": [[4.0, 0.0]], "invert": True},
+            [2.0, 1e-7],
+            [1.0, 2.0],
+        ),
+        (
+            "BatchNormalization",
+            {
+                **{"gamma": 0.5, "beta": 1.0, "moving_mean": 3.0, "moving_variance": 3.75},
+                **{"epsilon": 0.25, "scale": True, "center": True},
+            },
+            0.25,
+            0.25,
+        ),
+        (
+            "BatchNormalization",
+            {
+                **{"gamma": None, "beta": None, "moving_mean": 3.0, "moving_variance": 3.75},
+                **{"epsilon": 0.25, "scale": False, "center": False},
+            },
+            0.5,
+            -1.5,
+        ),
+    ],
+)
+def test_factor_and_offset_of_each_kind_in_float64(kind, values, factor, offset):
+    layer = type(kind, (types.SimpleNamespace,), {})(**values)
+    found = folding.affine(layer)
+    for part, expected in zip(found, (factor, offset), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-12)
+        assert part.dtype == np.float64 and np.shape(part) == np.shape(expected)
 
 
 def test_the_offset_variable_is_what_shifts_the_output():
@@ -73,21 +123,52 @@ def test_codes_times_scale_is_the_students_weight(layer, shape, axis):
     )
     expected = wrapper.layer.bias.numpy() if wrapper.layer.use_bias else np.zeros(shape[axis])
     np.testing.assert_array_equal(kernel.bias, expected)
+    assert (kernel.codes.dtype, kernel.bias.dtype, kernel.scale.dtype) == (np.int8, float, float)
+    assert kernel.offset is (wrapper.layer.bias if wrapper.layer.use_bias else None)
 
 
 def test_a_float_kernel_is_refused():
-    with pytest.raises(ValueError, match="'plain' has a float kernel"):
-        folding.quantized_kernel(layers.Dense(2, name="plain"), "plain", np.transpose, 0)
+    message = "Layer 'plain' has a float kernel: no rule matched it. Add a rule for it and quantize again."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        folding.quantized_kernel(layers.Dense(2, name="plain"), "call", np.transpose, 0)
 
 
 @pytest.mark.parametrize("other", ["symmetric", "narrow_range"])
 def test_weights_on_a_grid_of_another_kind_are_refused(other):
-    kind = {"symmetric": True, "narrow_range": True, other: False}
-    with pytest.raises(ValueError, match="'k' has weights on a grid that int8 weights do not"):
-        folding._check_grid(layers.Dense(2, name="k"), quantizers.LsqQuantizer(4, **kind))
+    kind = {"symmetric": True, "narrow_range": True}
+    layer, quantizer = layers.Dense(2, name="k"), quantizers.LsqQuantizer(4, **kind)
+    folding._check_grid(layer, quantizer)
+    wrong = quantizer.replace(**{other: False})
+    message = (
+        "Layer 'k' has weights on a grid that int8 weights do not have: set symmetric=True,"
+        f" narrow_range=True. Received: {wrong.spec}."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        folding._check_grid(layer, wrong)
+    wrong.has_grid = False
+    folding._check_grid(layer, wrong)  # refused where its codes are asked for
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "expected"),
+    [
+        ((1, 1), (2, 2), (2, 2)),
+        ((1, 3), (2, 2), (2, 3)),
+        ((3, 1), (2, 3), (3, 3)),
+        ((2, 2), (2, 2), (2, 2)),
+        ((3, 2), (1, 1), (3, 2)),
+    ],
+)
+def test_zeros_behind_a_kernel_bring_it_up_to_its_strides(shape, strides, expected):
+    kernel = np.arange(1, 1 + np.prod(shape) * 6).reshape(*shape, 2, 3)
+    padded = folding.at_least_strides(kernel, strides)
+    assert padded.shape == (*expected, 2, 3)
+    np.testing.assert_array_equal(padded[: shape[0], : shape[1]], kernel)
+    assert np.count_nonzero(padded) == kernel.size
 
 
 def test_the_unit_kernel_does_nothing():
     kernel = folding.unit_kernel("unit", 3)
-    np.testing.assert_array_equal(kernel.codes.reshape(3) * kernel.scale, np.ones(3))
-    assert not kernel.bias.any()
+    assert (kernel.name, kernel.axis, kernel.offset) == ("unit_kernel", 3, None)
+    assert kernel.codes.dtype == np.int8 and kernel.codes.tolist() == [[[[127] * 3]]]
+    assert kernel.scale.tolist() == [1 / 127] * 3 and kernel.bias.tolist() == [0.0] * 3
