@@ -128,7 +128,10 @@ def test_codes_times_scale_is_the_students_weight(layer, shape, axis):
 
 
 def test_a_float_kernel_is_refused():
-    message = "Layer 'plain' has a float kernel: no rule matched it. Add a rule for it and quantize again."
+    message = (
+        "Layer 'plain' has a float kernel: no rule matched it. Add a rule for it and quantize"
+        " again."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         folding.quantized_kernel(layers.Dense(2, name="plain"), "call", np.transpose, 0)
 
