@@ -121,7 +121,8 @@ class Run:
         self._student, self._exported, self._contents = student, exported, contents
         self._model = exported.file_model
         self._inner = [exported.deployed.tensors[name] for name in exported.deployed.outputs]
-        self._kernels, self._sizes, self._verbose = tuple(kernels), sizes, verbose
+        self._first, *_ = self._kernels = tuple(kernels)
+        self._sizes, self._verbose = sizes, verbose
         self._sums = float_sums
         self._shapes = {
             n: tuple(t.shape[1:]) for n, t in zip(student.input_names, student.inputs, strict=True)
@@ -195,7 +196,7 @@ class Run:
             for name in operators.kernels:
                 if len(part := _among_first(batch, limits.get(name), before)):
                     tensors = operators.add(part.inputs, name)
-                    if floats is not None and name == self._kernels[0]:
+                    if floats is not None and name == self._first:
                         floats.add(part.inputs, tensors)
 
         count, start = 0, time.perf_counter()
@@ -245,7 +246,7 @@ class Run:
         They get the interpreters' own input codes, quantized once, so that only arithmetic is
         compared.
         """
-        runner = litert.Interpreter(self._contents, self._kernels[0])
+        runner = litert.Interpreter(self._contents, self._first)
 
         def function(twin: integer_twin.IntegerTwin) -> Outputs:
             run = _traced_twin(twin, names)

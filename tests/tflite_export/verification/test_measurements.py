@@ -5,7 +5,6 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tflite_export import deployed as deployed_lib
 from tflite_export import image_batches
@@ -235,6 +234,64 @@ def test_without_a_teacher_there_is_no_float_error(monkeypatch):
     assert report.float_errors == () and report.tensor_images == 3
 
 
+@pytest.mark.parametrize("kernels", [("reference", "xnnpack"), ("xnnpack", "builtin")])
+def test_the_float_error_is_that_of_the_first_kernels(monkeypatch, kernels):
+    report, added = operators_of(monkeypatch, run_of(kernels), teacher="teacher")
+    first, _ = kernels
+    assert [name for name, _ in added] == [*kernels] * 2
+    assert report.float_errors == ((first, 2), (first, 1))
+
+
+def test_outputs_come_from_the_student_the_twins_and_the_interpreters(monkeypatch):
+    """Twins get an interpreter's own input codes; borders of uint8 and float become int8."""
+    opened = []
+
+    class Interpreter:
+        def __init__(self, contents, kernels):
+            opened.append((contents, kernels))
+
+        def to_inputs(self, batch):
+            return (batch.astype(np.int8) + 1,)
+
+        def run(self, batch):
+            return {"values": np.float32(batch) / 4, "scores": np.uint8([[128, 255, 0]])}
+
+    class Twin:
+        def __init__(self, model, rounding):
+            self.deployed, self._more = model, 2 if rounding == "double" else 1
+
+        def run_codes(self, codes):
+            return {"scores": codes + self._more, "values": codes}
+
+    monkeypatch.setattr(measurements.litert, "Interpreter", Interpreter)
+    monkeypatch.setattr(measurements.integer_twin, "IntegerTwin", Twin)
+    monkeypatch.setattr(
+        measurements, "_traced_model", lambda model: lambda arrays: [array / 4 for array in arrays]
+    )
+    run = run_of(("xnnpack", "builtin", "reference"), outputs=(SCORES, VALUES))
+    sources = run._sources()
+    assert list(sources) == ["student", "twin", "twin_double", "xnnpack", "builtin", "reference"]
+    assert opened == [(b"", name) for name in ("xnnpack", "xnnpack", "builtin", "reference")]
+    batch = (np.float32([[4, 5]]),)
+    for name, more in (("twin", 1), ("twin_double", 2)):
+        scores, values = sources[name](batch)
+        assert scores.tolist() == [[5 + more, 6 + more]] and values.tolist() == [[5, 6]]
+    scores, values = sources["builtin"](batch)
+    assert scores.tolist() == [[0, 127, -128]] and values.tolist() == [[7, 8]]
+    scores, values = sources["student"]((*batch, *batch))
+    # Values 1.0 and 1.25 on steps of 1/2 from -1, and on steps of 1/4 from 3.
+    assert scores.tolist() == [[1, 1]] and values.tolist() == [[7, 8]]
+    assert run._twins is run._twins
+
+
+def test_a_student_with_fewer_outputs_than_the_file_is_no_match():
+    with pytest.raises(ValueError):
+        run_of()._student_codes([np.zeros((1, 3), np.float32)])
+    codes = [np.zeros((1, 3), np.int8)]
+    with pytest.raises(ValueError):
+        run_of()._suspect({"twin": codes, "xnnpack": codes * 2}, (IMAGES[:1],))
+
+
 def test_progress_is_shown_unless_nothing_is_to_be(monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -286,83 +343,3 @@ ONE = deployed_lib.Tensor("one", (1, 1), "int8", np.float32(1))
 def test_an_output_is_classes_or_values(outputs, kinds, labelled, expected):
     found = run_of(outputs=outputs)._output_kinds(kinds, labelled)
     assert found == dict(zip([tensor.name for tensor in outputs], expected, strict=True))
-
-
-def test_codes_inside_the_border_are_int8():
-    signed, unsigned = np.int8([-128, 5]), np.uint8([0, 133, 255])
-    assert measurements._inner_codes(signed, SCORES) is signed
-    assert measurements._inner_codes(unsigned, SCORES).tolist() == [-128, 5, 127]
-    assert measurements._inner_codes(np.float32([0.5, 1.0, 99]), VALUES).tolist() == [5, 7, 127]
-    floats = np.float64([-0.25])
-    assert measurements._inner_codes(floats, VALUES).tolist() == [2]
-
-
-@pytest.mark.parametrize(
-    ("codes", "expected"), [(4096, (128, 64, 16384, 512)), (2**21, (4, 32, 32, 64))]
-)
-def test_sizes_follow_the_largest_tensor_and_all_activations(codes, expected):
-    def tensor(name, size, **more):
-        return deployed_lib.Tensor(name, (1, size), "int8", **more)
-
-    tensors = {
-        "a": tensor("a", codes),
-        "b": tensor("b", 1),
-        "w": tensor("w", 2**26, data=np.zeros(1, np.int8)),
-    }
-    model = deployed_lib.DeployedModel(tensors, (), (), ())
-    found = measurements.Sizes.of(model, None, None, None, 7)
-    assert found.runtime_images == 7
-    del tensors["b"]
-    found = measurements.Sizes.of(model, None, None, None, 7)
-    batch, tensor_images, reference, moved = expected
-    assert found == measurements.Sizes(batch, tensor_images, reference, 7, moved)
-
-
-def test_a_huge_network_is_run_on_a_few_images_one_by_one():
-    tensors = {"a": deployed_lib.Tensor("a", (1, 2**25), "int8")}
-    model = deployed_lib.DeployedModel(tensors, (), (), ())
-    found = measurements.Sizes.of(model, None, None, None, 0)
-    assert found == measurements.Sizes(1, 4, 4, 0, 32)
-    assert measurements.Sizes.of(model, 7, 8, 9, 0) == measurements.Sizes(7, 8, 9, 0, 32)
-    assert measurements.Sizes(1, 2, 3, 4).moved_images == 512
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        found.batch_size = 2
-
-
-def test_a_model_is_called_at_inference_with_batches_of_any_size():
-    calls = []
-
-    def model(x, training):
-        calls.append((x.shape.as_list() if isinstance(x, tf.Tensor) else len(x), training))
-        return {"b": x * 2, "a": x + 1}
-
-    model.inputs = [types.SimpleNamespace(shape=(None, 2))]
-    run = measurements._traced_model(model)
-    for images in (IMAGES[:3], IMAGES):
-        first, second = run((images.astype(np.float32),))
-        assert first.tolist() == (images + 1).tolist() and second.tolist() == (images * 2).tolist()
-    assert calls == [([None, 2], False)]
-
-
-def test_a_model_of_several_inputs_gets_a_list():
-    run = measurements._traced(
-        lambda parts: [parts[0] - parts[1]], [tf.TensorSpec((None,)), tf.TensorSpec((None,))]
-    )
-    (found,) = run((np.float32([3, 5]), np.float32([1, 1])))
-    assert found.numpy().tolist() == [2, 4]
-
-
-def test_python_conditions_on_tensors_are_compiled_unless_there_are_none(monkeypatch):
-    def magnitude(x):
-        if tf.reduce_sum(x) < 0:
-            x = -x
-        return x
-
-    run = measurements._traced(magnitude, [tf.TensorSpec((None,))])
-    assert run((np.float32([-3]),)).numpy().tolist() == [3]
-    seen = {}
-    monkeypatch.setattr(
-        measurements, "_traced", lambda function, specs, **more: seen.update(specs=specs, **more)
-    )
-    measurements._traced_twin(types.SimpleNamespace(deployed=run_of()._model), ["scores"])
-    assert seen == {"specs": [tf.TensorSpec((None, 2), tf.int8)], "autograph": False}

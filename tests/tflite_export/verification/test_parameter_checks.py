@@ -132,6 +132,19 @@ def test_other_codes_are_wrong_whatever_their_signs(wrong):
     assert channels_of([[1, 2, 3]], [wrong])
 
 
+def test_codes_are_held_against_the_power_by_which_most_channels_match():
+    assert channels_of([[1, 2, 3]], [[2, 4, 6]]) == []
+    text = "codes are not the student's in {} channels; first channel {}, {} codes"
+    # Of none: against the codes as they are.
+    assert channels_of([[1, 2, 3]], [[1, 2, 0]]) == [text.format(1, 0, 1)]
+    # Halving all is no power that fills anything.
+    assert channels_of([[2, 4], [6, 8]], [[1, 2], [3, 4]]) == [text.format(2, 0, 2)]
+    assert channels_of([[1, 2], [3, 4], [5, 6]], [[1, 2], [6, 8], [10, 12]]) == [
+        text.format(1, 0, 2)
+    ]
+    assert channels_of([[1, 2], [3, 4]], [[1, 2], [6, 8]]) == [text.format(1, 1, 2)]
+
+
 def test_codes_of_other_numbers_are_told_by_their_shapes():
     assert channels_of([[1, 2, 3]], [[1, 2]]) == [
         "has (1, 2) codes; the student's kernel has (1, 3)"
