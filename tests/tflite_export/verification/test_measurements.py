@@ -343,3 +343,13 @@ ONE = deployed_lib.Tensor("one", (1, 1), "int8", np.float32(1))
 def test_an_output_is_classes_or_values(outputs, kinds, labelled, expected):
     found = run_of(outputs=outputs)._output_kinds(kinds, labelled)
     assert found == dict(zip([tensor.name for tensor in outputs], expected, strict=True))
+
+
+def test_the_seconds_of_all_calls_add_up(monkeypatch):
+    readings = iter([10.0, 13.0, 20.0, 22.0, 30.0, 30.5])
+    monkeypatch.setattr(
+        measurements, "time", types.SimpleNamespace(perf_counter=lambda: next(readings))
+    )
+    run = run_of()
+    assert [run._timed(name, len, (1, 2)) for name in "aba"] == [2, 2, 2]
+    assert run.seconds == {"a": 3.5, "b": 2.0}

@@ -16,52 +16,6 @@ from tflite_export.verification.report_records import Failure
 layers = keras.layers
 
 
-@pytest.mark.parametrize("size", [(3, 1), (1, 3), (2, 2)])
-def test_a_transposed_kernel_below_its_strides_has_zeros_up_to_them(size):
-    keras.utils.set_random_seed(0)
-    image = keras.Input((4, 4, 3))
-    network = keras.Model(image, layers.Conv2DTranspose(5, size, 2, name="up")(image))
-    student = tf_fpq.quantize_model(network, [tf_fpq.QuantRule(".*", weight_bits=4)])
-    tf_fpq.calibrate(student, np.random.default_rng(0).normal(size=(8, 4, 4, 3)), verbose=0)
-    deployed = builder.deploy(student)
-    assert parameter_checks.student_weights(student, deployed) == ((), ())
-    kernel = deployed.tensors["up_kernel"]
-    codes = kernel.constant.copy()
-    codes[2, 0, 0, 1] += 1
-    other = {**deployed.tensors, "up_kernel": dataclasses.replace(kernel, data=codes)}
-    (failure,), _ = parameter_checks.student_weights(
-        student, dataclasses.replace(deployed, tensors=other)
-    )
-    assert failure.message.endswith("in 1 channels; first channel 2, 1 codes")
-
-
-def test_weights_of_an_operator_that_this_check_does_not_know_are_noted():
-    student = small_student.student()
-    deployed = builder.deploy(student)
-    first, *others = [o for o in deployed.operators if "stem_kernel" in o.inputs]
-    assert not others
-    unknown = tuple(
-        dataclasses.replace(o, kind="BATCH_MATMUL") if o is first else o for o in deployed.operators
-    )
-    codes = deployed.tensors["depthwise_kernel"].constant
-    tensors = {
-        **deployed.tensors,
-        "depthwise_kernel": dataclasses.replace(
-            deployed.tensors["depthwise_kernel"], data=codes[..., ::-1]
-        ),
-        "logits_kernel": dataclasses.replace(
-            deployed.tensors["logits_kernel"],
-            data=deployed.tensors["logits_kernel"].constant[:, 1:],
-        ),
-    }
-    failures, notes = parameter_checks.student_weights(
-        student, dataclasses.replace(deployed, operators=unknown, tensors=tensors)
-    )
-    assert notes == ("The codes of 'stem' were compared through the exporter only.",)
-    assert [f.tensor for f in failures] == ["depthwise_kernel", "logits_kernel"]
-    assert failures[1].message == "has (5, 5) codes; the student's kernel has (5, 6)"
-
-
 @pytest.mark.parametrize(
     ("kind", "channel"),
     [
@@ -293,3 +247,49 @@ def test_a_summary_is_the_first_failure_and_how_many_follow():
     failures = [Failure("twin", "a", "is wrong"), Failure("student", "b", "is too")]
     assert parameter_checks.summary(failures[:1]) == "twin: a: is wrong"
     assert parameter_checks.summary([*failures, *failures]) == "twin: a: is wrong (and 3 more)"
+
+
+@pytest.mark.parametrize("size", [(3, 1), (1, 3), (2, 2)])
+def test_a_transposed_kernel_below_its_strides_has_zeros_up_to_them(size):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 3))
+    network = keras.Model(image, layers.Conv2DTranspose(5, size, 2, name="up")(image))
+    student = tf_fpq.quantize_model(network, [tf_fpq.QuantRule(".*", weight_bits=4)])
+    tf_fpq.calibrate(student, np.random.default_rng(0).normal(size=(8, 4, 4, 3)), verbose=0)
+    deployed = builder.deploy(student)
+    assert parameter_checks.student_weights(student, deployed) == ((), ())
+    kernel = deployed.tensors["up_kernel"]
+    codes = kernel.constant.copy()
+    codes[2, 0, 0, 1] += 1
+    other = {**deployed.tensors, "up_kernel": dataclasses.replace(kernel, data=codes)}
+    (failure,), _ = parameter_checks.student_weights(
+        student, dataclasses.replace(deployed, tensors=other)
+    )
+    assert failure.message.endswith("in 1 channels; first channel 2, 1 codes")
+
+
+def test_weights_of_an_operator_that_this_check_does_not_know_are_noted():
+    student = small_student.student()
+    deployed = builder.deploy(student)
+    first, *others = [o for o in deployed.operators if "stem_kernel" in o.inputs]
+    assert not others
+    unknown = tuple(
+        dataclasses.replace(o, kind="BATCH_MATMUL") if o is first else o for o in deployed.operators
+    )
+    codes = deployed.tensors["depthwise_kernel"].constant
+    tensors = {
+        **deployed.tensors,
+        "depthwise_kernel": dataclasses.replace(
+            deployed.tensors["depthwise_kernel"], data=codes[..., ::-1]
+        ),
+        "logits_kernel": dataclasses.replace(
+            deployed.tensors["logits_kernel"],
+            data=deployed.tensors["logits_kernel"].constant[:, 1:],
+        ),
+    }
+    failures, notes = parameter_checks.student_weights(
+        student, dataclasses.replace(deployed, operators=unknown, tensors=tensors)
+    )
+    assert notes == ("The codes of 'stem' were compared through the exporter only.",)
+    assert [f.tensor for f in failures] == ["depthwise_kernel", "logits_kernel"]
+    assert failures[1].message == "has (5, 5) codes; the student's kernel has (5, 6)"
