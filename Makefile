@@ -20,9 +20,10 @@ help:  ## List the targets.
 
 install: $(STAMP)  ## Create .venv and install everything, as pinned in constraints.txt.
 
-$(STAMP): setup.py constraints.txt
+$(STAMP): setup.py constraints.txt $(wildcard tf_fpq/native/*.cc tf_fpq/native/*.h)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[experiments,dev,docs,notebooks]'
+	$(RUN) tf_fpq.native || echo "Training goes on without it, slower."
 	touch $@
 
 demo: $(STAMP)  ## Digits, resnet8, W4A4, FPQ: train, export to int8, verify (about a minute).

@@ -17,7 +17,10 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["tf_fpq*", "tflite_export*"]),
     entry_points={"console_scripts": ["tf-fpq = tflite_export.console:main"]},
-    package_data={"tf_fpq": ["py.typed"], "tflite_export": ["py.typed"]},
+    package_data={
+        "tf_fpq": ["py.typed", "native/*.cc", "native/*.h"],
+        "tflite_export": ["py.typed"],
+    },
     # constraints.txt has the versions that all tests ran with; `nox -s oldest` runs a part of them
     # at these lower bounds. Before 2.1.3 MEAN and SUM of ai-edge-litert round otherwise.
     install_requires=[

@@ -26,6 +26,7 @@ ROOMS = (
     "tf_fpq.keras_compat",
     "tf_fpq.distributed",
     "tf_fpq.graph",
+    "tf_fpq.native.",
     "tf_fpq.quantizers.",
     "tf_fpq.roles",
     "tf_fpq.conversion.",

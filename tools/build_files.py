@@ -9,6 +9,7 @@ import ast
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ class Module:
       late: Our own files that it imports later, in a function, or for type checking.
       pip: Packages from PyPI.
       data: Those of `late` that cannot be dependencies, because they depend on this file
-        themselves.
+        themselves; and files of its folder that it names, such as sources of another language.
       reads_files: It is of the tests, and asks where it lies, names a file or starts a Python of
         its own. Which files it reads then is not seen from its imports, so it may read all.
     """
@@ -118,11 +119,19 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
             ):
                 (module.deps if node in tree.body else module.late).add(target)
     module.late -= module.deps
+    module.data = {path.parent / name for name in map(_named_file, ast.walk(tree)) if name}
+    module.data = {file for file in module.data if (root / file).is_file()}
     if TESTS in path.parents:
         module.reads_files = any(map(_asks_for_files, ast.walk(tree)))
     if path.name.startswith("test_"):
         module.deps |= {folder / CONFTEST for folder in path.parents} & files
     return module
+
+
+def _named_file(node: ast.AST) -> str | None:
+    """What this constant says, if it may be the name of a file."""
+    text = node.value if isinstance(node, ast.Constant) else None
+    return text if isinstance(text, str) and re.fullmatch(r"\w+\.(cc|h)", text) else None
 
 
 def _asks_for_files(node: ast.AST) -> bool:

@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-OURS = tuple(ROOT / name for name in ("tf_fpq", "tflite_export", "experiments"))
+import experiments
+import tf_fpq
+import tflite_export
+
+# Where they were imported from, which under Bazel is not where this file lies.
+OURS = tuple(
+    pathlib.Path(package.__file__).parent for package in (tf_fpq, tflite_export, experiments)
+)
 
 
 def refuses(call: Callable[[], Any], message: str) -> None:

@@ -153,16 +153,8 @@ class GridQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         )
 
     def grid(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
-        """Step size (positive) and zero point of the deployed grid.
-
-        Note: LSQ leaves the sign of a step size to luck, and a large learning rate drives it below
-        zero, where the quantizer is meaningless. The grid uses the magnitude, so a step that
-        overshoots zero is reflected and stays a step.
-        """
-        return (
-            tf.maximum(tf.abs(variables["step_size"]), numerics.MIN_STEP_SIZE),
-            variables["zero_point"],
-        )
+        """Step size (`numerics.positive_step`) and zero point of the deployed grid."""
+        return numerics.positive_step(variables["step_size"]), variables["zero_point"]
 
     def codes(self, inputs: tf.Tensor, variables: Variables) -> tf.Tensor:
         """Integer codes of `inputs` on the grid, in `[qmin, qmax]`, as float32."""

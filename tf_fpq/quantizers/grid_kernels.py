@@ -13,14 +13,18 @@ storing the products. It has the same values, bit for bit, and sums that differ 
 `kernels_for` chooses: fused for one step per tensor on a CPU, and compiled where the tensor is
 large. It chooses plain for a step per channel (the operator takes one range), under XLA (which has
 no kernel for the gradient, and fuses the plain formula itself) and where there is a GPU.
+`uses_native` says where operations of our own compute all four at once, `tf_fpq.native`.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import contextvars
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
+
+from tf_fpq.native import library
 
 # The largest float32 below 1 (a float times this is the float next to it, towards zero) and the
 # smallest normal one: together they make an open interval of a closed one. Smaller numbers count as
@@ -156,23 +160,60 @@ def _partial_slope_sums(
 
 COMPILED = dataclasses.replace(FUSED, slope_sum=_compiled_slope_sum)
 
-_plain_only = False
+# Of the thread that traces: a distributed step is traced by several that take turns.
+_plain_only = contextvars.ContextVar("plain_only", default=False)
+_in_training_step = contextvars.ContextVar("in_training_step", default=False)
 
 
 @contextlib.contextmanager
-def plain_formula() -> Iterator[None]:
-    """Within the context every quantizer that is called or traced computes by `PLAIN`."""
-    global _plain_only
-    before, _plain_only = _plain_only, True
+def _within(place: contextvars.ContextVar[bool]) -> Iterator[None]:
+    token = place.set(True)
     try:
         yield
     finally:
-        _plain_only = before
+        place.reset(token)
+
+
+def plain_formula() -> contextlib.AbstractContextManager[None]:
+    """Within the context every quantizer that is called or traced computes by `PLAIN`."""
+    return _within(_plain_only)
+
+
+def training_step() -> contextlib.AbstractContextManager[None]:
+    """Within the context operations of our own may be used.
+
+    Elsewhere they are not: a model that is saved as a graph must load where nothing was compiled.
+    """
+    return _within(_in_training_step)
+
+
+def uses_native(x: tf.Tensor, step: tf.Tensor) -> bool:
+    """Whether `tf_fpq.native` quantizes a tensor, at the place where the caller is being traced."""
+    return may_use_native() and _has_last_axis(x, step)
+
+
+def may_use_native() -> bool:
+    """Whether what is traced now may contain operations of `tf_fpq.native`."""
+    return (
+        _in_training_step.get()
+        and not _plain_only.get()
+        and on_cpu_kernels()
+        and library.operations() is not None
+    )
+
+
+def _has_last_axis(x: tf.Tensor, step: tf.Tensor) -> bool:
+    """Whether all numbers have one step, or neighbours in memory have neighbouring steps."""
+    axes = [axis for axis, size in enumerate(step.shape) if size != 1]
+    if not axes:
+        return True
+    last = axes[-1]
+    return len(axes) == 1 and all(size == 1 for size in x.shape[last + 1 :])
 
 
 def kernels_for(x: tf.Tensor, step: tf.Tensor) -> GridKernels:
     """The kernels for a tensor and its step size, at the place where the caller is being traced."""
-    if _plain_only or step.shape.rank != 0 or not on_cpu_kernels():
+    if _plain_only.get() or step.shape.rank != 0 or not on_cpu_kernels():
         return PLAIN
     return COMPILED if _is_large(x) and tf.test.is_built_with_xla() else FUSED
 

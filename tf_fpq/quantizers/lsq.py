@@ -56,7 +56,7 @@ class LsqQuantizer(GridQuantizer):
         self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
     ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
-        step_size, zero_point = self.grid(weights)
+        step_size, zero_point = weights["step_size"], weights["zero_point"]
         gradient_scale = lsq_gradient_scale(inputs, step_size, self.spec.qmax, self._of_weight)
         return numerics.fake_quant(
             inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, gradient_scale

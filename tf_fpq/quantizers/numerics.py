@@ -10,11 +10,12 @@ round to even, as XNNPACK does. A worked number: on the step 0.5 with zero point
 `[]` for one grid per tensor, or the tensor's rank with 1 in every axis that shares a step.
 """
 
-from collections.abc import Callable
 import math
 
 import tensorflow as tf
 
+from tf_fpq.native import grids
+from tf_fpq.native.linear_map import linear_map
 from tf_fpq.quantizers import grid_kernels
 
 # Smallest step size that is ever divided by. Far below any trained step; it only keeps an untrained
@@ -90,29 +91,31 @@ def fake_quant(
     """Quantizes and dequantizes with the gradients of LSQ.
 
     The equations are 1-3 and 5 of arXiv 1902.08153, and 4-5 of FPQ.
-    With `v = x / step_size`, `n = qmin - zero_point <= 0`, `p = qmax - zero_point >= 0`:
+    With `s = positive_step(step_size)`, `v = x / s`, `n = qmin - zero_point <= 0` and
+    `p = qmax - zero_point >= 0`:
 
-        y         = step_size * clip(round(v), n, p)
-        dy/dx     = 1 if n < v < p else 0
-        dy/dstep  = (round(v) - v if n < v < p else clip(v, n, p)) * gradient_scale
+        y      = s * clip(round(v), n, p)
+        dy/dx  = 1 if n < v < p else 0
+        dy/ds  = (round(v) - v if n < v < p else clip(v, n, p)) * gradient_scale
 
-    It is computed without `v`. Inside, `dy/dstep` is `(y - x) / step_size`, and outside
-    `y / step_size`, so that only `x` and `y` are kept for the gradient. `n < v < p` is computed as
-    `n * step_size < x < p * step_size`. `grid_kernels` has the operations, as formula and fused.
+    It is computed without `v`. Inside, `dy/ds` is `(y - x) / s`, and outside `y / s`, so that only
+    `x` and `y` are kept for the gradient. `n < v < p` is computed as `n * s < x < p * s`.
+    `grid_kernels` has the operations, as formula and fused.
 
     The gradients are linear in the upstream gradient with constant coefficients, as those of the
     same expression written with `x + stop_gradient(round(x) - x)`, so Hessian-vector products of
     both agree. Two variations:
 
     - `slope_inside=False` is PACT's clip (arXiv 1805.06085, eq. 3): the step size only moves the
-      ends of the range, so `dy/dstep` is 0 inside.
+      ends of the range, so `dy/ds` is 0 inside.
     - `delta` is EWGS (arXiv 2104.00903, eq. 5): inside, the upstream gradient `g` passes the
       rounding as `g * (1 + delta * sign(g) * (v - round(v)) / (qmax - qmin))`, into `dy/dx` and
-      into the `-v` of `dy/dstep`.
+      into the `-v` of `dy/ds`.
 
     Args:
       x: Float tensor. Half precision is computed in float32 and cast back.
-      step_size: Positive, shape `[]` or broadcastable with the rank of `x`.
+      step_size: A quantizer's variable or a tensor, shape `[]` or broadcastable with the rank of
+        `x`. The grid has its magnitude, see `positive_step`.
       zero_point: Integer-valued, from `qmin` to `qmax`, broadcastable against `x`; has no gradient.
       qmin: Lowest code.
       qmax: Highest code.
@@ -123,6 +126,10 @@ def fake_quant(
     Returns:
       Tensor with the shape and dtype of `x`, on the grid.
     """
+    x32, step_size = _float32(x), tf.convert_to_tensor(step_size)
+    if delta is None and grid_kernels.uses_native(x32, step_size):
+        grid = grids.Grid(qmin, qmax, MIN_STEP_SIZE, gradient_scale, slope_inside)
+        return tf.cast(grids.fake_quant(x32, step_size, zero_point, grid), x.dtype)
     kernels = grid_kernels.kernels_for(x, step_size)
 
     @tf.custom_gradient
@@ -141,9 +148,14 @@ def fake_quant(
                 return kernels.slope_sum(upstream, x32, y, step, low, high)
             return kernels.product_sum(upstream, slope(), step)
 
+        def forwards(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return kernels.inside(upstream, x32, low, high), slope_sum(upstream) / step
+
+        def backwards(to_x: tf.Tensor, to_step: tf.Tensor) -> tf.Tensor:
+            return kernels.inside(to_x, x32, low, high) + slope() * (to_step / step)
+
         def gradient(upstream: tf.Tensor):
-            passed = _linear_gradient(kernels, x32, step, low, high, slope, slope_sum)
-            dx, dstep = passed(upstream)
+            dx, dstep = linear_map(forwards, backwards)(upstream)
             if delta is not None:
                 # EWGS: g * delta * sign(g) * (v - round(v)) / (qmax - qmin), and sign(g) * g = |g|.
                 with tf.control_dependencies([upstream]):
@@ -155,45 +167,22 @@ def fake_quant(
 
         return y, gradient
 
-    return tf.cast(quantized(_float32(x), tf.convert_to_tensor(step_size)), x.dtype)
+    return tf.cast(quantized(x32, positive_step(step_size)), x.dtype)
+
+
+def positive_step(step_size: tf.Tensor) -> tf.Tensor:
+    """The magnitude of a step size, at least `MIN_STEP_SIZE`.
+
+    Note: LSQ leaves the sign of a step size to luck, and a large learning rate drives it below
+    zero, where the quantizer is meaningless. The magnitude is that of a step which overshot zero
+    and was reflected: it stays a step.
+    """
+    return tf.maximum(tf.abs(step_size), MIN_STEP_SIZE)
 
 
 def _float32(x: tf.Tensor) -> tf.Tensor:
     """`x` as a float32 tensor; of a variable its value, which a gradient may keep."""
     return tf.cast(tf.convert_to_tensor(x), tf.float32)
-
-
-def _linear_gradient(
-    kernels: grid_kernels.GridKernels,
-    x: tf.Tensor,
-    step: tf.Tensor,
-    low: tf.Tensor,
-    high: tf.Tensor,
-    slope: Callable[[], tf.Tensor],
-    slope_sum: Callable[[tf.Tensor], tf.Tensor],
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """The map of an upstream gradient to those of `x` and `step`, with gradients of every order.
-
-    The fused kernels have no gradient of their own, but the map is linear: its gradient is its
-    transpose, and that of the transpose is the map.
-    """
-
-    @tf.custom_gradient
-    def passed(upstream: tf.Tensor):
-        upstream = tf.stop_gradient(upstream)
-        # Slope and mask depend on the forward pass alone. Without this, TensorFlow computes them
-        # there, and holds them for every tensor until the backward pass comes by.
-        with tf.control_dependencies([upstream]):
-            dx = kernels.inside(upstream, x, low, high)
-            return (dx, slope_sum(upstream) / step), transposed
-
-    @tf.custom_gradient
-    def transposed(to_x: tf.Tensor, to_step: tf.Tensor):
-        to_x, to_step = tf.stop_gradient(to_x), tf.stop_gradient(to_step)
-        with tf.control_dependencies([to_x]):
-            return kernels.inside(to_x, x, low, high) + slope() * (to_step / step), passed
-
-    return passed
 
 
 def fake_quant_fixed(

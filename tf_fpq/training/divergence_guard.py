@@ -17,6 +17,8 @@ import tensorflow as tf
 
 from tf_fpq import distributed, graph
 from tf_fpq.keras_compat import keras
+from tf_fpq.native import library
+from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import moved_by_forward_pass
 
 # What a step reads and makes, in the order of computation, and what it means if it is not finite.
@@ -123,21 +125,23 @@ class DivergenceGuard:
           before: What `remember` returned before the forward pass.
         """
         step = {**step, "learning_rate": tf.convert_to_tensor(self._optimizer.learning_rate)}
-        norms = [_squared_norm(gradient) for gradient in gradients]
+        norms = _half_squares(gradients)
         # Learning rate too: a NaN there would spoil weights whose gradients are finite.
         # Images too: NaN among them would pass, as a quantizer clips it to an end of its range.
         self._image_size.assign(_root_mean_square(step["images"]))
-        watched = [_squared_norm(step[name]) for name in ("images", "predictions", "learning_rate")]
-        watched += [] if self._scaled else norms
         # Moving statistics too: behind a batch norm, a quantizer hides NaN in the same way.
-        watched += [_squared_norm(variable) for variable in self._moving]
-        # Not tf.add_n, of which TensorFlow makes an operation for each number.
-        (total,) = distributed.sum_over_replicas([tf.reduce_sum(tf.stack(watched))])
+        others = [*(step[name] for name in ("images", "predictions", "learning_rate"))]
+        total = tf.reduce_sum(_half_squares([*others, *self._moving]))
+        total += 0.0 if self._scaled else tf.reduce_sum(norms)
+        (total,) = distributed.sum_over_replicas([total])
 
-        def stop(norms: Sequence[tf.Tensor], step: Any, before: Sequence[tf.Tensor]) -> None:
-            causes = [_squared_norm(step.get(name)) for name in CAUSES]
-            moved = [_squared_norm(variable) for variable in self._statistics]
-            seen, stopped = tf.stack([*causes, *norms, *moved]), tf.convert_to_tensor(self._stopped)
+        def stop(norms: tf.Tensor, step: Any, before: Sequence[tf.Tensor]) -> None:
+            causes = _half_squares([step.get(name) for name in CAUSES])
+            moved = _half_squares(self._statistics)
+            seen, stopped = (
+                tf.concat([causes, norms, moved], 0),
+                tf.convert_to_tensor(self._stopped),
+            )
             self._noted.assign_add(tf.where(stopped, tf.zeros_like(seen), seen))
             distributed.assign(self._statistics, before)
             self._stopped.assign(True)
@@ -197,22 +201,39 @@ class DivergenceGuard:
         )
 
 
-def _squared_norm(values: Any) -> tf.Tensor:
-    """Half the sum of squares of all numbers in a structure, in float32.
+def _half_squares(values: Sequence[Any]) -> tf.Tensor:
+    """Half the sum of squares of the numbers in each structure, in float32, as a vector.
 
     It is finite only if all of them are, and if their norm is below 1.8e19, the root of the largest
     float32.
     """
-    tensors = [
-        tf.convert_to_tensor(value) for value in tf.nest.flatten(values) if value is not None
-    ]
-    parts = [tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors if t.dtype != tf.string]
-    return tf.add_n(parts) if parts else tf.zeros([])
+    parts: list[tf.Tensor] = []
+    owners: list[int] = []
+    for owner, value in enumerate(values):
+        for tensor in map(tf.convert_to_tensor, _numbers(value)):
+            parts.append(tf.cast(tensor, tf.float32))
+            owners.append(owner)
+    if not parts:
+        return tf.zeros([len(values)])
+    if grid_kernels.may_use_native():
+        sums = library.operations().tf_fpq_half_squares(tensors=parts)
+    else:
+        sums = tf.stack([tf.nn.l2_loss(part) for part in parts])
+    if owners == list(range(len(values))):
+        return sums
+    return tf.math.unsorted_segment_sum(sums, owners, len(values))
+
+
+def _numbers(value: Any) -> list[Any]:
+    """The tensors and variables of a structure, without strings."""
+    found = [part for part in tf.nest.flatten(value) if part is not None]
+    return [part for part in found if getattr(part, "dtype", None) != tf.string]
 
 
 def _root_mean_square(images: Any) -> tf.Tensor:
     count = tf.add_n([tf.size(part, tf.int64) for part in tf.nest.flatten(images)])
-    return tf.sqrt(2.0 * _squared_norm(images) / tf.cast(count, tf.float32))
+    (half_squares,) = tf.unstack(_half_squares([images]))
+    return tf.sqrt(2.0 * half_squares / tf.cast(count, tf.float32))
 
 
 def _overflow_cause(sizes: dict[str, float]) -> str:

@@ -14,6 +14,7 @@ from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import AnyModel, keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
 from tf_fpq.placement.training_graph import training_graph
+from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
 from tf_fpq.training import (
     argument_checks,
@@ -315,15 +316,16 @@ class QatModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, teacher = self._unpack(x)
         before = self._guard.remember()
-        targets = {method.name: method.targets(batch) for method in self.methods}
-        step = Step(None, {}, teacher.get("predictions"), teacher.get("features", {}), targets)
-        compute = functools.partial(self._gradients, batch, y, sample_weight, step)
-        for method in self.methods:
-            compute = functools.partial(method.gradients, self.trainable_variables, compute)
-        predictions, gradients = compute()
-        seen = {"images": batch.images, "labels": y, "sample_weight": sample_weight}
-        seen |= {"teacher": step.teacher_predictions, "predictions": predictions}
-        self._guard.update(self._update, gradients, seen, before)
+        with grid_kernels.training_step():
+            targets = {method.name: method.targets(batch) for method in self.methods}
+            step = Step(None, {}, teacher.get("predictions"), teacher.get("features", {}), targets)
+            compute = functools.partial(self._gradients, batch, y, sample_weight, step)
+            for method in self.methods:
+                compute = functools.partial(method.gradients, self.trainable_variables, compute)
+            predictions, gradients = compute()
+            seen = {"images": batch.images, "labels": y, "sample_weight": sample_weight}
+            seen |= {"teacher": step.teacher_predictions, "predictions": predictions}
+            self._guard.update(self._update, gradients, seen, before)
         return self.compute_metrics(x, y, predictions, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -350,9 +352,8 @@ class QatModel(keras.Model):
         if self.cache_teacher:
             return two_views.split(x["images"]), x["teacher"]
         batch = two_views.split(x)
-        return batch, (
-            {} if self._teacher_graph is None else self._teacher_graph(batch.images, training=False)
-        )
+        teacher = self._teacher_graph
+        return batch, {} if teacher is None else teacher(batch.images, training=False)
 
     def _forward(self, images: Any) -> dict[str, Any]:
         """Predictions and features of the student as it trains, for a batch of images."""

@@ -1,0 +1,77 @@
+"""A quantizer's values and gradient, one operation each; see `grid_operations.cc`."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tf_fpq.native import library
+from tf_fpq.native.linear_map import linear_map
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What does not change in training about a grid; `numerics.fake_quant` explains all.
+
+    Attributes:
+      qmin: Lowest code.
+      qmax: Highest code.
+      min_step_size: Smallest step.
+      gradient_scale: Factor of the step size's gradient.
+      slope_inside: Whether the step size has a gradient inside the range.
+    """
+
+    qmin: int
+    qmax: int
+    min_step_size: float
+    gradient_scale: tf.Tensor | float
+    slope_inside: bool
+
+
+def fake_quant(x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """`numerics.fake_quant` of a float32 tensor, where `grid_kernels.uses_native` says so."""
+    operations = library.operations()
+    zero_point = tf.convert_to_tensor(zero_point)
+    if zero_point.shape != step_size.shape:
+        zero_point = tf.broadcast_to(zero_point, step_size.shape)
+    # What only the graph knows, as the number of places of an image of any size, is no attribute.
+    of_graph = tf.is_tensor(grid.gradient_scale)
+    scale = 1.0 if of_graph else float(grid.gradient_scale)
+    codes = {"qmin": grid.qmin, "qmax": grid.qmax, "min_step_size": grid.min_step_size}
+
+    @tf.custom_gradient
+    def quantized(x: tf.Tensor, step_size: tf.Tensor):
+        # Forward mode differentiates every operation that it sees, also in here.
+        x, step_size = tf.stop_gradient(x), tf.stop_gradient(step_size)
+
+        def forwards(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return operations.tf_fpq_fake_quant_gradient(
+                **{"g": upstream, "x": x, "step_size": step_size, "zero_point": zero_point},
+                **{**codes, "gradient_scale": scale, "slope_inside": grid.slope_inside},
+            )
+
+        def backwards(to_x: tf.Tensor, to_step: tf.Tensor) -> tf.Tensor:
+            inside, slope = _coefficients(x, step_size, zero_point, grid)
+            return inside * to_x + slope * (scale * to_step)
+
+        def gradient(upstream: tf.Tensor):
+            dx, dstep = linear_map(forwards, backwards)(upstream)
+            return dx, dstep * grid.gradient_scale if of_graph else dstep
+
+        return operations.tf_fpq_fake_quant(
+            x=x, step_size=step_size, zero_point=zero_point, **codes
+        ), gradient
+
+    return quantized(x, step_size)
+
+
+def _coefficients(
+    x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: Grid
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`dy/dx` and `dy/dstep_size` of every number, by the formula."""
+    step = tf.maximum(tf.abs(step_size), grid.min_step_size)
+    low, high = (float(grid.qmin) - zero_point) * step, (float(grid.qmax) - zero_point) * step
+    y = tf.clip_by_value(tf.round(x * (1.0 / step)) * step, low, high)
+    inside = tf.cast(tf.logical_and(x > low, x < high), x.dtype)
+    slope = (y - inside * (x if grid.slope_inside else y)) / step
+    moves = tf.cast(tf.abs(step_size) >= grid.min_step_size, x.dtype) * tf.sign(step_size)
+    return inside, slope * moves
