@@ -113,7 +113,7 @@ class EwgsQuantizer(LsqQuantizer):
         """
         deviation = samples.values.std(axis=1)
         if self.spec.symmetric:
-            return range_estimators.grids_of_range(-3 * deviation, 3 * deviation, self.spec)
+            return range_estimators.symmetric_grids(3 * deviation, self.spec)
         return range_estimators.grids_of_range(
             samples.low, 3 * deviation / np.sqrt(1 - 2 / np.pi), self.spec
         )

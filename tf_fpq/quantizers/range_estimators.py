@@ -83,11 +83,15 @@ def grids_of_range(low: np.ndarray, high: np.ndarray, spec: QuantSpec) -> Grids:
     code 15 - 2 / 0.2 = 5. A symmetric grid with 7 as highest code has the step 2 / 7.
     """
     if spec.symmetric:
-        step_size = np.maximum(-low, high) / spec.qmax
-        return step_size, np.zeros_like(step_size)
+        return symmetric_grids(np.maximum(-low, high), spec)
     step_size = (high - low) / (spec.qmax - spec.qmin)
     safe = np.where(step_size > 0, step_size, 1.0)
     return step_size, np.clip(np.round(spec.qmax - high / safe), spec.qmin, spec.qmax)
+
+
+def symmetric_grids(reach: np.ndarray, spec: QuantSpec) -> Grids:
+    """The symmetric grids whose highest code stands for `reach`."""
+    return reach / spec.qmax, np.zeros_like(reach)
 
 
 def min_max(samples: Samples, spec: QuantSpec) -> Grids:
@@ -107,8 +111,8 @@ def percentile(samples: Samples, spec: QuantSpec, percent: float = KEPT_PERCENT)
     if not 50 < percent <= 100:
         raise ValueError(f"percent must be above 50 and at most 100. Received: percent={percent}.")
     if spec.symmetric:
-        high = np.percentile(np.abs(samples.values), percent, axis=1)
-        return grids_of_range(-high, high, spec)
+        reach = np.percentile(np.abs(samples.values), percent, axis=1)
+        return symmetric_grids(reach, spec)
     low, high = np.percentile(samples.values, [100 - percent, percent], axis=1)
     return grids_of_range(np.minimum(low, 0.0), np.maximum(high, 0.0), spec)
 

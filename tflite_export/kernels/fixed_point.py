@@ -104,7 +104,7 @@ def hard_swish(centered: np.ndarray, s_in: np.float32, s_out: np.float32) -> np.
     gate = (gate * gate_multiplier + 2**14) >> 15
     if gate_exponent > 0:
         gate = _saturate16(gate << 1)
-    elif gate_exponent < 0:
+    else:
         gate = divide_by_power(gate, -gate_exponent)
     gate = (gate + 2**15) >> 1
     product = gate * before_shift

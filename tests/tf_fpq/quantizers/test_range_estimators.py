@@ -102,6 +102,16 @@ def test_a_full_reservoir_is_a_fair_sample_of_all_batches(monkeypatch):
     assert 60 < counts[1] < 140
 
 
+def test_a_reservoir_that_is_just_full_keeps_the_order(monkeypatch):
+    monkeypatch.setattr(range_estimators, "MAX_SAMPLES", 5)
+    reservoir = Reservoir()
+    reservoir.add(np.float32([5, 1, 4, 2, 3]), 1.0, 5.0)
+    assert reservoir.samples().values.tolist() == [[5, 1, 4, 2, 3]]
+    reservoir.add(np.float32([6]), 6.0, 6.0)
+    values = reservoir.samples().values[0].tolist()
+    assert len(values) == 5 and values == [value for value in [5, 1, 4, 2, 3, 6] if value in values]
+
+
 def test_a_full_reservoir_still_measures_the_percentile_that_is_kept():
     """65 values lie beyond it on either side, of a quarter of a megabyte."""
     reservoir = Reservoir()
