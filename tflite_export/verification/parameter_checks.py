@@ -102,26 +102,34 @@ def student_weights(
 
     readers = {name: operator for operator in found.operators for name in operator.inputs}
     failures, notes = [], []
-    for call in graph.calls(student):
-        if not isinstance(call.layer, QuantizedLayer):
-            continue
+    calls = [call for call in graph.calls(student) if isinstance(call.layer, QuantizedLayer)]
+    for call in calls:
         for _, weight, quantizer, variables in call.layer.quantized_weights():
             name = f"{call.name}_kernel"
-            codes = quantizer.codes(weight, variables).numpy()
             kind = readers[name].kind if name in readers else ""
-            if kind != "DEPTHWISE_CONV_2D" and kind not in _OUT_FIRST:
+            if kind in (*_OUT_FIRST, "DEPTHWISE_CONV_2D"):
+                codes = quantizer.codes(weight, variables).numpy()
+                if kind == "TRANSPOSE_CONV":
+                    codes = _up_to(codes, roles.inner(call.layer).strides)
+                *_, bias = readers[name].inputs
+                constants = (found.tensors[n].constant for n in (name, bias))
+                failures += _weight_failures(name, kind, codes, *constants)
+            else:
                 notes.append(f"The codes of {call.name!r} were compared through the exporter only.")
-                continue
-            if kind == "TRANSPOSE_CONV":
-                missing = np.subtract(roles.inner(call.layer).strides, codes.shape[:2]).clip(
-                    0
-                )  # zeros up to the strides
-                codes = np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
-            trained = _channels(codes, kind, trained=True)
-            stored = _channels(found.tensors[name].constant, kind, trained=False)
-            *_, bias = readers[name].inputs
-            failures += _channel_failures(name, trained, stored, found.tensors[bias].constant)
     return tuple(failures), tuple(notes)
+
+
+def _up_to(codes: np.ndarray, strides: Sequence[int]) -> np.ndarray:
+    """Codes `[height, width, ...]` with zeros behind them up to the strides."""
+    missing = np.subtract(strides, codes.shape[:2]).clip(0)
+    return np.pad(codes, [*((0, n) for n in missing), (0, 0), (0, 0)])
+
+
+def _weight_failures(
+    name: str, kind: str, codes: np.ndarray, stored: np.ndarray, bias: np.ndarray
+) -> list[Failure]:
+    trained = _channels(codes, kind, trained=True)
+    return _channel_failures(name, trained, _channels(stored, kind, trained=False), bias)
 
 
 def _channel_failures(

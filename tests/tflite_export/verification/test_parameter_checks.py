@@ -44,6 +44,16 @@ def test_the_codes_of_a_channel_of_a_file_are_in_its_order():
         assert found.tolist() == weights.reshape(2, 12).tolist()
 
 
+@pytest.mark.parametrize(
+    ("strides", "size"), [((2, 2), (2, 3)), ((3, 4), (3, 4)), ((1, 1), (2, 3)), ((3, 1), (3, 3))]
+)
+def test_a_kernel_has_zeros_behind_it_up_to_the_strides(strides, size):
+    codes = np.arange(1, 1 + 2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    found = parameter_checks._up_to(codes, strides)
+    assert found.shape == (*size, 4, 5) and np.count_nonzero(found) == codes.size
+    np.testing.assert_array_equal(found[:2, :3], codes)
+
+
 def channels_of(trained, stored, bias=0):
     """What is said of a file's codes `[channels, codes]`; the bias is that of every channel."""
     trained, stored = np.float32(trained), np.int8(stored)
