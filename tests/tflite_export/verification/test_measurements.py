@@ -341,6 +341,7 @@ ONE = deployed_lib.Tensor("one", (1, 1), "int8", np.float32(1))
     ],
 )
 def test_an_output_is_classes_or_values(outputs, kinds, labelled, expected):
+    kinds = {name: "".join([*kind]) for name, kind in kinds.items()}  # as read from a file
     found = run_of(outputs=outputs)._output_kinds(kinds, labelled)
     assert found == dict(zip([tensor.name for tensor in outputs], expected, strict=True))
 

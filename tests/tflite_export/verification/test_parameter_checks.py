@@ -28,6 +28,7 @@ layers = keras.layers
 def test_the_codes_of_a_channel_of_the_student_are_in_the_files_order(kind, channel):
     codes = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     given = codes[0, 0] if kind == "FULLY_CONNECTED" else codes
+    kind = "".join([*kind])  # as read from a file: equal to the literal, not the same object
     found = parameter_checks._channels(given, kind, trained=True)
     assert len(found) == {"TRANSPOSE_CONV": 4, "DEPTHWISE_CONV_2D": 20}.get(kind, 5)
     for index, values in enumerate(found):

@@ -15,6 +15,7 @@ def _of(kinds_and_tensors):
     for kind, inputs, output in kinds_and_tensors:
         tensors |= {tensor.name: tensor for tensor in (*inputs, output)}
         names = tuple(tensor.name for tensor in inputs)
+        kind = "".join([*kind])  # as read from a file: equal to the literal, not the same object
         operators.append(deployed_lib.Operator(kind, names, (output.name,)))
     return deployed_lib.DeployedModel(tensors, tuple(operators), (), ()), operators
 
