@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import deserialize, keras, serialize
 from tf_fpq.quantizers import LsqQuantizer
 from tf_fpq.quantizers.adopted import OpaqueQuantizer, RangeQuantizer, adopt
 from tf_fpq.quantizers.spec import QuantSpec
@@ -188,7 +188,10 @@ def test_ours_are_taken_as_they_are_and_others_come_back_from_their_config():
     assert adopt(own) is own
     quantizer = adopt(theirs.MovingAverageQuantizer(4, False, False, True))
     with tfmot.quantization.keras.quantize_scope():
-        again = RangeQuantizer.from_config(quantizer.get_config())
+        again = deserialize(serialize(quantizer))
     assert again == quantizer and again.spec == quantizer.spec
     assert hash(again) == hash(quantizer)
     assert quantizer != adopt(theirs.MovingAverageQuantizer(8, False, False, True))
+    with keras.utils.custom_object_scope({"Told": Told}):
+        again = deserialize(serialize(adopt(Told())))
+    assert type(again) is OpaqueQuantizer and type(again.inner) is Told

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.quantizers.conformance import GRIDS, Built, case, data, start
+from tf_fpq.keras_compat import deserialize, serialize
 
 
 def test_a_value_on_the_grid_stays_there(row):
@@ -73,7 +74,7 @@ def test_arguments_are_validated_and_attributes_of_the_same_name(row):
 
 def test_config_makes_an_equal_quantizer(row):
     for quantizer in (row.weight(3, (3,)), row.activation(5)):
-        again = type(quantizer).from_config(quantizer.get_config())
+        again = deserialize(serialize(quantizer))
         assert again == quantizer and hash(again) == hash(quantizer)
         assert quantizer.replace(num_bits=2) != quantizer
 

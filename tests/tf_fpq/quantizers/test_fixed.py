@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.keras_compat import keras
+from tf_fpq.keras_compat import deserialize, keras, serialize
 from tf_fpq.quantizers.fixed import FixedQuantizer
 
 X = tf.constant([-0.6, 0.24, 0.26, 99.0])
@@ -25,7 +25,7 @@ def test_the_config_is_what_the_quantizer_was_made_with():
     arguments = {"step_size": 0.25, "zero_point": 3, "in_training": False, "narrow_range": True}
     quantizer = FixedQuantizer(4, **arguments)
     assert {**quantizer.get_config(), **arguments, "num_bits": 4} == quantizer.get_config()
-    assert FixedQuantizer.from_config(quantizer.get_config()) == quantizer
+    assert deserialize(serialize(quantizer)) == quantizer
 
 
 def test_the_grid_is_fixed_and_has_no_variables():
