@@ -1,6 +1,7 @@
 """A quantizer's values and gradient, one operation each; see `grid_operations.cc`."""
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -36,6 +37,7 @@ def fake_quant(x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: 
     # What only the graph knows, as the number of places of an image of any size, is no attribute.
     of_graph = tf.is_tensor(grid.gradient_scale)
     scale = 1.0 if of_graph else float(grid.gradient_scale)
+    normalized = _batch_norm_of(x) if step_size.shape.num_elements() == 1 else {}
     codes = {"qmin": grid.qmin, "qmax": grid.qmax, "min_step_size": grid.min_step_size}
 
     @tf.custom_gradient
@@ -44,10 +46,11 @@ def fake_quant(x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: 
         x, step_size = tf.stop_gradient(x), tf.stop_gradient(step_size)
 
         def forwards(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return operations.tf_fpq_fake_quant_gradient(
-                **{"g": upstream, "x": x, "step_size": step_size, "zero_point": zero_point},
-                **{**codes, "gradient_scale": scale, "slope_inside": grid.slope_inside},
-            )
+            own = {"g": upstream, "step_size": step_size, "zero_point": zero_point}
+            own |= {**codes, "gradient_scale": scale, "slope_inside": grid.slope_inside}
+            if normalized:
+                return operations.tf_fpq_normalized_fake_quant_gradient(**own, **normalized)
+            return operations.tf_fpq_fake_quant_gradient(x=x, **own)
 
         def backwards(to_x: tf.Tensor, to_step: tf.Tensor) -> tf.Tensor:
             inside, slope = _coefficients(x, step_size, zero_point, grid)
@@ -62,6 +65,24 @@ def fake_quant(x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: 
         ), gradient
 
     return quantized(x, step_size)
+
+
+def _batch_norm_of(x: tf.Tensor) -> dict[str, Any]:
+    """What `x` is computed from, if it is what a batch norm in training returned; else nothing.
+
+    A gradient that keeps this, and not `x`, keeps what the batch norm's own gradient keeps.
+    """
+    if not tf.is_symbolic_tensor(x) or x.op.type != "FusedBatchNormV3":
+        return {}
+    norm = x.op
+    if not norm.get_attr("is_training") or norm.get_attr("data_format") != b"NHWC":
+        return {}
+    z, scale, offset = norm.inputs[:3]
+    # A CPU's kernel reserves the mean and the variance, not Bessel's, for its gradient.
+    mean, variance = norm.outputs[3:5]
+    tensors = {"z": z, "mean": mean, "variance": variance, "scale": scale, "offset": offset}
+    stopped = {name: tf.stop_gradient(tensor) for name, tensor in tensors.items()}
+    return {**stopped, "epsilon": norm.get_attr("epsilon")}
 
 
 def _coefficients(

@@ -17,7 +17,12 @@ from typing import Any
 import tensorflow as tf
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-SOURCES = ("grid_operations.cc", "distance_operations.cc", "norm_operations.cc")
+SOURCES = (
+    "grid_operations.cc",
+    "distance_operations.cc",
+    "noise_operations.cc",
+    "norm_operations.cc",
+)
 HEADERS = ("blocks.h",)
 # No option that lets the compiler change a result: a product and a sum stay two roundings.
 _OPTIONS = (

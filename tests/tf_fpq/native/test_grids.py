@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.tf_fpq.native.native_library import needs_native
 from tests.tf_fpq.quantizers.test_grid_kernels import grids, hard_values
+from tf_fpq.keras_compat import keras
 from tf_fpq.native import library
 from tf_fpq.quantizers import grid_kernels, numerics
 
@@ -180,3 +181,51 @@ def test_they_are_for_training_steps_on_a_cpu_alone():
     assert not native & _operations(by_formula)
     compiled = tf.function(step, jit_compile=True)
     assert not native & _operations(compiled)
+
+
+def _behind_a_batch_norm(z, g, *, training: bool):
+    """Value and gradients of a quantizer behind a batch norm, and what its graph keeps."""
+    norm = keras.layers.BatchNormalization()
+    norm.build(z.shape)
+    norm.gamma.assign([0.5, -1.5, 2.0])
+    norm.beta.assign([0.3, 0.6, -0.2])
+
+    @tf.function
+    def step(z):
+        size = tf.constant(0.2)
+        with grid_kernels.training_step(), tf.GradientTape() as tape:
+            tape.watch([z, size])
+            y = numerics.fake_quant(norm(z, training=training), size, tf.constant(0.0), 0, 7, 0.5)
+        return y, *tape.gradient(y, [z, size], g)
+
+    operations = {op.type for op in step.get_concrete_function(z).graph.get_operations()}
+    return [part.numpy() for part in step(z)], operations
+
+
+def test_behind_a_batch_norm_in_training_its_input_stands_for_its_output():
+    random = np.random.default_rng(0)
+    z, g = (tf.constant(random.normal(1.0, 2.0, (8, 5, 5, 3)), tf.float32) for _ in "zg")
+    found, operations = _behind_a_batch_norm(z, g, training=True)
+    assert "TfFpqNormalizedFakeQuantGradient" in operations
+    assert "TfFpqFakeQuantGradient" not in operations
+    with grid_kernels.plain_formula():
+        expected, _ = _behind_a_batch_norm(z, g, training=True)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
+    # Moving statistics are other numbers: a batch norm at inference is none that counts.
+    _, operations = _behind_a_batch_norm(z, g, training=False)
+    assert "TfFpqFakeQuantGradient" in operations
+
+
+def test_statistics_of_other_channels_are_refused():
+    arguments = {"g": tf.ones([2, 3]), "z": tf.ones([2, 3]), "step_size": 0.1, "zero_point": 0.0}
+    arguments |= {"mean": tf.ones(3), "variance": tf.ones(3), "scale": tf.ones(3)}
+    arguments |= {"qmin": 0, "qmax": 15, "min_step_size": 1e-12, "gradient_scale": 1.0}
+    arguments |= {"slope_inside": True, "epsilon": 1e-3, "offset": tf.ones(3)}
+    gradient = library.operations().tf_fpq_normalized_fake_quant_gradient
+    assert gradient(**arguments).dx.shape == (2, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be those of the channels"):
+        gradient(**{**arguments, "offset": tf.ones(2)})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="step_size must be one number"):
+        gradient(**{**arguments, "step_size": tf.ones(3), "zero_point": tf.zeros(3)})

@@ -1,0 +1,28 @@
+"""Noise of SFP in one pass, see `noise_operations.cc`."""
+
+import tensorflow as tf
+
+from tf_fpq.native import library
+
+
+def add_uniform(x: tf.Tensor, step: tf.Tensor, seed: tf.Tensor, *, relu: bool) -> tf.Tensor:
+    """`x`, or `max(x, 0)`, plus `tf.random.stateless_uniform(shape, seed, -0.5, 0.5) * step`.
+
+    The same numbers, bit for bit. The gradient is that of what the noise is added to.
+
+    Args:
+      x: Float32 tensor.
+      step: A float32 number.
+      seed: Two int64.
+      relu: Whether noise is added to `max(x, 0)`.
+    """
+    place = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+
+    @tf.custom_gradient
+    def noisy(x: tf.Tensor):
+        y = library.operations().tf_fpq_add_noise(
+            x=tf.stop_gradient(x), step=step, key=place.key, counter=place.counter, relu=relu
+        )
+        return y, lambda upstream: upstream * tf.cast(x > 0, x.dtype) if relu else upstream
+
+    return noisy(x)
