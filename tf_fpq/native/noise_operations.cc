@@ -35,6 +35,9 @@ struct Philox {
   uint64_t key, low, high;  // `low` and `high` are a counter of 128 bits
 };
 
+// 23 random bits behind the exponent of the numbers from 1 to 2.
+inline uint32_t OneToTwo(uint32_t random) { return 0x3F800000u | (random & 0x7FFFFFu); }
+
 // The numbers of `kLanes` counts from `count` on, in the order in which they fill a tensor.
 inline void Generate(const Philox& philox, uint64_t count, float* numbers) {
   uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
@@ -59,13 +62,13 @@ inline void Generate(const Philox& philox, uint64_t count, float* numbers) {
       c3[lane] = static_cast<uint32_t>(product0);
     }
   }
-  const uint32_t* columns[kNumbers] = {c0, c1, c2, c3};
   uint32_t bits[kLanes * kNumbers];
+#pragma omp simd
   for (int lane = 0; lane < kLanes; ++lane) {
-    for (int number = 0; number < kNumbers; ++number) {
-      // 23 random bits behind the exponent of the numbers from 1 to 2.
-      bits[lane * kNumbers + number] = 0x3F800000u | (columns[number][lane] & 0x7FFFFFu);
-    }
+    bits[kNumbers * lane] = OneToTwo(c0[lane]);
+    bits[kNumbers * lane + 1] = OneToTwo(c1[lane]);
+    bits[kNumbers * lane + 2] = OneToTwo(c2[lane]);
+    bits[kNumbers * lane + 3] = OneToTwo(c3[lane]);
   }
   std::memcpy(numbers, bits, sizeof(bits));
 }
@@ -77,9 +80,10 @@ void AddNoise(const Philox& philox, const float* x, int64_t first, int64_t count
   for (int64_t done = 0; done < count; done += kLanes * kNumbers) {
     Generate(philox, (first + done) / kNumbers, numbers);
     const int64_t here = std::min<int64_t>(kLanes * kNumbers, count - done);
+#pragma omp simd
     for (int64_t i = 0; i < here; ++i) {
       const float value = x[first + done + i];
-      const float clean = relu && value < 0.0f ? 0.0f : value;
+      const float clean = (relu & (value < 0.0f)) ? 0.0f : value;
       y[first + done + i] = clean + ((numbers[i] - 1.0f) - 0.5f) * step;
     }
   }
