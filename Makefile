@@ -69,6 +69,7 @@ docs: $(STAMP)  ## Write the docs site to site/; a warning is an error.
 
 lint: $(STAMP)  ## Check style, imports and docstrings.
 	$(RUN) ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror tf_fpq/native/*.cc tf_fpq/native/*.h
 	$(RUN) ruff check .
 	$(RUN) tools.build_files --check
 	$(RUN) tools.buildifier
@@ -77,6 +78,7 @@ lint: $(STAMP)  ## Check style, imports and docstrings.
 format: $(STAMP)  ## Format the sources and write the BUILD files.
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+	$(VENV)/bin/clang-format -i tf_fpq/native/*.cc tf_fpq/native/*.h
 	$(RUN) tools.build_files
 
 clean:  ## Remove what the other targets made, except runs/.

@@ -56,6 +56,7 @@ setuptools.setup(
         # A sweep on a cluster, `experiments.sweep --launcher=ray`; tested with 2.60.
         "ray": ["ray>=2.40"],
         "dev": [
+            "clang-format>=20",
             "hypothesis>=6.100",
             "jax>=0.4",  # the other backend of Keras 3 that the tests bring models from
             "mypy>=1.11",

@@ -37,6 +37,7 @@ import tf_fpq
 from tf_fpq import programs
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods import presets
+from tf_fpq.native import library
 from tf_fpq.training.qat_model import QatModel
 
 # Methods of each variant, by the names of `presets.methods_from_names`; None are not ours.
@@ -311,6 +312,8 @@ def main(_: list[str]) -> None:
     """Times, prints, writes after every case."""
     variants = ["float", *(variant for variant in flags.FLAGS.variants if variant != "float")]
     results: dict[str, Any] = {}
+    if library.operations() is None:
+        print("Without the operations in C++; `python -m tf_fpq.native` compiles them.")
     for name, settings in cases():
         label = settings.label(name)
         results[label] = measure(name, variants, settings)

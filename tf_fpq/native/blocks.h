@@ -9,7 +9,8 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/util/work_sharder.h"
 
-// The compiler makes a version for each width of vectors, and the machine chooses when it loads them.
+// The compiler makes a version for each width of vectors, and the machine chooses when it loads
+// them.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else

@@ -98,8 +98,7 @@ class StandardizedDistanceOp : public OpKernel {
                                 1, TensorShape({kCoefficients, places.channels}), &coefficients));
     const float *s = student.flat<float>().data(), *t = teacher.flat<float>().data();
     const std::vector<double> sums = Sums(context, s, t, places);
-    distance->scalar<float>()() =
-        Finish(sums, s, t, places, coefficients->flat<float>().data());
+    distance->scalar<float>()() = Finish(sums, s, t, places, coefficients->flat<float>().data());
   }
 
  private:
@@ -167,8 +166,8 @@ class StandardizedDistanceGradientOp : public OpKernel {
         context, places.rows,
         [&](int64_t first, int64_t count, int64_t) {
           const int64_t start = first * places.channels;
-          Combine(s + start, t + start, count, places.channels,
-                  coefficients.flat<float>().data(), factor, out + start);
+          Combine(s + start, t + start, count, places.channels, coefficients.flat<float>().data(),
+                  factor, out + start);
         },
         places.block());
   }

@@ -1,7 +1,7 @@
 // A quantizer's values and its gradient, each in one pass over memory.
 //
-// The definition is `fake_quant` of tf_fpq/quantizers/numerics.py, computed by the plain formula. Of
-// the inputs `step_size` and `zero_point`, with one element, or one for each element of the last
+// The definition is `fake_quant` of tf_fpq/quantizers/numerics.py, computed by the plain formula.
+// Of the inputs `step_size` and `zero_point`, with one element, or one for each element of the last
 // axis of `x` that is not 1:
 //
 //     step  = max(|step_size|, min_step_size)
@@ -15,12 +15,12 @@
 // Outside it is 0.
 //
 // Where `x` is the output of a batch norm in training, the gradient may take the batch norm's input
-// in its place, from which `x` is computed again. It differs by a rounding error then, which decides
-// for values that lie as near to an end of the range; and `x` need not be kept.
+// in its place, from which `x` is computed again. It differs by a rounding error then, which
+// decides for values that lie as near to an end of the range; and `x` need not be kept.
 //
-// `y` and `dx` are the formula's, bit for bit; nothing is contracted to a fused product and sum. The
-// sum of a block is in float, that of the blocks in double and in their order, so that it does not
-// depend on the number of threads.
+// `y` and `dx` are the formula's, bit for bit; nothing is contracted to a fused product and sum.
+// The sum of a block is in float, that of the blocks in double and in their order, so that it does
+// not depend on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -201,8 +201,7 @@ class GradientOp : public GridOp {
     const Tensor &upstream = context->input(0), &input = context->input(1);
     if (upstream.shape() != input.shape()) {
       return InvalidArgument("g and x must have one shape. Received: ",
-                             upstream.shape().DebugString(), " and ",
-                             input.shape().DebugString());
+                             upstream.shape().DebugString(), " and ", input.shape().DebugString());
     }
     TF_RETURN_IF_ERROR(context->forward_input_or_allocate_output({0}, 0, input.shape(), to_x));
     return context->allocate_output(1, step_size.shape(), to_step);
@@ -270,10 +269,11 @@ class NormalizedFakeQuantGradientOp : public GradientOp {
     const Tensor &input = context->input(1), &step_size = context->input(6);
     const int64_t channels = input.dims() > 0 ? input.dim_size(input.dims() - 1) : 0;
     for (int i = 2; i < 6; ++i) {
-      OP_REQUIRES(context, channels > 0 && context->input(i).NumElements() == channels,
-                  InvalidArgument("mean, variance, scale and offset must be those of the channels. ",
-                                  "Received: ", context->input(i).shape().DebugString(), " and ",
-                                  input.shape().DebugString()));
+      OP_REQUIRES(
+          context, channels > 0 && context->input(i).NumElements() == channels,
+          InvalidArgument("mean, variance, scale and offset must be those of the channels. ",
+                          "Received: ", context->input(i).shape().DebugString(), " and ",
+                          input.shape().DebugString()));
     }
     Grids grids;
     OP_REQUIRES_OK(context, GridsOf(input, step_size, context->input(7), &grids));
@@ -287,8 +287,7 @@ class NormalizedFakeQuantGradientOp : public GradientOp {
   }
 
  private:
-  double Slope(OpKernelContext* context, int64_t channels, const Grids& grids,
-               Tensor* to_x) const {
+  double Slope(OpKernelContext* context, int64_t channels, const Grids& grids, Tensor* to_x) const {
     const float* g = context->input(0).flat<float>().data();
     const float* z = context->input(1).flat<float>().data();
     const float* mean = context->input(2).flat<float>().data();
@@ -377,9 +376,8 @@ REGISTER_OP("TfFpqNormalizedFakeQuantGradient")
 REGISTER_KERNEL_BUILDER(Name("TfFpqFakeQuant").Device(::tensorflow::DEVICE_CPU), FakeQuantOp);
 REGISTER_KERNEL_BUILDER(Name("TfFpqFakeQuantGradient").Device(::tensorflow::DEVICE_CPU),
                         FakeQuantGradientOp);
-REGISTER_KERNEL_BUILDER(
-    Name("TfFpqNormalizedFakeQuantGradient").Device(::tensorflow::DEVICE_CPU),
-    NormalizedFakeQuantGradientOp);
+REGISTER_KERNEL_BUILDER(Name("TfFpqNormalizedFakeQuantGradient").Device(::tensorflow::DEVICE_CPU),
+                        NormalizedFakeQuantGradientOp);
 
 }  // namespace
 }  // namespace tf_fpq

@@ -25,9 +25,9 @@ using ::tensorflow::Tensor;
 using ::tensorflow::errors::InvalidArgument;
 using ::tensorflow::shape_inference::InferenceContext;
 
-constexpr int kLanes = 16;         // counts that are computed at once
-constexpr int kNumbers = 4;        // random numbers of a count
-constexpr int kRounds = 10;        // section 3.3 of the paper, as the four constants
+constexpr int kLanes = 16;   // counts that are computed at once
+constexpr int kNumbers = 4;  // random numbers of a count
+constexpr int kRounds = 10;  // section 3.3 of the paper, as the four constants
 constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
 constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
 

@@ -1,6 +1,7 @@
 """The fused kernels against the plain formula: values bit for bit, sums to a stated tolerance."""
 
 import contextlib
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import tensorflow as tf
 from tests.tf_fpq.small_student import LOSS, labels
 import tf_fpq
 from tf_fpq.keras_compat import keras
+from tf_fpq.native import grids as grids_of_native
+from tf_fpq.native import library
 from tf_fpq.quantizers import grid_kernels, numerics
 from tf_fpq.quantizers.grid_kernels import COMPILED, FUSED, PLAIN
 
@@ -185,6 +188,79 @@ def test_the_compiled_sum_is_for_large_images():
     assert grid_kernels.kernels_for(tf.zeros([200, 16, 16, 8]), step) is FUSED
     with grid_kernels.plain_formula():
         assert grid_kernels.kernels_for(tf.zeros([2, 16, 16, 16]), step) is PLAIN
+
+
+@pytest.fixture
+def operations(monkeypatch):
+    """As if `tf_fpq.native` had been compiled, whether it was or not."""
+    monkeypatch.setattr(library, "operations", lambda: "compiled")
+
+
+def test_operations_of_our_own_are_for_training_steps(operations, monkeypatch):
+    x, step = tf.zeros([2, 3]), tf.constant(0.1)
+    assert not grid_kernels.may_use_native() and not grid_kernels.uses_native(x, step)
+    with grid_kernels.training_step():
+        assert grid_kernels.may_use_native() and grid_kernels.uses_native(x, step)
+        with grid_kernels.plain_formula():
+            assert not grid_kernels.may_use_native()
+        assert grid_kernels.may_use_native()  # an inner context ends without the outer one
+        with monkeypatch.context() as changed:
+            changed.setattr(library, "operations", lambda: None)
+            assert not grid_kernels.uses_native(x, step)
+        with monkeypatch.context() as changed:
+            changed.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+            assert not grid_kernels.uses_native(x, step)
+    assert not grid_kernels.may_use_native()
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "native"),
+    [
+        ((3, 3, 5, 7), (), True),
+        ((3, 3, 5, 7), (1, 1, 1, 1), True),
+        ((3, 3, 5, 7), (1, 1, 1, 7), True),
+        ((3, 3, 5, 1), (1, 1, 5, 1), True),  # a depthwise kernel
+        ((3, 3, 5, 7), (1, 1, 5, 1), False),  # a transposed kernel
+        ((3, 3, 5, 7), (1, 1, 5, 7), False),
+        ((5, 7), (5, 1), False),
+    ],
+)
+def test_neighbours_in_memory_must_have_neighbouring_steps(operations, shape, steps, native):
+    with grid_kernels.training_step():
+        assert grid_kernels.uses_native(tf.zeros(shape), tf.ones(steps)) is native
+
+
+def test_a_thread_is_in_no_training_step_of_another():
+    found = []
+    with grid_kernels.training_step(), grid_kernels.plain_formula():
+        thread = threading.Thread(
+            target=lambda: found.append(
+                grid_kernels.kernels_for(tf.zeros([2]), tf.constant(0.1)) is FUSED
+            )
+        )
+        thread.start()
+        thread.join()
+    assert found == [True]
+
+
+@pytest.mark.parametrize("slope_inside", [True, False])
+def test_a_quantizer_hands_over_what_it_was_given(operations, monkeypatch, slope_inside):
+    calls = []
+
+    def fake_quant(x, step_size, zero_point, grid):
+        calls.append((x.dtype, float(step_size), float(zero_point), grid))
+        return x + 1.0
+
+    monkeypatch.setattr(grids_of_native, "fake_quant", fake_quant)
+    x, step, zero_point = tf.zeros([3], tf.float16), tf.constant(-0.1), tf.constant(2.0)
+    arguments = (x, step, zero_point, -1, 14, 0.25)
+    with grid_kernels.training_step():
+        y = numerics.fake_quant(*arguments, slope_inside=slope_inside)
+        assert y.dtype == tf.float16 and float(y[0]) == 1.0
+        # EWGS scales a gradient that no operation of ours has.
+        numerics.fake_quant(*arguments, slope_inside=slope_inside, delta=tf.constant(0.1))
+    grid = grids_of_native.Grid(-1, 14, 1e-12, 0.25, slope_inside)
+    assert calls == [(tf.float32, pytest.approx(-0.1), 2.0, grid)]
 
 
 def _trained() -> tuple[list[float], list[np.ndarray]]:
