@@ -122,6 +122,9 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
     module.data = {path.parent / name for name in map(_named_file, ast.walk(tree)) if name}
     module.data = {file for file in module.data if (root / file).is_file()}
     if TESTS in path.parents:
+        # `python -m tf_fpq.check`: a program that a test runs by its name.
+        programs = {_named_program(node, files) for node in ast.walk(tree)} - {None, path}
+        module.late |= programs - module.deps
         module.reads_files = any(map(_asks_for_files, ast.walk(tree)))
     if path.name.startswith("test_"):
         module.deps |= {folder / CONFTEST for folder in path.parents} & files
@@ -132,6 +135,16 @@ def _named_file(node: ast.AST) -> str | None:
     """What this constant says, if it may be the name of a file."""
     text = node.value if isinstance(node, ast.Constant) else None
     return text if isinstance(text, str) and re.fullmatch(r"\w+\.(cc|h)", text) else None
+
+
+def _named_program(node: ast.AST, files: set[pathlib.Path]) -> pathlib.Path | None:
+    """The module or the package's program that this constant is the dotted name of."""
+    text = node.value if isinstance(node, ast.Constant) else None
+    if not isinstance(text, str) or not re.fullmatch(r"\w+(\.\w+)+", text):
+        return None
+    stem = pathlib.Path(*text.split("."))
+    candidates = {stem.with_suffix(".py"), stem / "__main__.py"} & files
+    return candidates.pop() if candidates else None
 
 
 def _asks_for_files(node: ast.AST) -> bool:
