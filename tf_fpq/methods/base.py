@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras
+from tf_fpq.placement.feature_taps import Tap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Step:
       teacher_predictions: The teacher's outputs; None unless a method needs the teacher.
       teacher_features: The teacher's features, by layer name.
       targets: What each method's `targets` returned, by the method's name.
+      taps: Where a method may add to the gradient of a student's feature, by layer name; None for a
+        feature that has no such place.
     """
 
     predictions: Any
@@ -64,6 +67,7 @@ class Step:
     teacher_predictions: Any
     teacher_features: Mapping[str, tf.Tensor]
     targets: Mapping[str, Any]
+    taps: Mapping[str, Tap | None] = dataclasses.field(default_factory=dict)
 
 
 class Gradients(NamedTuple):

@@ -260,7 +260,7 @@ class PerturbedInput(keras.layers.Layer):
             def gradient(upstream: tf.Tensor) -> tf.Tensor:
                 if not self.absorbs_relu:
                     return upstream
-                positive = lambda: upstream * tf.cast(x > 0, upstream.dtype)  # noqa: E731
+                positive = lambda: tf.raw_ops.ReluGrad(gradients=upstream, features=x)  # noqa: E731
                 with tf.control_dependencies([upstream]):
                     return tf.cond(drawn, positive, lambda: upstream)
 

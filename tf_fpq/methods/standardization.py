@@ -5,12 +5,12 @@ Matrix*, arXiv 2503.11159 (2025), eq. 15-17.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_fpq.native import library
+from tf_fpq.placement.feature_taps import Tap
 from tf_fpq.quantizers import grid_kernels
 
 
@@ -97,7 +97,11 @@ def _standardized(features: tf.Tensor, epsilon: float) -> tf.Tensor:
 
 
 def standardized_distance(
-    student: tf.Tensor, teacher: tf.Tensor, epsilon: float = 1e-5, weight: tf.Tensor | float = 1.0
+    student: tf.Tensor,
+    teacher: tf.Tensor,
+    epsilon: float = 1e-5,
+    weight: tf.Tensor | float = 1.0,
+    tap: Tap | None = None,
 ) -> tf.Tensor:
     """`weight` times the mean squared difference of the standardized features.
 
@@ -111,8 +115,9 @@ def standardized_distance(
         d / d z_s    = 2 / n * (r * norm(z_s) - norm(z_t)) / sqrt(v_s + eps)
 
     The gradient of batch normalization, given `norm(z_t)` as its upstream gradient, has both `r`
-    and the second line as its outputs, in one kernel. In a training step on a CPU, operations of
-    our own take one pass each for the two lines (`tf_fpq.native`).
+    and the second line as its outputs, in one kernel. Given a tap, operations of our own take one
+    pass each for the two lines (`tf_fpq.native`), and the second is added to the gradient that the
+    rest of the network has for the features.
 
     Note: the gradient of the first term is left out, a share of `eps / (v_s + eps)` of the whole.
     It would only shrink channels that hardly vary. There is no gradient to the teacher. A second
@@ -123,9 +128,11 @@ def standardized_distance(
       teacher: The same shape.
       epsilon: Added to the variances.
       weight: Factor of the distance; here, so that it costs no pass over the gradient.
+      tap: That of the student's features, if they have one.
     """
-    native = grid_kernels.may_use_native()
-    of_reader = None if native else _statistics_of_reader(student)
+    if tap is not None:
+        return _tapped_distance(student, tf.cast(teacher, tf.float32), epsilon, weight, tap)
+    of_reader = _statistics_of_reader(student)
     student, teacher = _rank_four(student), _rank_four(tf.stop_gradient(teacher))
     weight = tf.stop_gradient(tf.convert_to_tensor(weight, tf.float32))
 
@@ -136,13 +143,9 @@ def standardized_distance(
     @tf.custom_gradient
     def distance(features: tf.Tensor):
         constant = tf.stop_gradient(features)
-        if native:
-            value, gradient = _native_distance_and_gradient(constant, teacher, epsilon, weight)
-        else:
-            ours = of_reader or _statistics(_normalized(constant, epsilon), constant)
-            value, slope = _distance_and_gradient(constant, ours, teacher, epsilon, weight)
-            gradient = functools.partial(tf.multiply, slope)
-        return value, lambda upstream: _scaled(features, upstream, gradient, formula)
+        ours = of_reader or _statistics(_normalized(constant, epsilon), constant)
+        value, slope = _distance_and_gradient(constant, ours, teacher, epsilon, weight)
+        return value, lambda upstream: _scaled(features, upstream, slope, formula)
 
     return distance(student)
 
@@ -173,30 +176,30 @@ def _distance_and_gradient(
     return weight * tf.maximum(tf.reduce_mean(terms), 0.0), gradient.x_backprop
 
 
-def _native_distance_and_gradient(
-    student: tf.Tensor, teacher: tf.Tensor, epsilon: float, weight: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """The distance, and the map of the gradient by it to that by the student's features."""
+def _tapped_distance(
+    student: tf.Tensor, teacher: tf.Tensor, epsilon: float, weight: tf.Tensor | float, tap: Tap
+) -> tf.Tensor:
+    """`standardized_distance` by operations of our own."""
     operations = library.operations()
-    value, coefficients = operations.tf_fpq_standardized_distance(
-        student=student, teacher=teacher, epsilon=epsilon
-    )
+    student, teacher = tf.stop_gradient(student), tf.stop_gradient(teacher)
+    pair = {"student": student, "teacher": teacher}
+    value, coefficients = operations.tf_fpq_standardized_distance(**pair, epsilon=epsilon)
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        return operations.tf_fpq_standardized_distance_gradient(
-            upstream=upstream * weight, student=student, teacher=teacher, coefficients=coefficients
+    def add(upstream: tf.Tensor, of_loss: tf.Tensor) -> tf.Tensor:
+        return operations.tf_fpq_add_distance_gradient(
+            added=upstream, of_loss=of_loss * weight, coefficients=coefficients, **pair
         )
 
-    return weight * tf.maximum(value, 0.0), gradient
+    return tap.loss(weight * value, add)
 
 
 def _scaled(
     features: tf.Tensor,
     upstream: tf.Tensor,
-    gradient: Callable[[tf.Tensor], tf.Tensor],
+    slope: tf.Tensor,
     formula: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """`gradient(upstream)`, that of `formula` at `features`, which can be differentiated."""
+    """`upstream * slope`, the gradient of `formula` at `features`, which can be differentiated."""
 
     @tf.custom_gradient
     def scaled(features: tf.Tensor, upstream: tf.Tensor):
@@ -206,9 +209,9 @@ def _scaled(
                 with tf.GradientTape() as inner:
                     inner.watch(features)
                     value = formula(features)
-                slope = upstream * inner.gradient(value, features)
-            return outer.gradient(slope, [features, upstream], direction)
+                gradient = upstream * inner.gradient(value, features)
+            return outer.gradient(gradient, [features, upstream], direction)
 
-        return gradient(tf.stop_gradient(upstream)), second
+        return tf.stop_gradient(upstream) * slope, second
 
     return scaled(features, upstream)

@@ -8,8 +8,9 @@
 //     d / d s  = 2 / n * (r * (s - m_s) / (v_s + epsilon)
 //                         - (t - m_t) / sqrt((v_s + epsilon) * (v_t + epsilon)))
 //
-// with `n` elements in all. The sums are of differences to the features' first place, so that they
-// do not cancel. Those of a block are in float, those of all blocks in double and in their order.
+// with `n` elements in all. The gradient, times that of the loss, is added to another one. The sums
+// are of differences to the features' first place, so that they do not cancel. Those of a block are
+// in float, those of all blocks in double and in their order.
 
 #include <algorithm>
 #include <cmath>
@@ -54,15 +55,17 @@ void AddRows(const float* s, const float* t, int64_t rows, int64_t channels, con
 }
 
 FOR_EACH_PROCESSOR
-void Combine(const float* s, const float* t, int64_t rows, int64_t channels,
-             const float* coefficients, float factor, float* out) {
+void AddGradient(const float* added, const float* s, const float* t, int64_t rows, int64_t channels,
+                 const float* coefficients, float factor, float* out) {
   const float *alpha = coefficients, *beta = coefficients + channels,
               *mean_s = coefficients + 2 * channels, *mean_t = coefficients + 3 * channels;
-  for (int64_t row = 0; row < rows; ++row, s += channels, t += channels, out += channels) {
+  for (int64_t row = 0; row < rows; ++row) {
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) {
-      out[c] = factor * (alpha[c] * (s[c] - mean_s[c]) + beta[c] * (t[c] - mean_t[c]));
+      const float gradient = alpha[c] * (s[c] - mean_s[c]) + beta[c] * (t[c] - mean_t[c]);
+      out[c] = added[c] + factor * gradient;
     }
+    added += channels, s += channels, t += channels, out += channels;
   }
 }
 
@@ -137,37 +140,44 @@ class StandardizedDistanceOp : public OpKernel {
       coefficients[2 * channels + c] = static_cast<float>(s0[c] + mean_s);
       coefficients[3 * channels + c] = static_cast<float>(t0[c] + mean_t);
     }
-    return static_cast<float>(total / channels);
+    const double distance = total / channels;
+    // Multiplied out, that of equal features may round to a little below 0; a NaN stays.
+    return static_cast<float>(distance < 0.0 ? 0.0 : distance);
   }
 
   float epsilon_;
 };
 
-class StandardizedDistanceGradientOp : public OpKernel {
+class AddDistanceGradientOp : public OpKernel {
  public:
-  explicit StandardizedDistanceGradientOp(OpKernelConstruction* context) : OpKernel(context) {}
+  explicit AddDistanceGradientOp(OpKernelConstruction* context) : OpKernel(context) {}
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &student = context->input(1), &teacher = context->input(2);
-    const Tensor& coefficients = context->input(3);
+    const Tensor &added = context->input(0), &coefficients = context->input(4);
+    const Tensor &student = context->input(2), &teacher = context->input(3);
     Places places;
     OP_REQUIRES_OK(context, PlacesOf(student, teacher, &places));
-    OP_REQUIRES(context, coefficients.NumElements() == kCoefficients * places.channels,
-                InvalidArgument("coefficients must be those of the features. Received: ",
-                                coefficients.shape().DebugString(), " and ",
-                                student.shape().DebugString()));
+    OP_REQUIRES(
+        context,
+        added.shape() == student.shape() &&
+            coefficients.NumElements() == kCoefficients * places.channels,
+        InvalidArgument("added and coefficients must be those of the features. Received: ",
+                        added.shape().DebugString(), ", ", coefficients.shape().DebugString(),
+                        " and ", student.shape().DebugString()));
     Tensor* output = nullptr;
     OP_REQUIRES_OK(context,
-                   context->forward_input_or_allocate_output({1, 2}, 0, student.shape(), &output));
-    const float factor = context->input(0).scalar<float>()();
-    const float *s = student.flat<float>().data(), *t = teacher.flat<float>().data();
+                   context->forward_input_or_allocate_output({0}, 0, student.shape(), &output));
+    const float factor = context->input(1).scalar<float>()();
+    const float *before = added.flat<float>().data(), *s = student.flat<float>().data(),
+                *t = teacher.flat<float>().data();
+    const float* of_channels = coefficients.flat<float>().data();
     float* out = output->flat<float>().data();
     ForBlocks(
         context, places.rows,
         [&](int64_t first, int64_t count, int64_t) {
           const int64_t start = first * places.channels;
-          Combine(s + start, t + start, count, places.channels, coefficients.flat<float>().data(),
-                  factor, out + start);
+          AddGradient(before + start, s + start, t + start, count, places.channels, of_channels,
+                      factor, out + start);
         },
         places.block());
   }
@@ -186,21 +196,22 @@ REGISTER_OP("TfFpqStandardizedDistance")
       return ::tensorflow::OkStatus();
     });
 
-REGISTER_OP("TfFpqStandardizedDistanceGradient")
-    .Input("upstream: float")
+REGISTER_OP("TfFpqAddDistanceGradient")
+    .Input("added: float")
+    .Input("of_loss: float")
     .Input("student: float")
     .Input("teacher: float")
     .Input("coefficients: float")
     .Output("gradient: float")
     .SetShapeFn([](InferenceContext* context) {
-      context->set_output(0, context->input(1));
+      context->set_output(0, context->input(2));
       return ::tensorflow::OkStatus();
     });
 
 REGISTER_KERNEL_BUILDER(Name("TfFpqStandardizedDistance").Device(::tensorflow::DEVICE_CPU),
                         StandardizedDistanceOp);
-REGISTER_KERNEL_BUILDER(Name("TfFpqStandardizedDistanceGradient").Device(::tensorflow::DEVICE_CPU),
-                        StandardizedDistanceGradientOp);
+REGISTER_KERNEL_BUILDER(Name("TfFpqAddDistanceGradient").Device(::tensorflow::DEVICE_CPU),
+                        AddDistanceGradientOp);
 
 }  // namespace
 }  // namespace tf_fpq

@@ -23,6 +23,10 @@ def add_uniform(x: tf.Tensor, step: tf.Tensor, seed: tf.Tensor, *, relu: bool) -
         y = library.operations().tf_fpq_add_noise(
             x=tf.stop_gradient(x), step=step, key=place.key, counter=place.counter, relu=relu
         )
-        return y, lambda upstream: upstream * tf.cast(x > 0, x.dtype) if relu else upstream
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return tf.raw_ops.ReluGrad(gradients=upstream, features=x) if relu else upstream
+
+        return y, gradient
 
     return noisy(x)

@@ -10,6 +10,7 @@ from typing import Any
 from tf_fpq import graph, roles
 from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras
+from tf_fpq.placement.feature_taps import FeatureTap
 
 Rewrite = Callable[[keras.Model, MakeCall], MakeCall]
 
@@ -41,9 +42,10 @@ def training_graph(
 
     def make_shown(call: graph.Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = make(call, args, kwargs)
-        if call.name in shown:
-            features[call.name] = value
-        return value
+        if call.name not in shown:
+            return value
+        features[call.name] = value
+        return FeatureTap(call.name)(value)
 
     inputs = _new_inputs(student)
     predictions = graph.replay(student, inputs, make_shown)

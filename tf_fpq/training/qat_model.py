@@ -13,6 +13,7 @@ from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import AnyModel, keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
+from tf_fpq.placement import feature_taps
 from tf_fpq.placement.training_graph import training_graph
 from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
@@ -363,9 +364,8 @@ class QatModel(keras.Model):
         """Predictions for the labeled images, and gradients of the trainable variables."""
         with tf.GradientTape() as tape:
             student = self._forward(batch.images)
-            step = dataclasses.replace(
-                step, predictions=student["predictions"], features=student["features"]
-            )
+            taps = feature_taps.latest_taps(self._graph, student["features"])
+            step = dataclasses.replace(step, **student, taps=taps)
             for method in self.methods:
                 method.add_step_losses(step)
             predictions = tf.nest.map_structure(

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tests.tf_fpq.native.native_library import needs_native
 from tf_fpq.methods.standardization import standardized_distance
 from tf_fpq.native import library
+from tf_fpq.placement.feature_taps import FeatureTap
 from tf_fpq.quantizers import grid_kernels
 
 pytestmark = needs_native
@@ -24,12 +25,15 @@ def formula(student: np.ndarray, teacher: np.ndarray) -> tuple[float, np.ndarray
     return distance, gradient.reshape(student.shape)
 
 
-def by_operations(student, teacher, weight=1.0):
-    student = tf.constant(student)
+def by_operations(student, teacher, weight=1.0, of_others=0.0):
+    student, layer = tf.constant(student), FeatureTap("conv")
     with grid_kernels.training_step(), tf.GradientTape() as tape:
         tape.watch(student)
-        value = standardized_distance(student, tf.constant(teacher), EPSILON, weight)
-    return float(value), tape.gradient(value, student).numpy()
+        output = layer(student)
+        tap = layer.latest()
+        value = standardized_distance(student, tf.constant(teacher), EPSILON, weight, tap)
+        loss = value + tf.reduce_sum(of_others * output)
+    return float(value), tape.gradient(loss, student).numpy()
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 6, 3), (12, 16), (3, 40, 64), (8, 9, 9, 16), (10, 5000)])
@@ -41,6 +45,14 @@ def test_value_and_gradient_are_the_formulas(shape):
     expected, slope = formula(student, teacher)
     assert value == pytest.approx(0.5 * expected, rel=1e-4, abs=1e-6)
     np.testing.assert_allclose(gradient, 0.5 * slope, rtol=1e-3, atol=1e-5 * np.abs(slope).max())
+
+
+def test_the_gradient_is_added_to_that_of_the_network():
+    student, teacher = np.random.default_rng(0).normal(size=(2, 12, 16)).astype(np.float32)
+    value, alone = by_operations(student, teacher)
+    same, both = by_operations(student, teacher, of_others=2.0)
+    assert same == value
+    np.testing.assert_array_equal(both, np.float32(2.0) + alone)
 
 
 def test_a_mean_far_from_zero_costs_no_digits():
@@ -69,31 +81,15 @@ def test_what_is_no_number_is_no_number():
         assert np.isnan(value) and np.isnan(gradient[:, 1]).all()
 
 
-def test_a_second_derivative_is_that_of_the_formula():
-    random = np.random.default_rng(0)
-    student, teacher, direction = (
-        tf.constant(random.normal(size=(6, 3)), tf.float32) for _ in "abc"
-    )
-    found = []
-    for context in (grid_kernels.training_step(), grid_kernels.plain_formula()):
-        with context, tf.GradientTape() as outer:
-            outer.watch(student)
-            with tf.GradientTape() as inner:
-                inner.watch(student)
-                value = standardized_distance(student, teacher)
-            product = tf.reduce_sum(inner.gradient(value, student) * direction)
-        found.append(outer.gradient(product, student))
-    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-6)
-
-
 def test_features_that_do_not_pair_are_refused():
     with pytest.raises(tf.errors.InvalidArgumentError, match="student and teacher must have one"):
         library.operations().tf_fpq_standardized_distance(
             student=tf.ones([4, 3]), teacher=tf.ones([4, 2]), epsilon=EPSILON
         )
-    with pytest.raises(tf.errors.InvalidArgumentError, match="coefficients must be those"):
-        library.operations().tf_fpq_standardized_distance_gradient(
-            upstream=1.0,
+    with pytest.raises(tf.errors.InvalidArgumentError, match="added and coefficients must be"):
+        library.operations().tf_fpq_add_distance_gradient(
+            added=tf.ones([4, 3]),
+            of_loss=1.0,
             student=tf.ones([4, 3]),
             teacher=tf.ones([4, 3]),
             coefficients=tf.ones([4, 2]),
