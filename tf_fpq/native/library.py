@@ -21,7 +21,7 @@ SOURCES = (
     "grid_operations.cc",
     "distance_operations.cc",
     "noise_operations.cc",
-    "norm_operations.cc",
+    "list_operations.cc",
 )
 HEADERS = ("blocks.h",)
 # No option that lets the compiler change a result: a product and a sum stay two roundings.

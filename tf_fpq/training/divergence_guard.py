@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tf_fpq import distributed, graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.native import library
+from tf_fpq.native import lists
 from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import moved_by_forward_pass
 
@@ -216,7 +216,7 @@ def _half_squares(values: Sequence[Any]) -> tf.Tensor:
     if not parts:
         return tf.zeros([len(values)])
     if grid_kernels.may_use_native():
-        sums = library.operations().tf_fpq_half_squares(tensors=parts)
+        sums = lists.half_squares(parts)
     else:
         sums = tf.stack([tf.nn.l2_loss(part) for part in parts])
     if owners == list(range(len(values))):

@@ -6,6 +6,8 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
+from tf_fpq.native import lists
+from tf_fpq.quantizers import grid_kernels
 
 
 def check(optimizer: Any) -> None:
@@ -33,3 +35,13 @@ def exempt_from_weight_decay(optimizer: Any, variables: Sequence[tf.Variable]) -
     exempt = list(getattr(optimizer, "_exclude_from_weight_decay", []))
     keys = [optimizer._var_key(variable) for variable in variables]
     optimizer._exclude_from_weight_decay = [*exempt, *(key for key in keys if key not in exempt)]
+
+
+def part_of_the_way(
+    before: Sequence[tf.Tensor], variables: Sequence[tf.Variable], factor: float
+) -> list[tf.Tensor]:
+    """`before + factor * (variable - before)` of each variable, which an optimizer has updated."""
+    after = [tf.convert_to_tensor(variable) for variable in variables]
+    if after and grid_kernels.may_use_native():
+        return lists.interpolate(before, after, factor)
+    return [old + factor * (new - old) for old, new in zip(before, after, strict=True)]

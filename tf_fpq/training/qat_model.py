@@ -386,8 +386,7 @@ class QatModel(keras.Model):
         slow = [] if factor == 1.0 else quantizer_variables(self.student)
         before = [tf.identity(variable) for variable in slow]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        moved = [old + factor * (new - old) for new, old in zip(slow, before, strict=True)]
-        distributed.assign(slow, moved)
+        distributed.assign(slow, optimizers.part_of_the_way(before, slow, factor))
         for method in self.methods:
             method.after_update()
 

@@ -1,4 +1,4 @@
-"""The operations of CSD and of the guard, against the formula in float64."""
+"""The operations of CSD, against the formula in float64."""
 
 import numpy as np
 import pytest
@@ -94,17 +94,3 @@ def test_features_that_do_not_pair_are_refused():
             teacher=tf.ones([4, 3]),
             coefficients=tf.ones([4, 2]),
         )
-
-
-def test_half_the_squares_of_each_tensor():
-    random = np.random.default_rng(0)
-    arrays = [
-        random.normal(size=shape).astype(np.float32) for shape in ((), (3,), (100, 100), (0,))
-    ]
-    found = library.operations().tf_fpq_half_squares(tensors=[tf.constant(a) for a in arrays])
-    expected = [np.square(a.astype(np.float64)).sum() / 2 for a in arrays]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    for bad in (np.nan, np.inf):
-        arrays[2][50, 50] = bad
-        found = library.operations().tf_fpq_half_squares(tensors=[tf.constant(a) for a in arrays])
-        np.testing.assert_array_equal(np.isfinite(found), [True, True, False, True])

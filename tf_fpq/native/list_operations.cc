@@ -1,4 +1,7 @@
-// Half the sum of squares of each of many tensors, as tf.nn.l2_loss has it, in one operation.
+// What a step does with each of many small tensors, in one operation for all.
+//
+//     sums   = half the sum of squares of each, as tf.nn.l2_loss has it
+//     between = before + factor * (after - before), elementwise
 
 #include <cstdint>
 #include <vector>
@@ -17,6 +20,7 @@ using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
+using ::tensorflow::errors::InvalidArgument;
 using ::tensorflow::shape_inference::InferenceContext;
 
 FOR_EACH_PROCESSOR
@@ -54,6 +58,40 @@ class HalfSquaresOp : public OpKernel {
   }
 };
 
+class InterpolateOp : public OpKernel {
+ public:
+  explicit InterpolateOp(OpKernelConstruction* context) : OpKernel(context) {}
+
+  void Compute(OpKernelContext* context) override {
+    OpInputList before, after;
+    OP_REQUIRES_OK(context, context->input_list("before", &before));
+    OP_REQUIRES_OK(context, context->input_list("after", &after));
+    const float factor = context->input(before.size() + after.size()).scalar<float>()();
+    for (int i = 0; i < before.size(); ++i) {
+      OP_REQUIRES(context, before[i].shape() == after[i].shape(),
+                  InvalidArgument("before and after must have the same shapes. Received: ",
+                                  before[i].shape().DebugString(), " and ",
+                                  after[i].shape().DebugString()));
+      Tensor* output = nullptr;
+      OP_REQUIRES_OK(context, context->allocate_output(i, before[i].shape(), &output));
+      const auto from = before[i].flat<float>(), to = after[i].flat<float>();
+      auto between = output->flat<float>();
+      for (int64_t j = 0; j < from.size(); ++j) between(j) = from(j) + factor * (to(j) - from(j));
+    }
+  }
+};
+
+REGISTER_OP("TfFpqInterpolate")
+    .Input("before: number * float")
+    .Input("after: number * float")
+    .Input("factor: float")
+    .Attr("number: int >= 1")
+    .Output("between: number * float")
+    .SetShapeFn([](InferenceContext* context) {
+      for (int i = 0; i < context->num_outputs(); ++i) context->set_output(i, context->input(i));
+      return ::tensorflow::OkStatus();
+    });
+
 REGISTER_OP("TfFpqHalfSquares")
     .Input("tensors: number * float")
     .Attr("number: int >= 1")
@@ -63,6 +101,7 @@ REGISTER_OP("TfFpqHalfSquares")
       return ::tensorflow::OkStatus();
     });
 
+REGISTER_KERNEL_BUILDER(Name("TfFpqInterpolate").Device(::tensorflow::DEVICE_CPU), InterpolateOp);
 REGISTER_KERNEL_BUILDER(Name("TfFpqHalfSquares").Device(::tensorflow::DEVICE_CPU), HalfSquaresOp);
 
 }  // namespace
