@@ -166,7 +166,7 @@ class Config:
         self.schedule_callbacks(self.make_methods())
         if self.teacher is not None and not pathlib.Path(self.teacher).is_file():
             raise FileNotFoundError(
-                f"teacher must be a saved Keras 2 model. Received: teacher={self.teacher!r}."
+                f"teacher must be a saved Keras model. Received: teacher={self.teacher!r}."
             )
 
     def of_teacher(self) -> "Config":

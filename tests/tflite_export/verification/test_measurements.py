@@ -227,6 +227,13 @@ def test_operators_are_compared_on_the_first_images_and_on_suspects(monkeypatch)
     assert run.unselected == (4,)
 
 
+def test_each_suspect_is_compared_though_the_reference_takes_one_image(monkeypatch):
+    run = run_of(sizes={"tensor_images": 2, "reference_images": 1}.items())
+    run._suspects = [(np.array([50.0, 0.0]),), (np.array([60.0, 0.0]),)]
+    _, added = operators_of(monkeypatch, run)
+    assert [images for kernels, images in added if kernels == "reference"] == [[0], [50], [60]]
+
+
 def test_without_a_teacher_there_is_no_float_error(monkeypatch):
     run = run_of(("reference", "xnnpack"), sizes={"reference_images": 1}.items())
     report, added = operators_of(monkeypatch, run)
