@@ -13,7 +13,7 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-docs test-real test-families test-kill test-mutation test-matrix fuzz bazel docs lint format clean
+.PHONY: help install demo test test-slow test-docs test-real test-families test-kill test-mutation test-matrix fuzz bazel bazel-test docs lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ bazel: $(STAMP)  ## Build all targets with Debian's Bazel, where it is installed
 	  $(RUN) tools.bazel_offline build //... && \
 	  $(RUN) tools.bazel_offline test --local_test_jobs=1 //tests/tools:all //tests/tflite_export:test_console; \
 	else echo "Bazel is not installed (apt-get install bazel-bootstrap bazel-rules-java); nothing was built."; fi
+
+bazel-test: $(STAMP)  ## The default suite under Bazel, a test file at a time (45 minutes of CPU time).
+	$(RUN) tools.bazel_offline test --jobs=1 --local_test_jobs=1 --keep_going //tests/...
 
 docs: $(STAMP)  ## Write the docs site to site/; a warning is an error.
 	$(VENV)/bin/mkdocs build --strict
