@@ -56,11 +56,18 @@ class LsqQuantizer(GridQuantizer):
         self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any
     ) -> tf.Tensor:
         """Returns `inputs` on the grid; the same in training and at inference."""
-        step_size, zero_point = weights["step_size"], weights["zero_point"]
+        step_size, zero_point = self._trained_grid(weights)
         gradient_scale = lsq_gradient_scale(inputs, step_size, self.spec.qmax, self._of_weight)
         return numerics.fake_quant(
             inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax, gradient_scale
         )
+
+    def _trained_grid(self, weights: Variables) -> tuple[tf.Tensor, tf.Tensor]:
+        # `fake_quant` takes the magnitude of a step size in passing. A subclass may make another
+        # grid of the variables.
+        if type(self).grid is GridQuantizer.grid:
+            return weights["step_size"], weights["zero_point"]
+        return self.grid(weights)
 
     def paper_start(self, samples: Samples) -> Grids:
         """`s = 2 mean|v| / sqrt(Q_P)`; the zero point is that of the whole range."""
