@@ -39,7 +39,7 @@ def test_xnnpack_takes_slopes_from_a_256th_to_128_on_either_side(ratio, alpha, t
     """Where it does not, the builtin kernel rounds as the reference kernel does."""
     model = unary("LEAKY_RELU", (ratio * 0.25, 0.25), (3, -40), alpha=alpha)
     cases.assert_exact(model, CODES)
-    single, double = (cases.kernel_of(model, r)(CODES["x"] * np.int32(1)) for r in ROUNDINGS)
+    single, double = (cases.kernel_of(model, r)(CODES["x"].astype(np.int32)) for r in ROUNDINGS)
     assert np.any(single != double) == taken
 
 
