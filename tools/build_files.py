@@ -37,6 +37,9 @@ FOLDER_FILES = f"""filegroup(
     ),
 )"""
 
+# A source of another language, and the dotted name of a module.
+_SOURCE, _DOTTED = re.compile(r"\w+\.(cc|h)"), re.compile(r"\w+(\.\w+)+")
+
 # The name on PyPI of what an import brings, where it is another one.
 PIP_NAMES = {
     "PIL": "pillow",
@@ -119,8 +122,8 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
             ):
                 (module.deps if node in tree.body else module.late).add(target)
     module.late -= module.deps
-    module.data = {path.parent / name for name in map(_named_file, ast.walk(tree)) if name}
-    module.data = {file for file in module.data if (root / file).is_file()}
+    named = {path.parent / text for text in map(_text, ast.walk(tree)) if _SOURCE.fullmatch(text)}
+    module.data = {file for file in named if (root / file).is_file()}
     if TESTS in path.parents:
         # `python -m tf_fpq.check`: a program that a test runs by its name.
         programs = {_named_program(node, files) for node in ast.walk(tree)} - {None, path}
@@ -131,16 +134,14 @@ def _module(root: pathlib.Path, path: pathlib.Path, files: set[pathlib.Path]) ->
     return module
 
 
-def _named_file(node: ast.AST) -> str | None:
-    """What this constant says, if it may be the name of a file."""
-    text = node.value if isinstance(node, ast.Constant) else None
-    return text if isinstance(text, str) and re.fullmatch(r"\w+\.(cc|h)", text) else None
+def _text(node: ast.AST) -> str:
+    """What this constant says, if it is a text."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _named_program(node: ast.AST, files: set[pathlib.Path]) -> pathlib.Path | None:
     """The module or the package's program that this constant is the dotted name of."""
-    text = node.value if isinstance(node, ast.Constant) else None
-    if not isinstance(text, str) or not re.fullmatch(r"\w+(\.\w+)+", text):
+    if not _DOTTED.fullmatch(text := _text(node)):
         return None
     stem = pathlib.Path(*text.split("."))
     candidates = {stem.with_suffix(".py"), stem / "__main__.py"} & files

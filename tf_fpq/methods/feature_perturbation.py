@@ -17,9 +17,8 @@ from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods import forks
 from tf_fpq.methods.base import Method, Step
-from tf_fpq.native import noise
+from tf_fpq.native import noise, tracing
 from tf_fpq.placement.convolution_inputs import ConvolutionInputs, Join, Source
-from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 POSITIONS = ("pre", "post")
@@ -167,7 +166,7 @@ class FeaturePerturbation(Method):
         self, x: tf.Tensor, key: tf.Tensor, step_size: tf.Tensor, name: str, *, relu: bool
     ) -> tf.Tensor:
         """`x`, or with `relu` `max(x, 0)`, plus its `noise`; the same numbers by one operation."""
-        if x.dtype == tf.float32 and step_size.shape.rank == 0 and grid_kernels.may_use_native():
+        if x.dtype == tf.float32 and step_size.shape.rank == 0 and tracing.may_use_native():
             seed = _seed(key, f"{name}/noise")
             return noise.add_uniform(x, tf.stop_gradient(step_size), seed, relu=relu)
         x = tf.nn.relu(x) if relu else x

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tf_fpq import graph, roles
 from tf_fpq.graph import Call, MakeCall
 from tf_fpq.keras_compat import keras
+from tf_fpq.native import tracing
 from tf_fpq.placement.convolution_inputs import Source
-from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import QuantizeActivation
 
 
@@ -22,7 +22,7 @@ def no_gradient(source: tf.Tensor) -> tf.Tensor:
 
     XLA, and a GPU, which has no need of it, get zeros in the shape of `source`.
     """
-    if source.shape.rank == 4 and grid_kernels.on_cpu_kernels():
+    if source.shape.rank == 4 and tracing.on_cpu_kernels():
         return tf.zeros([1, 1, 1, 1])
     return tf.zeros_like(source)
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_fpq.native import library
+from tf_fpq.native import library, tracing
 from tf_fpq.placement.feature_taps import Tap
-from tf_fpq.quantizers import grid_kernels
 
 
 def standardize(features: tf.Tensor, epsilon: float = 1e-5) -> tf.Tensor:
@@ -54,13 +53,12 @@ def _statistics_of_reader(features: tf.Tensor) -> _Statistics | None:
 
     Only a graph knows the readers of a tensor. A GPU's kernel does not reserve the variance.
     """
-    if not tf.is_symbolic_tensor(features) or not grid_kernels.on_cpu_kernels():
+    if not tf.is_symbolic_tensor(features) or not tracing.on_cpu_kernels():
         return None
     for reader in features.consumers():
-        if reader.type == "FusedBatchNormV3" and reader.get_attr("is_training"):
-            if reader.get_attr("data_format") == b"NHWC":
-                reserved = [tf.stop_gradient(output) for output in reader.outputs[3:]]
-                return _Statistics(reserved[1], reserved)
+        if tracing.is_training_batch_norm(reader):
+            reserved = [tf.stop_gradient(output) for output in reader.outputs[3:]]
+            return _Statistics(reserved[1], reserved)
     return None
 
 

@@ -17,21 +17,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
-#include "tf_fpq/native/blocks.h"
+#include "tf_fpq/native/operation.h"
 
 namespace tf_fpq {
 namespace {
-
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::TensorShape;
-using ::tensorflow::errors::InvalidArgument;
-using ::tensorflow::shape_inference::InferenceContext;
 
 constexpr int kSums = 5;          // of s, t, s * s, t * t and s * t
 constexpr int kCoefficients = 4;  // of s - m_s and t - m_t, m_s and m_t
@@ -72,7 +61,7 @@ void AddGradient(const float* added, const float* s, const float* t, int64_t row
 // Features as `rows` places of `channels` numbers each.
 struct Places {
   int64_t rows, channels;
-  int64_t block() const { return std::max<int64_t>(1, kBlock / channels); }
+  int64_t block() const { return RowsOfBlock(channels); }
 };
 
 ::tensorflow::Status PlacesOf(const Tensor& student, const Tensor& teacher, Places* places) {

@@ -27,20 +27,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
-#include "tf_fpq/native/blocks.h"
+#include "tf_fpq/native/operation.h"
 
 namespace tf_fpq {
 namespace {
-
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::errors::InvalidArgument;
-using ::tensorflow::shape_inference::InferenceContext;
 
 // A NaN passes, as the comparisons with it are false.
 inline float OnGrid(float x, float step, float inverse, float low, float high) {
@@ -56,7 +46,6 @@ void Values(const float* x, int64_t count, float step, float inverse, float low,
   for (int64_t i = 0; i < count; ++i) y[i] = OnGrid(x[i], step, inverse, low, high);
 }
 
-// `keep` is 1 if `x` moves along inside, and 0 if `y` does.
 FOR_EACH_PROCESSOR
 float Gradient(const float* g, const float* x, int64_t count, float step, float inverse, float low,
                float high, bool slope_inside, float* dx) {
@@ -300,7 +289,7 @@ class NormalizedFakeQuantGradientOp : public GradientOp {
       scale[c] = gamma(c) / std::sqrt(variance(c) + epsilon_);
     }
     const int64_t rows = context->input(1).NumElements() / channels;
-    const int64_t block_rows = std::max<int64_t>(1, kBlock / channels);
+    const int64_t block_rows = RowsOfBlock(channels);
     std::vector<float> sums(NumBlocks(rows, block_rows) * channels, 0.0f);
     ForBlocks(
         context, rows,

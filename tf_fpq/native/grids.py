@@ -1,11 +1,12 @@
 """A quantizer's values and gradient, one operation each; see `grid_operations.cc`."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
-from tf_fpq.native import library
+from tf_fpq.native import library, tracing
 from tf_fpq.native.linear_map import linear_map
 
 
@@ -28,8 +29,23 @@ class Grid:
     slope_inside: bool
 
 
-def fake_quant(x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: Grid) -> tf.Tensor:
-    """`numerics.fake_quant` of a float32 tensor, where `grid_kernels.uses_native` says so."""
+def fake_quant(
+    x: tf.Tensor,
+    step_size: tf.Tensor,
+    zero_point: tf.Tensor,
+    grid: Grid,
+    transposed: Callable[..., tf.Tensor],
+) -> tf.Tensor:
+    """`numerics.fake_quant` of a float32 tensor, where `grid_kernels.uses_native` says so.
+
+    Args:
+      x: The tensor.
+      step_size: Its step sizes.
+      zero_point: Their zero points.
+      grid: What does not change.
+      transposed: `transposed(x, step_size, to_x, to_step)` is `dy/dx * to_x + dy/dstep_size *
+        to_step` by the plain formula, for derivatives of higher order.
+    """
     operations = library.operations()
     zero_point = tf.convert_to_tensor(zero_point)
     if zero_point.shape != step_size.shape:
@@ -53,8 +69,7 @@ def fake_quant(x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: 
             return operations.tf_fpq_fake_quant_gradient(x=x, **own)
 
         def backwards(to_x: tf.Tensor, to_step: tf.Tensor) -> tf.Tensor:
-            inside, slope = _coefficients(x, step_size, zero_point, grid)
-            return inside * to_x + slope * (scale * to_step)
+            return transposed(x, step_size, to_x, scale * to_step)
 
         def gradient(upstream: tf.Tensor):
             dx, dstep = linear_map(forwards, backwards)(upstream)
@@ -72,27 +87,11 @@ def _batch_norm_of(x: tf.Tensor) -> dict[str, Any]:
 
     A gradient that keeps this, and not `x`, keeps what the batch norm's own gradient keeps.
     """
-    if not tf.is_symbolic_tensor(x) or x.op.type != "FusedBatchNormV3":
+    if not tf.is_symbolic_tensor(x) or not tracing.is_training_batch_norm(x.op):
         return {}
     norm = x.op
-    if not norm.get_attr("is_training") or norm.get_attr("data_format") != b"NHWC":
-        return {}
     z, scale, offset = norm.inputs[:3]
-    # A CPU's kernel reserves the mean and the variance, not Bessel's, for its gradient.
     mean, variance = norm.outputs[3:5]
     tensors = {"z": z, "mean": mean, "variance": variance, "scale": scale, "offset": offset}
     stopped = {name: tf.stop_gradient(tensor) for name, tensor in tensors.items()}
     return {**stopped, "epsilon": norm.get_attr("epsilon")}
-
-
-def _coefficients(
-    x: tf.Tensor, step_size: tf.Tensor, zero_point: tf.Tensor, grid: Grid
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """`dy/dx` and `dy/dstep_size` of every number, by the formula."""
-    step = tf.maximum(tf.abs(step_size), grid.min_step_size)
-    low, high = (float(grid.qmin) - zero_point) * step, (float(grid.qmax) - zero_point) * step
-    y = tf.clip_by_value(tf.round(x * (1.0 / step)) * step, low, high)
-    inside = tf.cast(tf.logical_and(x > low, x < high), x.dtype)
-    slope = (y - inside * (x if grid.slope_inside else y)) / step
-    moves = tf.cast(tf.abs(step_size) >= grid.min_step_size, x.dtype) * tf.sign(step_size)
-    return inside, slope * moves

@@ -23,7 +23,7 @@ SOURCES = (
     "noise_operations.cc",
     "list_operations.cc",
 )
-HEADERS = ("blocks.h",)
+HEADERS = ("operation.h",)
 # No option that lets the compiler change a result: a product and a sum stay two roundings.
 _OPTIONS = (
     *("-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),

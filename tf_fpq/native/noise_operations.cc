@@ -10,20 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
-#include "tf_fpq/native/blocks.h"
+#include "tf_fpq/native/operation.h"
 
 namespace tf_fpq {
 namespace {
-
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::errors::InvalidArgument;
-using ::tensorflow::shape_inference::InferenceContext;
 
 constexpr int kLanes = 16;   // counts that are computed at once
 constexpr int kNumbers = 4;  // random numbers of a count

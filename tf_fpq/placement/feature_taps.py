@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import tracing
 
 # Adds to a gradient by a feature, given the gradient by the method's loss, a number.
 Addition = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -71,7 +71,7 @@ class FeatureTap(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """`inputs`."""
         self._latest.tap = None
-        if not grid_kernels.may_use_native() or inputs.dtype != tf.float32:
+        if not tracing.may_use_native() or inputs.dtype != tf.float32:
             return inputs
         self._latest.tap = Tap(inputs)
         return self._latest.tap.output

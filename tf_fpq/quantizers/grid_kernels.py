@@ -16,15 +16,13 @@ no kernel for the gradient, and fuses the plain formula itself) and where there 
 `uses_native` says where operations of our own compute all four at once, `tf_fpq.native`.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
-import contextvars
+from collections.abc import Callable
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
-from tf_fpq.native import library
+from tf_fpq.native import tracing
 
 # The largest float32 below 1 (a float times this is the float next to it, towards zero) and the
 # smallest normal one: together they make an open interval of a closed one. Smaller numbers count as
@@ -160,46 +158,10 @@ def _partial_slope_sums(
 
 COMPILED = dataclasses.replace(FUSED, slope_sum=_compiled_slope_sum)
 
-# Of the thread that traces: a distributed step is traced by several that take turns.
-_plain_only = contextvars.ContextVar("plain_only", default=False)
-_in_training_step = contextvars.ContextVar("in_training_step", default=False)
-
-
-@contextlib.contextmanager
-def _within(place: contextvars.ContextVar[bool]) -> Iterator[None]:
-    token = place.set(True)
-    try:
-        yield
-    finally:
-        place.reset(token)
-
-
-def plain_formula() -> contextlib.AbstractContextManager[None]:
-    """Within the context every quantizer that is called or traced computes by `PLAIN`."""
-    return _within(_plain_only)
-
-
-def training_step() -> contextlib.AbstractContextManager[None]:
-    """Within the context operations of our own may be used.
-
-    Elsewhere they are not: a model that is saved as a graph must load where nothing was compiled.
-    """
-    return _within(_in_training_step)
-
 
 def uses_native(x: tf.Tensor, step: tf.Tensor) -> bool:
     """Whether `tf_fpq.native` quantizes a tensor, at the place where the caller is being traced."""
-    return may_use_native() and _has_last_axis(x, step)
-
-
-def may_use_native() -> bool:
-    """Whether what is traced now may contain operations of `tf_fpq.native`."""
-    return (
-        _in_training_step.get()
-        and not _plain_only.get()
-        and on_cpu_kernels()
-        and library.operations() is not None
-    )
+    return tracing.may_use_native() and _has_last_axis(x, step)
 
 
 def _has_last_axis(x: tf.Tensor, step: tf.Tensor) -> bool:
@@ -213,7 +175,7 @@ def _has_last_axis(x: tf.Tensor, step: tf.Tensor) -> bool:
 
 def kernels_for(x: tf.Tensor, step: tf.Tensor) -> GridKernels:
     """The kernels for a tensor and its step size, at the place where the caller is being traced."""
-    if _plain_only.get() or step.shape.rank != 0 or not on_cpu_kernels():
+    if tracing.wants_plain_formula() or step.shape.rank != 0 or not tracing.on_cpu_kernels():
         return PLAIN
     return COMPILED if _is_large(x) and tf.test.is_built_with_xla() else FUSED
 
@@ -221,23 +183,3 @@ def kernels_for(x: tf.Tensor, step: tf.Tensor) -> GridKernels:
 def _is_large(x: tf.Tensor) -> bool:
     image = tf.TensorShape(x.shape[1:])  # NumPy's arrays have tuples
     return image.is_fully_defined() and image.num_elements() >= _LARGE
-
-
-def on_cpu_kernels() -> bool:
-    """Whether what is traced now runs by TensorFlow's own kernels for CPUs."""
-    return not _under_xla() and not tf.config.list_logical_devices("GPU")
-
-
-def _under_xla() -> bool:
-    """Whether what is traced now is compiled by XLA (`jit_compile=True`), at any level."""
-    # XLA marks the graph that it compiles by a control flow context, and TensorFlow has no public
-    # question for it. A `tf.function` inside has a graph of its own, hence the way outwards.
-    graph = tf.compat.v1.get_default_graph() if not tf.executing_eagerly() else None
-    while graph is not None:
-        context = graph._get_control_flow_context()
-        while context is not None:
-            if context.IsXLAContext():
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False

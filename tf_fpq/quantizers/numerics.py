@@ -1,6 +1,7 @@
 """Rounding, quantizing and their gradients: pure functions of tensors, without Keras.
 
-Quantizers round here and in `grid_kernels`, and nowhere else.
+Quantizers round here and in `grid_kernels`, and nowhere else; operations in C++ do as these do
+(`tf_fpq.native`).
 
 A quantized value is `step_size * (code - zero_point)` with integer codes in `[qmin, qmax]`. Ties
 round to even, as XNNPACK does. A worked number: on the step 0.5 with zero point 2 the value 0.7 is
@@ -10,6 +11,7 @@ round to even, as XNNPACK does. A worked number: on the step 0.5 with zero point
 `[]` for one grid per tensor, or the tensor's rank with 1 in every axis that shares a step.
 """
 
+import functools
 import math
 
 import tensorflow as tf
@@ -129,14 +131,15 @@ def fake_quant(
     x32, step_size = _float32(x), tf.convert_to_tensor(step_size)
     if delta is None and grid_kernels.uses_native(x32, step_size):
         grid = grids.Grid(qmin, qmax, MIN_STEP_SIZE, gradient_scale, slope_inside)
-        return tf.cast(grids.fake_quant(x32, step_size, zero_point, grid), x.dtype)
+        transposed = functools.partial(_transposed, zero_point, qmin, qmax, slope_inside)
+        return tf.cast(grids.fake_quant(x32, step_size, zero_point, grid, transposed), x.dtype)
     kernels = grid_kernels.kernels_for(x, step_size)
 
     @tf.custom_gradient
     def quantized(x32: tf.Tensor, step: tf.Tensor):
         # Forward mode differentiates every operation that it sees, also in here.
         x32, step = tf.stop_gradient(x32), tf.stop_gradient(step)
-        low, high = (float(qmin) - zero_point) * step, (float(qmax) - zero_point) * step
+        low, high = _ends(step, zero_point, qmin, qmax)
         y = kernels.on_grid(x32, step, low, high)
 
         def slope() -> tf.Tensor:
@@ -170,6 +173,32 @@ def fake_quant(
     return tf.cast(quantized(x32, positive_step(step_size)), x.dtype)
 
 
+def _ends(
+    step: tf.Tensor, zero_point: tf.Tensor, qmin: int, qmax: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values of the first and of the last code."""
+    return (float(qmin) - zero_point) * step, (float(qmax) - zero_point) * step
+
+
+def _transposed(
+    zero_point: tf.Tensor,
+    qmin: int,
+    qmax: int,
+    slope_inside: bool,
+    x: tf.Tensor,
+    step_size: tf.Tensor,
+    to_x: tf.Tensor,
+    to_step: tf.Tensor,
+) -> tf.Tensor:
+    """`dy/dx * to_x + dy/dstep_size * to_step` by the plain formula."""
+    kernels, step = grid_kernels.PLAIN, positive_step(step_size)
+    low, high = _ends(step, zero_point, qmin, qmax)
+    y = kernels.on_grid(x, step, low, high)
+    slope = y - kernels.inside(x if slope_inside else y, x, low, high)
+    moves = tf.sign(step_size) * tf.cast(tf.abs(step_size) >= MIN_STEP_SIZE, step.dtype)
+    return kernels.inside(to_x, x, low, high) + slope * (to_step * moves / step)
+
+
 def positive_step(step_size: tf.Tensor) -> tf.Tensor:
     """The magnitude of a step size, at least `MIN_STEP_SIZE`.
 
@@ -198,7 +227,7 @@ def fake_quant_fixed(
     `fake_quant`.
     """
     kernels = grid_kernels.kernels_for(x, step_size)
-    low, high = (float(qmin) - zero_point) * step_size, (float(qmax) - zero_point) * step_size
+    low, high = _ends(step_size, zero_point, qmin, qmax)
 
     @tf.custom_gradient
     def quantized(x32: tf.Tensor):

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import tracing
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -125,7 +125,7 @@ class LossHessian:
 
     def _value_of_batch(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         # The quantizers' plain formulas: the fused kernels do not sum in the same order.
-        with grid_kernels.plain_formula():
+        with tracing.plain_formula():
             return self._loss(labels, self.model(images, training=False))
 
     def _gradient_of_batch(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

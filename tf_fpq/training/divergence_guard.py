@@ -17,8 +17,7 @@ import tensorflow as tf
 
 from tf_fpq import distributed, graph
 from tf_fpq.keras_compat import keras
-from tf_fpq.native import lists
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import lists, tracing
 from tf_fpq.student_layers.quantized_layers import moved_by_forward_pass
 
 # What a step reads and makes, in the order of computation, and what it means if it is not finite.
@@ -128,20 +127,19 @@ class DivergenceGuard:
         norms = _half_squares(gradients)
         # Learning rate too: a NaN there would spoil weights whose gradients are finite.
         # Images too: NaN among them would pass, as a quantizer clips it to an end of its range.
-        self._image_size.assign(_root_mean_square(step["images"]))
         # Moving statistics too: behind a batch norm, a quantizer hides NaN in the same way.
-        others = [*(step[name] for name in ("images", "predictions", "learning_rate"))]
-        total = tf.reduce_sum(_half_squares([*others, *self._moving]))
+        others = [step[name] for name in ("images", "predictions", "learning_rate")]
+        watched = _half_squares([*others, *self._moving])
+        self._image_size.assign(tf.sqrt(2.0 * watched[0] / _count(step["images"])))
+        total = tf.reduce_sum(watched)
         total += 0.0 if self._scaled else tf.reduce_sum(norms)
         (total,) = distributed.sum_over_replicas([total])
 
         def stop(norms: tf.Tensor, step: Any, before: Sequence[tf.Tensor]) -> None:
             causes = _half_squares([step.get(name) for name in CAUSES])
             moved = _half_squares(self._statistics)
-            seen, stopped = (
-                tf.concat([causes, norms, moved], 0),
-                tf.convert_to_tensor(self._stopped),
-            )
+            seen = tf.concat([causes, norms, moved], 0)
+            stopped = tf.convert_to_tensor(self._stopped)
             self._noted.assign_add(tf.where(stopped, tf.zeros_like(seen), seen))
             distributed.assign(self._statistics, before)
             self._stopped.assign(True)
@@ -215,7 +213,7 @@ def _half_squares(values: Sequence[Any]) -> tf.Tensor:
             owners.append(owner)
     if not parts:
         return tf.zeros([len(values)])
-    if grid_kernels.may_use_native():
+    if tracing.may_use_native():
         sums = lists.half_squares(parts)
     else:
         sums = tf.stack([tf.nn.l2_loss(part) for part in parts])
@@ -230,10 +228,10 @@ def _numbers(value: Any) -> list[Any]:
     return [part for part in found if getattr(part, "dtype", None) != tf.string]
 
 
-def _root_mean_square(images: Any) -> tf.Tensor:
-    count = tf.add_n([tf.size(part, tf.int64) for part in tf.nest.flatten(images)])
-    (half_squares,) = tf.unstack(_half_squares([images]))
-    return tf.sqrt(2.0 * half_squares / tf.cast(count, tf.float32))
+def _count(values: Any) -> tf.Tensor:
+    """How many numbers a structure has, in float32."""
+    sizes = [tf.size(part, tf.int64) for part in tf.nest.flatten(values)]
+    return tf.cast(tf.add_n(sizes), tf.float32)
 
 
 def _overflow_cause(sizes: dict[str, float]) -> str:

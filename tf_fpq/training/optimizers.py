@@ -6,8 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq.keras_compat import keras
-from tf_fpq.native import lists
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import lists, tracing
 
 
 def check(optimizer: Any) -> None:
@@ -42,6 +41,6 @@ def part_of_the_way(
 ) -> list[tf.Tensor]:
     """`before + factor * (variable - before)` of each variable, which an optimizer has updated."""
     after = [tf.convert_to_tensor(variable) for variable in variables]
-    if after and grid_kernels.may_use_native():
+    if after and tracing.may_use_native():
         return lists.interpolate(before, after, factor)
     return [old + factor * (new - old) for old, new in zip(before, after, strict=True)]

@@ -13,9 +13,9 @@ from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import AnyModel, keras, register, untracked
 from tf_fpq.methods.base import Batch, Gradients, Method, Step
+from tf_fpq.native import tracing
 from tf_fpq.placement import feature_taps
 from tf_fpq.placement.training_graph import training_graph
-from tf_fpq.quantizers import grid_kernels
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
 from tf_fpq.training import (
     argument_checks,
@@ -317,7 +317,7 @@ class QatModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, teacher = self._unpack(x)
         before = self._guard.remember()
-        with grid_kernels.training_step():
+        with tracing.training_step():
             targets = {method.name: method.targets(batch) for method in self.methods}
             step = Step(None, {}, teacher.get("predictions"), teacher.get("features", {}), targets)
             compute = functools.partial(self._gradients, batch, y, sample_weight, step)

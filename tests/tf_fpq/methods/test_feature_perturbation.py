@@ -11,8 +11,8 @@ from tf_fpq.keras_compat import keras
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation, PerturbedInput
 from tf_fpq.methods.forks import Fork
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
+from tf_fpq.native import tracing
 from tf_fpq.placement.training_graph import training_graph
-from tf_fpq.quantizers import grid_kernels
 from tf_fpq.quantizers.min_max import MinMaxQuantizer
 from tf_fpq.training.qat_model import QatModel
 
@@ -316,6 +316,6 @@ def test_one_zero_stands_for_the_gradient_that_a_view_does_not_have(probability,
 
     ours = gradients()
     # Where there is a GPU or XLA, zeros are tensors of their own.
-    monkeypatch.setattr(grid_kernels, "on_cpu_kernels", lambda: False)
+    monkeypatch.setattr(tracing, "on_cpu_kernels", lambda: False)
     for a, b in zip(ours, gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())

@@ -6,9 +6,8 @@ import tensorflow as tf
 
 from tests.tf_fpq.native.native_library import needs_native
 from tf_fpq.methods.standardization import standardized_distance
-from tf_fpq.native import library
+from tf_fpq.native import library, tracing
 from tf_fpq.placement.feature_taps import FeatureTap
-from tf_fpq.quantizers import grid_kernels
 
 pytestmark = needs_native
 EPSILON = 1e-5
@@ -27,7 +26,7 @@ def formula(student: np.ndarray, teacher: np.ndarray) -> tuple[float, np.ndarray
 
 def by_operations(student, teacher, weight=1.0, of_others=0.0):
     student, layer = tf.constant(student), FeatureTap("conv")
-    with grid_kernels.training_step(), tf.GradientTape() as tape:
+    with tracing.training_step(), tf.GradientTape() as tape:
         tape.watch(student)
         output = layer(student)
         tap = layer.latest()

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.tf_fpq.native.native_library import needs_native
 from tests.tf_fpq.quantizers.test_grid_kernels import grids, hard_values
 from tf_fpq.keras_compat import keras
-from tf_fpq.native import library
+from tf_fpq.native import library, tracing
 from tf_fpq.quantizers import grid_kernels, numerics
 
 pytestmark = needs_native
@@ -16,7 +16,7 @@ pytestmark = needs_native
 def by_both(x, g, step_size, zero_point, qmin, qmax, scale=1.0, **arguments):
     """Values and gradients, by the operations and by the formula."""
     results = []
-    for context in (grid_kernels.training_step(), grid_kernels.plain_formula()):
+    for context in (tracing.training_step(), tracing.plain_formula()):
         x, step_size = tf.constant(x), tf.constant(step_size)
         with context, tf.GradientTape() as tape:
             tape.watch([x, step_size])
@@ -66,7 +66,7 @@ def test_a_step_per_channel(shape, steps):
 
 def test_channels_that_are_not_neighbours_are_left_to_the_formula():
     transposed_kernel, steps = tf.zeros([3, 3, 6, 4]), tf.ones([1, 1, 6, 1])
-    with grid_kernels.training_step():
+    with tracing.training_step():
         assert not grid_kernels.uses_native(transposed_kernel, steps)
         assert not grid_kernels.uses_native(tf.zeros([5, 4]), tf.ones([5, 4]))
         assert grid_kernels.uses_native(transposed_kernel, tf.ones([1, 1, 1, 4]))
@@ -107,7 +107,7 @@ def test_second_derivatives_are_the_formulas():
     random = np.random.default_rng(0)
     x, g = (tf.constant(part) for part in random.normal(size=(2, 40)).astype(np.float32))
     found = []
-    for context in (grid_kernels.training_step(), grid_kernels.plain_formula()):
+    for context in (tracing.training_step(), tracing.plain_formula()):
         step = tf.constant(-0.23)
         with context, tf.GradientTape() as outer:
             outer.watch([x, step])
@@ -169,11 +169,11 @@ def test_they_are_for_training_steps_on_a_cpu_alone():
         return tape.gradient(y, [x, step])
 
     def step(x):
-        with grid_kernels.training_step():
+        with tracing.training_step():
             return gradient(x)
 
     def by_formula(x):
-        with grid_kernels.plain_formula():
+        with tracing.plain_formula():
             return step(x)
 
     assert native < _operations(step)
@@ -193,7 +193,7 @@ def _behind_a_batch_norm(z, g, *, training: bool):
     @tf.function
     def step(z):
         size = tf.constant(0.2)
-        with grid_kernels.training_step(), tf.GradientTape() as tape:
+        with tracing.training_step(), tf.GradientTape() as tape:
             tape.watch([z, size])
             y = numerics.fake_quant(norm(z, training=training), size, tf.constant(0.0), 0, 7, 0.5)
         return y, *tape.gradient(y, [z, size], g)
@@ -208,7 +208,7 @@ def test_behind_a_batch_norm_in_training_its_input_stands_for_its_output():
     found, operations = _behind_a_batch_norm(z, g, training=True)
     assert "TfFpqNormalizedFakeQuantGradient" in operations
     assert "TfFpqFakeQuantGradient" not in operations
-    with grid_kernels.plain_formula():
+    with tracing.plain_formula():
         expected, _ = _behind_a_batch_norm(z, g, training=True)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-5)

@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.native.native_library import needs_native
-from tf_fpq.native import lists
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import lists, tracing
 from tf_fpq.training import optimizers
 
 pytestmark = needs_native
@@ -32,7 +31,7 @@ def test_part_of_the_way_is_the_same_by_either():
     before = [tf.constant(random.normal(size=shape), tf.float32) for shape in shapes]
     variables = [tf.Variable(random.normal(size=shape), dtype=tf.float32) for shape in shapes]
     plain = optimizers.part_of_the_way(before, variables, 0.1)
-    with grid_kernels.training_step():
+    with tracing.training_step():
         native = optimizers.part_of_the_way(before, variables, 0.1)
         assert optimizers.part_of_the_way([], [], 0.1) == []
     for one, other in zip(native, plain, strict=True):

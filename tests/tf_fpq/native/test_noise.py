@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from tests.tf_fpq.native.native_library import needs_native
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
-from tf_fpq.native import library, noise
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import library, noise, tracing
 
 pytestmark = needs_native
 
@@ -42,7 +41,7 @@ def test_sfp_draws_the_same_noise_by_either():
     x = tf.constant(np.random.default_rng(0).normal(size=(2, 9, 9, 3)), tf.float32)
     step = tf.constant(0.25)
     plain = method.noisy(x, method.key(), step, "conv", relu=True)
-    with grid_kernels.training_step():
+    with tracing.training_step():
         native = method.noisy(x, method.key(), step, "conv", relu=True)
     np.testing.assert_array_equal(native, plain)
 

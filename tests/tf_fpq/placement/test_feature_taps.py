@@ -5,10 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tests.tf_fpq.small_student import images, pair
-from tf_fpq.native import library
+from tf_fpq.native import library, tracing
 from tf_fpq.placement.feature_taps import FeatureTap, Tap, latest_taps
 from tf_fpq.placement.training_graph import training_graph
-from tf_fpq.quantizers import grid_kernels
 
 
 def test_what_is_added_is_a_function_of_both_gradients():
@@ -42,7 +41,7 @@ def test_there_are_taps_where_operations_of_our_own_are(monkeypatch):
     layer, x = FeatureTap("conv"), tf.ones([2, 3])
     assert layer.latest() is None
     monkeypatch.setattr(library, "operations", lambda: "compiled")
-    with grid_kernels.training_step():
+    with tracing.training_step():
         y = layer(x)
         assert layer.latest().output is y and y is not x
         layer(tf.ones([2], tf.float16))  # the layer casts it
@@ -54,7 +53,7 @@ def test_a_training_graph_taps_the_features_that_are_shown(monkeypatch):
     _, student = pair()
     graph = training_graph(student, shown=["stem"])
     monkeypatch.setattr(library, "operations", lambda: None)
-    with grid_kernels.training_step():
+    with tracing.training_step():
         assert latest_taps(graph, graph(images())["features"]) == {"stem": None}
     names = [layer.name for layer in graph.layers]
     assert [name for name in names if name.endswith("_tap")] == ["stem_tap"]

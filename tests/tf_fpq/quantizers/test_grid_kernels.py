@@ -11,7 +11,7 @@ from tests.tf_fpq.small_student import LOSS, labels
 import tf_fpq
 from tf_fpq.keras_compat import keras
 from tf_fpq.native import grids as grids_of_native
-from tf_fpq.native import library
+from tf_fpq.native import library, tracing
 from tf_fpq.quantizers import grid_kernels, numerics
 from tf_fpq.quantizers.grid_kernels import COMPILED, FUSED, PLAIN
 
@@ -147,7 +147,7 @@ def test_quantizers_have_the_formulas_gradients_of_both_orders(arguments, dtype)
     random = np.random.default_rng(0)
     x, g = (tf.cast(random.normal(size=(40, 7)), dtype) for _ in range(2))
     fused = _all_of(x, g, **arguments)
-    with grid_kernels.plain_formula():
+    with tracing.plain_formula():
         plain = _all_of(x, g, **arguments)
     for place, (one, other) in enumerate(zip(fused, plain, strict=True)):
         exact = place < 2 and "delta" not in arguments
@@ -177,7 +177,7 @@ def test_one_kernel_each_where_there_are_kernels():
     for one, other in zip(compiled(x), gradient(x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     assert tf.function(lambda x: compiled(x)[0])(x).shape == (8,)
-    with grid_kernels.plain_formula():
+    with tracing.plain_formula():
         assert not fused & _operations(tf.function(gradient))
     assert grid_kernels.kernels_for(x, tf.ones([3])) is PLAIN
 
@@ -186,7 +186,7 @@ def test_the_compiled_sum_is_for_large_images():
     step = tf.constant(0.1)
     assert grid_kernels.kernels_for(tf.zeros([2, 16, 16, 16]), step) is COMPILED
     assert grid_kernels.kernels_for(tf.zeros([200, 16, 16, 8]), step) is FUSED
-    with grid_kernels.plain_formula():
+    with tracing.plain_formula():
         assert grid_kernels.kernels_for(tf.zeros([2, 16, 16, 16]), step) is PLAIN
 
 
@@ -198,19 +198,19 @@ def operations(monkeypatch):
 
 def test_operations_of_our_own_are_for_training_steps(operations, monkeypatch):
     x, step = tf.zeros([2, 3]), tf.constant(0.1)
-    assert not grid_kernels.may_use_native() and not grid_kernels.uses_native(x, step)
-    with grid_kernels.training_step():
-        assert grid_kernels.may_use_native() and grid_kernels.uses_native(x, step)
-        with grid_kernels.plain_formula():
-            assert not grid_kernels.may_use_native()
-        assert grid_kernels.may_use_native()  # an inner context ends without the outer one
+    assert not tracing.may_use_native() and not grid_kernels.uses_native(x, step)
+    with tracing.training_step():
+        assert tracing.may_use_native() and grid_kernels.uses_native(x, step)
+        with tracing.plain_formula():
+            assert not tracing.may_use_native()
+        assert tracing.may_use_native()  # an inner context ends without the outer one
         with monkeypatch.context() as changed:
             changed.setattr(library, "operations", lambda: None)
             assert not grid_kernels.uses_native(x, step)
         with monkeypatch.context() as changed:
             changed.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
             assert not grid_kernels.uses_native(x, step)
-    assert not grid_kernels.may_use_native()
+    assert not tracing.may_use_native()
 
 
 @pytest.mark.parametrize(
@@ -226,13 +226,13 @@ def test_operations_of_our_own_are_for_training_steps(operations, monkeypatch):
     ],
 )
 def test_neighbours_in_memory_must_have_neighbouring_steps(operations, shape, steps, native):
-    with grid_kernels.training_step():
+    with tracing.training_step():
         assert grid_kernels.uses_native(tf.zeros(shape), tf.ones(steps)) is native
 
 
 def test_a_thread_is_in_no_training_step_of_another():
     found = []
-    with grid_kernels.training_step(), grid_kernels.plain_formula():
+    with tracing.training_step(), tracing.plain_formula():
         thread = threading.Thread(
             target=lambda: found.append(
                 grid_kernels.kernels_for(tf.zeros([2]), tf.constant(0.1)) is FUSED
@@ -247,14 +247,14 @@ def test_a_thread_is_in_no_training_step_of_another():
 def test_a_quantizer_hands_over_what_it_was_given(operations, monkeypatch, slope_inside):
     calls = []
 
-    def fake_quant(x, step_size, zero_point, grid):
+    def fake_quant(x, step_size, zero_point, grid, transposed):
         calls.append((x.dtype, float(step_size), float(zero_point), grid))
         return x + 1.0
 
     monkeypatch.setattr(grids_of_native, "fake_quant", fake_quant)
     x, step, zero_point = tf.zeros([3], tf.float16), tf.constant(-0.1), tf.constant(2.0)
     arguments = (x, step, zero_point, -1, 14, 0.25)
-    with grid_kernels.training_step():
+    with tracing.training_step():
         y = numerics.fake_quant(*arguments, slope_inside=slope_inside)
         assert y.dtype == tf.float16 and float(y[0]) == 1.0
         # EWGS scales a gradient that no operation of ours has.
@@ -293,7 +293,7 @@ def _trained() -> tuple[list[float], list[np.ndarray]]:
 def test_a_training_by_kernels_is_the_training_by_the_formula():
     """Until a rounding error moves a code: eight steps at this rate, to 1e-4 of each number."""
     losses, weights = _trained()
-    with grid_kernels.plain_formula():
+    with tracing.plain_formula():
         plain_losses, plain_weights = _trained()
     np.testing.assert_allclose(losses, plain_losses, rtol=1e-4)
     assert losses[-1] < losses[0]
@@ -319,7 +319,7 @@ def test_the_gradient_keeps_input_and_output_only():
         with graph.as_default():
             symbol = tf.compat.v1.placeholder(tf.float32, [64], "x")
             step = tf.compat.v1.placeholder(tf.float32, [], "step")
-            with contextlib.nullcontext() if kernels == "fused" else grid_kernels.plain_formula():
+            with contextlib.nullcontext() if kernels == "fused" else tracing.plain_formula():
                 y = numerics.fake_quant(symbol, step, tf.constant(0.0), 0, 15)
             upstream = tf.compat.v1.placeholder(tf.float32, [64], "upstream")
             forward = set(graph.get_operations())

@@ -8,7 +8,7 @@ import numpy as np
 
 import tf_fpq
 from tf_fpq.keras_compat import keras
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import tracing
 
 layers = keras.layers
 
@@ -36,7 +36,7 @@ def main() -> None:
             model = tf_fpq.QatModel(student, step_size_learning_rate_factor=1.0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss)
-        with grid_kernels.training_step():  # the operations that a QatModel uses
+        with tracing.training_step():  # the operations that a QatModel uses
             model.fit(x, y, batch_size=32, shuffle=False, verbose=0)
         results.append(student.get_weights())
     print(max(float(np.abs(a - b).max()) for a, b in zip(*results, strict=True)))

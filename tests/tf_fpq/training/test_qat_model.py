@@ -22,14 +22,14 @@ import tf_fpq
 from tf_fpq.keras_compat import keras
 from tf_fpq.methods.distillation import ChannelStandardizedDistillation
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
-from tf_fpq.quantizers import grid_kernels
+from tf_fpq.native import tracing
 from tf_fpq.student_layers.quantized_layers import quantizer_variables
 from tf_fpq.training.qat_model import QatModel
 
 
 def test_no_method_is_the_plain_student_bit_for_bit():
     _, student = pair(regularizer=1e-3)
-    with grid_kernels.training_step():  # the operations that a QatModel uses
+    with tracing.training_step():  # the operations that a QatModel uses
         fit(student)
     _, other = pair(regularizer=1e-3)
     fit(QatModel(other, step_size_learning_rate_factor=1.0))

@@ -1,12 +1,15 @@
-// Work in blocks on TensorFlow's threads, and functions for every width of vectors.
+// What all operations need: TensorFlow's names, work in blocks on its threads, and functions for
+// every width of vectors.
 
-#ifndef TF_FPQ_NATIVE_BLOCKS_H_
-#define TF_FPQ_NATIVE_BLOCKS_H_
+#ifndef TF_FPQ_NATIVE_OPERATION_H_
+#define TF_FPQ_NATIVE_OPERATION_H_
 
 #include <algorithm>
 #include <cstdint>
 
+#include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/util/work_sharder.h"
 
 // The compiler makes a version for each width of vectors, and the machine chooses when it loads
@@ -19,6 +22,15 @@
 
 namespace tf_fpq {
 
+using ::tensorflow::OpInputList;
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+using ::tensorflow::errors::InvalidArgument;
+using ::tensorflow::shape_inference::InferenceContext;
+
 // Elements that one thread takes at a time: 16 KiB of each tensor, less than a core's first cache.
 constexpr int64_t kBlock = 4096;
 
@@ -26,10 +38,12 @@ inline int64_t NumBlocks(int64_t total, int64_t block = kBlock) {
   return (total + block - 1) / block;
 }
 
+// Places of `channels` elements each that one thread takes at a time.
+inline int64_t RowsOfBlock(int64_t channels) { return std::max<int64_t>(1, kBlock / channels); }
+
 // Calls `work(first, count, number)` for all blocks of `total` elements, on TensorFlow's threads.
 template <typename Work>
-void ForBlocks(::tensorflow::OpKernelContext* context, int64_t total, const Work& work,
-               int64_t block = kBlock) {
+void ForBlocks(OpKernelContext* context, int64_t total, const Work& work, int64_t block = kBlock) {
   const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
   const int64_t cost = 2 * kBlock;  // cycles, from which on a second thread pays
   ::tensorflow::Shard(threads.num_threads, threads.workers, NumBlocks(total, block), cost,
@@ -43,4 +57,4 @@ void ForBlocks(::tensorflow::OpKernelContext* context, int64_t total, const Work
 
 }  // namespace tf_fpq
 
-#endif  // TF_FPQ_NATIVE_BLOCKS_H_
+#endif  // TF_FPQ_NATIVE_OPERATION_H_
