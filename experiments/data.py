@@ -108,7 +108,7 @@ class Dataset:
 
     def test_batches(self, batch_size: int = 256) -> tf.data.Dataset:
         """Batches of normalised test images and labels, in order."""
-        return tf.data.Dataset.from_tensor_slices(self.test).batch(batch_size).prefetch(2)
+        return _in_memory(tf.data.Dataset.from_tensor_slices(self.test).batch(batch_size))
 
     def train_batches(self, batch_size: int, seed: int, augment: bool = True) -> tf.data.Dataset:
         """Batches of shuffled, augmented, normalised training images and labels; an incomplete last
@@ -145,12 +145,13 @@ class Dataset:
             images = tf.cast(images, tf.float32) / 255.0
             return (images - tf.constant(self.info.mean)) / tf.constant(self.info.std), labels
 
-        return tf.data.Dataset.zip((batches, seeds)).map(prepare, num_parallel_calls=2).prefetch(2)
+        drawn = tf.data.Dataset.zip((batches, seeds))
+        return _in_memory(drawn.map(prepare, num_parallel_calls=2))
 
     def plain_train_batches(self, batch_size: int = 256) -> tf.data.Dataset:
         """Batches of all normalised training images and labels, in order, not augmented."""
         images = self.normalize(self.train_images), self.train_labels
-        return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).prefetch(2)
+        return _in_memory(tf.data.Dataset.from_tensor_slices(images).batch(batch_size))
 
     def train_part(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The first training images, normalised and not augmented, and their labels."""
@@ -166,6 +167,17 @@ class Dataset:
         """
         order = np.random.default_rng(seed).permutation(len(self.train_images))
         return self.normalize(self.train_images[order[:count]])
+
+
+def _in_memory(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same batches, two of them made ahead.
+
+    TensorFlow does not tune their making: an iterator that is tuned waits for up to 0.1 s when it
+    ends, which is as much as ten steps of a small network, in every epoch.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(2).with_options(options)
 
 
 def augment_images(images: tf.Tensor, seed: tf.Tensor, *, shift: int, flip: bool) -> tf.Tensor:

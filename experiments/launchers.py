@@ -6,7 +6,7 @@ Each gets the float teacher of its run as bytes, so that all runs of a seed have
 wherever they are, and returns the row and the trained student.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -41,6 +41,10 @@ def in_processes(
 ) -> bool:
     """Runs what is missing in this process and in `workers - 1` others with the same command line.
 
+    On Linux each of several processes has a share of the cores for itself. TensorFlow makes as many
+    threads as it sees cores, and two processes that both make two are half as fast as two that make
+    one each.
+
     Args:
       found: The study.
       workdir: Folder of teachers and students.
@@ -50,12 +54,39 @@ def in_processes(
     Returns:
       Whether all processes ended well.
     """
-    others = [_other_worker() for _ in range(workers - 1)]
+    shares = _shares_of_cores(workers)
+    others = []
+    for share in shares[1:]:
+        with _on_cores(share):
+            others.append(_other_worker())
     try:
-        run_missing(found, workdir, minutes)
+        with _on_cores(shares[0]):
+            run_missing(found, workdir, minutes)
     finally:
         codes = [process.wait() for process in others]
     return not any(codes)
+
+
+def _shares_of_cores(workers: int) -> list[set[int]]:
+    """The cores of each worker; none where there are too few, or the system cannot tell."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < workers:
+        return [set() for _ in range(workers)]
+    return [set(cores[number::workers]) for number in range(workers)]
+
+
+@contextlib.contextmanager
+def _on_cores(share: set[int]) -> Iterator[None]:
+    """Keeps this thread, and threads and processes that it begins, on cores; on all if none."""
+    if not share:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, share)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _other_worker() -> subprocess.Popen:

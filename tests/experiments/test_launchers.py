@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import multiprocessing
+import os
+import subprocess
 import sys
 
 import pytest
@@ -114,6 +116,26 @@ def test_a_run_that_fails_has_a_row_that_says_so(tmp_path, monkeypatch):
 def test_no_run_begins_after_the_time(tmp_path, recorded):
     launchers.run_missing(study_of(tmp_path, [TINY]), tmp_path, minutes=0)
     assert not recorded
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on this system")
+@pytest.mark.parametrize(
+    "cores, shares", [({0, 1, 2}, [{0, 2}, {1}]), ({0, 1}, [{0}, {1}]), ({1}, [{1}, {1}])]
+)
+def test_each_worker_has_cores_of_its_own(tmp_path, monkeypatch, cores, shares):
+    at, seen = [cores], []
+
+    def begin():
+        seen.append(at[0])
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: at[0])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, share: at.__setitem__(0, share))
+    monkeypatch.setattr(launchers, "_other_worker", begin)
+    monkeypatch.setattr(launchers, "run_missing", lambda *_: seen.append(at[0]))
+    assert launchers.in_processes(study_of(tmp_path, []), tmp_path, workers=2)
+    assert seen == shares[::-1]
+    assert at == [cores]
 
 
 def test_without_ray_the_way_out_is_named(tmp_path, monkeypatch):
