@@ -56,15 +56,29 @@ def settle_decay(config: Config, rows: Sequence[Row]) -> tuple[list[Config], Con
     return [*runs, *on_validation([lower])], best([found, lower], rows)
 
 
-def on_validation(options: Sequence[Config]) -> Iterator[Config]:
+def on_validation(options: Sequence[Config], seeds: Sequence[int] = SEEDS) -> Iterator[Config]:
     """The runs by which one of the options is chosen, seed by seed."""
-    for seed in SEEDS:
+    for seed in seeds:
         for option in options:
             yield dataclasses.replace(option, seed=seed, validation_examples=VALIDATION_EXAMPLES)
 
 
-def best(options: Sequence[Config], rows: Sequence[Row]) -> Config | None:
+def best(
+    options: Sequence[Config], rows: Sequence[Row], seeds: Sequence[int] = SEEDS
+) -> Config | None:
     """The option of the highest mean score over the seeds; of equal ones the first.
+
+    Returns:
+      None if a row of an option is missing.
+    """
+    order = ranked(options, rows, seeds)
+    return order[0] if order else None
+
+
+def ranked(
+    options: Sequence[Config], rows: Sequence[Row], seeds: Sequence[int] = SEEDS
+) -> list[Config] | None:
+    """The options from the highest mean score over the seeds to the lowest.
 
     Returns:
       None if a row of an option is missing.
@@ -72,11 +86,11 @@ def best(options: Sequence[Config], rows: Sequence[Row]) -> Config | None:
     found = {study.row_key(row): row for row in rows}
     means = []
     for option in options:
-        keys = [study.key(study.plain(config)) for config in on_validation([option])]
+        keys = [study.key(study.plain(config)) for config in on_validation([option], seeds)]
         if not all(key in found for key in keys):
             return None
         means.append(sum(score(found[key]) for key in keys) / len(keys))
-    return options[means.index(max(means))]
+    return [options[i] for i in sorted(range(len(means)), key=lambda i: -means[i])]
 
 
 def score(row: Row) -> float:

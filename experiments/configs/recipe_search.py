@@ -3,14 +3,16 @@
     python -m experiments.sweep --config=experiments/configs/recipe_search.py --workers=2
 
 Every candidate gets its own learning rate, as the methods of the tables do, at the weight decay
-that `interpolating.py` chose. The one with the best validation accuracy over two seeds is what the
-tables call `recipe`; it joins them when all candidates have their rows.
+that `interpolating.py` chose, over two seeds. Two seeds tell bad candidates from good ones, and no
+more: the best, and KD alone, run on six others as well. The one with the best validation accuracy
+over all eight is what the tables call `recipe`; it joins them when all have their rows.
 
 What is searched: distillation of logits (temperature, weight, without the labels' loss, faded),
 CSD (weight, strong early and off late), distillation on the student's grid (SQuaT), noise (how
 often, before or behind the quantizer, annealed), CR on top, 4 bits before 2, averaged weights, and
 mixtures of images that teacher and student see alike. All have as many steps. Mixtures, averaging
-and stages stand beside plain LSQ as well: what LSQ gains by them alone is no merit of a method.
+and stages stand beside plain LSQ as well: what LSQ gains by them alone is no merit of a method. The
+last two join what was best when 16 candidates had their rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +56,16 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"methods": ("none",), "mixup": 1.0},
     {"methods": ("none",), "average_from": 0.75},
     {"methods": ("none",), "stages": ("W4A4",)},
+    {
+        "methods": ("sfp", "kd"),
+        "method_arguments": {"kd": {"temperature": 2.0}},
+        "schedules": {"sfp.probability": ANNEALED},
+    },
+    {"methods": ("sfp", "sam", "kd"), "schedules": {"sfp.probability": ANNEALED}},
 )
+# How many of them, beside KD alone, are run on more seeds.
+FINALISTS = 4
+FINAL_SEEDS = (*selection.SEEDS, *range(102, 108))
 
 
 def candidates() -> list[Config]:
@@ -68,20 +79,32 @@ def candidates() -> list[Config]:
 
 
 def runs(rows: Sequence[Row]) -> Iterator[Config]:
-    """Validation runs, candidate by candidate."""
+    """Validation runs, candidate by candidate, then those of the finalists, seed by seed."""
     for candidate in candidates():
         yield from selection.settle_rate(candidate, rows)[0]
+    known = [config for config, _ in finalists(rows)]
+    yield from selection.on_validation(known, FINAL_SEEDS)
+
+
+def finalists(rows: Sequence[Row]) -> list[tuple[Config, Mapping[str, Any]]]:
+    """KD alone and the best others, with their rates and what they change; none before all
+    candidates have rows.
+    """
+    settled = [selection.settle_rate(candidate, rows)[1] for candidate in candidates()]
+    known = [config for config in settled if config is not None]
+    order = selection.ranked(known, rows)
+    if not order or len(known) < len(settled):
+        return []
+    kept = [known[0], *[config for config in order if config != known[0]][:FINALISTS]]
+    return [(config, CANDIDATES[known.index(config)]) for config in kept]
 
 
 def winner() -> Mapping[str, Any] | None:
     """What the best candidate changes; None as long as rows are missing."""
     rows = STUDY.open_results().rows()
-    settled = [selection.settle_rate(candidate, rows)[1] for candidate in candidates()]
-    known = [candidate for candidate in settled if candidate is not None]
-    if not known or len(known) < len(settled):
-        return None
-    found = selection.best(known, rows)
-    return None if found is None else CANDIDATES[known.index(found)]
+    known = finalists(rows)
+    best = selection.best([config for config, _ in known], rows, FINAL_SEEDS) if known else None
+    return next((changes for config, changes in known if config == best), None)
 
 
 STUDY = Study(
