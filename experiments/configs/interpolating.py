@@ -15,25 +15,21 @@ from experiments.study import Row, Study
 CELLS = (
     ("resnet8", (2, 2)),
     ("resnet8", (4, 4)),
-    ("mobilenet_v2_tiny", (2, 2)),
     ("resnet8", (2, 4)),
+    ("mobilenet_v2_tiny", (2, 2)),
     ("mobilenet_v2_tiny", (4, 4)),
     ("mobilenet_v2_tiny", (2, 4)),
 )
-# Beside LSQ in the first cell, one group after the other: a group begins when the one before it has
-# all its rows.
-GROUPS = (("kd", "fpq"), ("float", "cr"), ("sfp", "csd"))
+# In every cell, before the others in any.
+FIRST = ("kd", "fpq", "recipe", "float")
 
 
 def runs(rows: Sequence[Row]) -> Iterator[Config]:
-    """The first methods in the first cell, then all in all cells."""
-    model, bits = CELLS[0]
-    base = dataclasses.replace(settings.INTERPOLATING, model=model)
-    for end in range(1, len(GROUPS) + 1):
-        yield from cells.cell(base, bits, [name for group in GROUPS[:end] for name in group], rows)
-    for model, bits in CELLS:
-        base = dataclasses.replace(settings.INTERPOLATING, model=model)
-        yield from cells.cell(base, bits, [*cells.METHOD_SETS, "recipe"], rows)
+    """The first methods in all cells, then all in all cells."""
+    for sets in (FIRST, (*cells.METHOD_SETS, "recipe")):
+        for model, bits in CELLS:
+            base = dataclasses.replace(settings.INTERPOLATING, model=model)
+            yield from cells.cell(base, bits, sets, rows)
 
 
 STUDY = Study(
