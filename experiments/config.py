@@ -10,7 +10,6 @@ from typing import Any
 from experiments import data, models, streamed
 from experiments.datasets import fashion_mnist_idx
 import tf_fpq
-from tf_fpq import recipe
 from tf_fpq.methods import presets
 from tf_fpq.methods.base import Method
 from tf_fpq.methods.distillation import TUNED_CSD_WEIGHT
@@ -279,7 +278,14 @@ class Config:
                     f" share and value. Received: schedules={{{target!r}: {points}}} with"
                     f" methods={self.methods}."
                 )
-        return recipe.schedules(methods, self.schedules)
+        by_name = {method.name: method for method in methods}
+        targets = [(target.partition("."), points) for target, points in self.schedules.items()]
+        return [
+            tf_fpq.callbacks.Schedule(
+                by_name[name], coefficient, tf_fpq.callbacks.piecewise(points)
+            )
+            for (name, _, coefficient), points in targets
+        ]
 
 
 def _check_dataset(name: str) -> None:

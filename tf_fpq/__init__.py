@@ -13,7 +13,7 @@ from tf_fpq.methods.consistency import ConsistencyRegularization
 from tf_fpq.methods.distillation import ChannelStandardizedDistillation, KnowledgeDistillation
 from tf_fpq.methods.feature_perturbation import FeaturePerturbation
 from tf_fpq.methods.oscillation import OscillationDampening, OscillationFreezing
-from tf_fpq.methods.presets import cr, fpq, methods_from_names
+from tf_fpq.methods.presets import cr, fpq, methods_from_names, recipe
 from tf_fpq.methods.sharpness_aware import SharpnessAwareMinimization
 from tf_fpq.methods.student_grid_distillation import StudentGridDistillation
 from tf_fpq.placement.preflight import CheckReport, check
@@ -78,6 +78,7 @@ __all__ = [
     "mixup",
     "quantize_model",
     "quantizers",
+    "recipe",
     "register_layer",
     "sharpness",
     "sensitivity",

@@ -7,7 +7,7 @@ import pytest
 from experiments import selection, study
 from experiments.config import Config
 from experiments.configs import recipe_search
-from tf_fpq import recipe
+from tf_fpq.methods import presets
 
 
 def test_every_candidate_is_a_configuration_and_no_two_are_the_same():
@@ -71,13 +71,9 @@ def test_the_best_and_kd_alone_run_on_more_seeds_and_the_best_of_these_wins(sear
     assert recipe_search.winner() == recipe_search.CANDIDATES[-2]
 
 
-def test_the_librarys_recipe_is_what_the_search_found_once_it_has():
+def test_the_librarys_recipe_is_what_the_search_found():
     found = recipe_search.winner()
-    settings = {name: value for name, value in recipe.SETTINGS.items() if value}
-    if found is None:
-        # Until then it is the plain candidate that evidence is strongest for.
-        assert settings["methods"] == recipe_search.CANDIDATES[0]["methods"]
-        (kd,) = Config(methods=("kd",)).make_methods()
-        assert settings["method_arguments"] == {"kd": {"temperature": kd.temperature}}
-    else:
-        assert settings.items() >= found.items()
+    assert found == {"methods": presets.GROUPS["recipe"]}
+    ours = [method.get_config() for method in presets.recipe()]
+    theirs = [method.get_config() for method in Config(**found).make_methods()]
+    assert ours == theirs

@@ -26,6 +26,15 @@ def test_cr_preset_takes_the_arguments_of_its_method():
     assert (method.weight, method.ramp_up, method.decay) == (0.5, 0.15, 0.999)
 
 
+def test_the_recipe_is_distilled_logits_at_the_worst_nearby_weights():
+    sharpness, follow = presets.recipe(temperature=2.0, from_logits=False, rho=0.1)
+    assert (sharpness.name, sharpness.rho) == ("sam", 0.1)
+    assert (follow.name, follow.temperature, follow.from_logits) == ("kd", 2.0, False)
+    assert [m.get_config() for m in presets.recipe()] == [
+        m.get_config() for m in presets.methods_from_names("recipe")
+    ]
+
+
 def test_names():
     assert presets.methods_from_names("none") == presets.methods_from_names("") == []
     assert [method.name for method in presets.methods_from_names("fpq, cr,kd")] == [
@@ -44,7 +53,7 @@ def test_names():
 
 @pytest.mark.parametrize(
     "names",
-    [pytest.param("fpq,cr", marks=pytest.mark.slow), "fpq,kd,cr,sam,dampening,freezing"],
+    ["recipe", pytest.param("fpq,cr", marks=pytest.mark.slow), "fpq,kd,cr,sam,dampening,freezing"],
 )
 def test_methods_compose_in_one_step(names):
     teacher, student = pair()
