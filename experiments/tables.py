@@ -54,18 +54,22 @@ class Line:
 
 
 def cells(rows: Sequence[Row]) -> dict[Cell, list[Line]]:
-    """Lines by dataset, regime, model and widths; the float network is in every cell of its model.
+    """Lines by dataset, regime, model and widths; the float network is in every cell of its model
+    whose students have its weight decay.
 
     Rows on validation images are left out: they choose, and are no result.
     """
     tested = [row for row in rows if row["split"] == "test"]
     found: dict[Cell, dict[str, dict[int, Row]]] = {}
+    decays: dict[Cell, set[float]] = {}
     for row in tested:
         if row["methods"] != "float":
             found.setdefault(_cell(row), {}).setdefault(_line_key(row), {})[row["seed"]] = row
+            decays.setdefault(_cell(row), set()).add(row["weight_decay"])
     for row in tested:
         for cell, lines in found.items():
-            if row["methods"] == "float" and cell[:3] == _cell(row)[:3]:
+            of_cell = cell[:3] == _cell(row)[:3] and row["weight_decay"] in decays[cell]
+            if row["methods"] == "float" and of_cell:
                 lines.setdefault(_line_key(row), {})[row["seed"]] = row
     return {
         cell: sorted(

@@ -65,7 +65,8 @@ def test_rows_from_before_and_after_a_field_came_are_of_one_line():
 
 def test_the_float_network_is_in_every_cell_of_its_model_and_of_no_other():
     other = dict(row("float", 0, 0.9, bits=(8, 8)), model="resnet20")
-    cells = tables.cells([*ROWS, other])
+    lower = row("float", 0, 0.5, bits=(8, 8), weight_decay=1e-5)
+    cells = tables.cells([*ROWS, other, lower])
     assert [cell[2:] for cell in cells] == [("resnet8", "W2A2"), ("resnet8", "W4A4")]
     assert all([line.name for line in lines].count("float") == 1 for lines in cells.values())
 
