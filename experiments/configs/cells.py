@@ -46,7 +46,7 @@ def cell(
         return
     settled = [lsq]
     for name in sets:
-        changes = recipe_search.winner() if name == "recipe" else METHOD_SETS[name]
+        changes = recipe_search.SEARCH.winner() if name == "recipe" else METHOD_SETS[name]
         if changes is None:
             continue
         runs, chosen = selection.settle_rate(dataclasses.replace(lsq, **changes), rows)

@@ -68,50 +68,72 @@ FINALISTS = 4
 FINAL_SEEDS = (*selection.SEEDS, *range(102, 108))
 
 
-def candidates() -> list[Config]:
-    """The candidates, before their rates are chosen; none before LSQ's weight decay is."""
-    rows = study.results_file(settings.INTERPOLATING_RESULTS).rows()
-    base = dataclasses.replace(
-        settings.INTERPOLATING, weight_bits=2, activation_bits=2, methods=("none",)
-    )
-    _, lsq = selection.settle_decay(base, rows)
-    return [dataclasses.replace(lsq, **changes) for changes in CANDIDATES] if lsq else []
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Candidates at one pair of widths, on the resnet8 of `interpolating.py`.
 
-
-def runs(rows: Sequence[Row]) -> Iterator[Config]:
-    """Validation runs, candidate by candidate, then those of the finalists, seed by seed."""
-    for candidate in candidates():
-        yield from selection.settle_rate(candidate, rows)[0]
-    known = [config for config, _ in finalists(rows)]
-    yield from selection.on_validation(known, FINAL_SEEDS)
-
-
-def finalists(rows: Sequence[Row]) -> list[tuple[Config, Mapping[str, Any]]]:
-    """KD alone and the best others, with their rates and what they change; none before all
-    candidates have rows.
+    Attributes:
+      bits: Widths of weights and activations.
+      changes: What each candidate changes of plain LSQ; KD alone is the first.
+      results: File of the rows.
     """
-    settled = [selection.settle_rate(candidate, rows)[1] for candidate in candidates()]
-    known = [config for config in settled if config is not None]
-    order = selection.ranked(known, rows)
-    if not order or len(known) < len(settled):
-        return []
-    kept = [known[0], *[config for config in order if config != known[0]][:FINALISTS]]
-    return [(config, CANDIDATES[known.index(config)]) for config in kept]
+
+    bits: tuple[int, int]
+    changes: Sequence[Mapping[str, Any]]
+    results: str
+
+    def candidates(self) -> list[Config]:
+        """The candidates, before their rates are chosen; none before LSQ's weight decay is."""
+        rows = study.results_file(settings.INTERPOLATING_RESULTS).rows()
+        base = dataclasses.replace(
+            settings.INTERPOLATING,
+            weight_bits=self.bits[0],
+            activation_bits=self.bits[1],
+            methods=("none",),
+        )
+        _, lsq = selection.settle_decay(base, rows)
+        return [dataclasses.replace(lsq, **changes) for changes in self.changes] if lsq else []
+
+    def runs(self, rows: Sequence[Row]) -> Iterator[Config]:
+        """Validation runs, candidate by candidate, then those of the finalists, seed by seed."""
+        for candidate in self.candidates():
+            yield from selection.settle_rate(candidate, rows)[0]
+        known = [config for config, _ in self.finalists(rows)]
+        yield from selection.on_validation(known, FINAL_SEEDS)
+
+    def finalists(self, rows: Sequence[Row]) -> list[tuple[Config, Mapping[str, Any]]]:
+        """KD alone and the best others, with their rates and what they change; none before all
+        candidates have rows.
+        """
+        settled = [selection.settle_rate(candidate, rows)[1] for candidate in self.candidates()]
+        known = [config for config in settled if config is not None]
+        order = selection.ranked(known, rows)
+        if not order or len(known) < len(settled):
+            return []
+        kept = [known[0], *[config for config in order if config != known[0]][:FINALISTS]]
+        return [(config, self.changes[known.index(config)]) for config in kept]
+
+    def winner(self) -> Mapping[str, Any] | None:
+        """What the best candidate changes; None as long as rows are missing."""
+        rows = study.results_file(self.results).rows()
+        known = self.finalists(rows)
+        configs = [config for config, _ in known]
+        best = selection.best(configs, rows, FINAL_SEEDS) if known else None
+        return next((changes for config, changes in known if config == best), None)
+
+    def study(self, claim: str) -> Study:
+        """The study that does the search."""
+        return Study(
+            claim=claim,
+            source="the search of this project",
+            results=self.results,
+            regime="interpolating",
+            runs=self.runs,
+            hardware="CPU, one thread a process",
+        )
 
 
-def winner() -> Mapping[str, Any] | None:
-    """What the best candidate changes; None as long as rows are missing."""
-    rows = STUDY.open_results().rows()
-    known = finalists(rows)
-    best = selection.best([config for config, _ in known], rows, FINAL_SEEDS) if known else None
-    return next((changes for config, changes in known if config == best), None)
-
-
-STUDY = Study(
-    claim="Some mixture of noise, distillation and consistency is better than KD alone.",
-    source="the search of this project",
-    results="experiments/results/recipe_search.jsonl",
-    regime="interpolating",
-    runs=runs,
-    hardware="CPU, one thread a process",
+SEARCH = Search((2, 2), CANDIDATES, "experiments/results/recipe_search.jsonl")
+STUDY = SEARCH.study(
+    "At W2A2 some mixture of noise, distillation and consistency is better than KD alone."
 )

@@ -6,13 +6,15 @@ import pytest
 
 from experiments import selection, study
 from experiments.config import Config
-from experiments.configs import recipe_search
+from experiments.configs import recipe_search, recipe_search_w4a4
 from tf_fpq.methods import presets
 
 
-def test_every_candidate_is_a_configuration_and_no_two_are_the_same():
-    keys = {study.key(study.plain(Config(**changes))) for changes in recipe_search.CANDIDATES}
-    assert len(keys) == len(recipe_search.CANDIDATES)
+@pytest.mark.parametrize("search", [recipe_search, recipe_search_w4a4])
+def test_every_candidate_is_a_configuration_and_no_two_are_the_same(search):
+    keys = {study.key(study.plain(Config(**changes))) for changes in search.CANDIDATES}
+    assert len(keys) == len(search.CANDIDATES)
+    assert search.CANDIDATES[0] == {"methods": ("kd",)}
 
 
 def test_everything_that_the_issue_names_is_searched():
@@ -26,14 +28,12 @@ def test_everything_that_the_issue_names_is_searched():
 
 
 @pytest.fixture
-def searched(monkeypatch, tmp_path):
-    """Candidates without a choice before them, and a file of rows."""
+def search(monkeypatch, tmp_path):
+    """A search without a choice before it, in a file of its own."""
     base = Config(weight_bits=2, activation_bits=2, learning_rate=0.5)
     found = [dataclasses.replace(base, **changes) for changes in recipe_search.CANDIDATES]
-    monkeypatch.setattr(recipe_search, "candidates", lambda: found)
-    study_here = dataclasses.replace(recipe_search.STUDY, results=str(tmp_path / "rows.jsonl"))
-    monkeypatch.setattr(recipe_search, "STUDY", study_here)
-    return study_here
+    monkeypatch.setattr(recipe_search.Search, "candidates", lambda self: found)
+    return dataclasses.replace(recipe_search.SEARCH, results=str(tmp_path / "rows.jsonl"))
 
 
 def score(config):
@@ -46,7 +46,8 @@ def score(config):
     return number / 100 + (config.learning_rate == 0.03) - (last and config.seed > 101)
 
 
-def test_the_best_and_kd_alone_run_on_more_seeds_and_the_best_of_these_wins(searched):
+def test_the_best_and_kd_alone_run_on_more_seeds_and_the_best_of_these_wins(search):
+    searched = search.study("")
     results = searched.open_results()
 
     def run_all():
@@ -55,24 +56,24 @@ def test_the_best_and_kd_alone_run_on_more_seeds_and_the_best_of_these_wins(sear
             results.add({"config": study.plain(config), "accuracy_tflite": accuracy})
 
     count = len(recipe_search.CANDIDATES)
-    assert not recipe_search.finalists([]) and recipe_search.winner() is None
+    assert not search.finalists([]) and search.winner() is None
     run_all()
-    found = recipe_search.finalists(results.rows())
+    found = search.finalists(results.rows())
     assert [changes for _, changes in found] == [
         recipe_search.CANDIDATES[i] for i in (0, *range(count - 1, count - 5, -1))
     ]
     assert all(config.learning_rate == 0.03 for config, _ in found)
-    assert recipe_search.winner() is None
+    assert search.winner() is None
     more = searched.missing(results.rows())
     assert len(more) == 5 * 6 and {config.seed for config in more} == set(range(102, 108))
     assert all(config.validation_examples == selection.VALIDATION_EXAMPLES for config in more)
     run_all()
     assert not searched.missing(results.rows())
-    assert recipe_search.winner() == recipe_search.CANDIDATES[-2]
+    assert search.winner() == recipe_search.CANDIDATES[-2]
 
 
 def test_the_librarys_recipe_is_what_the_search_found():
-    found = recipe_search.winner()
+    found = recipe_search.SEARCH.winner()
     assert found == {"methods": presets.GROUPS["recipe"]}
     ours = [method.get_config() for method in presets.recipe()]
     theirs = [method.get_config() for method in Config(**found).make_methods()]

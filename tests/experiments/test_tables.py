@@ -122,7 +122,11 @@ def test_a_plot_is_drawn_of_two_pairs_or_more(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["interpolating", "under_fitting", "ablation", "recipe_search", "lengths"]
+    "name",
+    [
+        *("interpolating", "under_fitting", "ablation", "lengths"),
+        *("recipe_search", "recipe_search_w4a4"),
+    ],
 )
 def test_our_studies_load_and_choose_on_validation_before_anything_else(
     name, monkeypatch, tmp_path
