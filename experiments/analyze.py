@@ -1,7 +1,8 @@
 r"""Looks at the landscape of what a study trained: rows of sharpness, and pictures.
 
     python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0,1,2,3,4
-    python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0 --follow
+    python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0 --follow \
+        --methods=none,fpq --pictures=docs/img
 
 Read are the students that experiments.sweep kept in --sweep_workdir, and their float teachers. For
 each, --results gets a row with the Hessian's trace and largest eigenvalue, on the same training
@@ -46,6 +47,16 @@ class Subject(NamedTuple):
     def load(self) -> keras.Model:
         """The network."""
         return keras.models.load_model(self.path, compile=False)
+
+
+def chosen(rows: Sequence[Row], model: str, scheme: str, methods: Sequence[str]) -> list[Row]:
+    """Rows of a network at widths such as "W2A2", of some methods or, if none is named, of all."""
+    return [
+        row
+        for row in rows
+        if (row["model"], f"W{row['weight_bits']}A{row['activation_bits']}") == (model, scheme)
+        and (not methods or row["methods"] in methods)
+    ]
 
 
 def subjects(
@@ -195,12 +206,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(str(error)) from error
     workdir, folder = pathlib.Path(FLAGS.sweep_workdir), pathlib.Path(FLAGS.pictures or ".")
     seeds = [int(seed) for seed in FLAGS.seeds]
-    rows = [
-        row
-        for row in known.open_results().rows()
-        if (row["model"], f"W{row['weight_bits']}A{row['activation_bits']}")
-        == (FLAGS.model, FLAGS.scheme)
-    ]
+    rows = chosen(known.open_results().rows(), FLAGS.model, FLAGS.scheme, FLAGS.methods)
     found = list(subjects(rows, workdir, FLAGS.split, seeds))
     if not found:
         raise app.UsageError(
@@ -224,6 +230,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("scheme", "W2A2", "Widths.")
     flags.DEFINE_enum("split", "test", ["test", "validation"], "Which runs of the study.")
     flags.DEFINE_list("seeds", ["0"], "Seeds.")
+    flags.DEFINE_list(
+        "methods", [], "Students of these methods, as none,fpq; all if there are none."
+    )
     flags.DEFINE_integer("images", 500, "Training images of the loss.", lower_bound=1)
     flags.DEFINE_integer("probes", 50, "Probes of a trace.", lower_bound=1)
     flags.DEFINE_string("pictures", None, "Folder for pictures; none without it.")

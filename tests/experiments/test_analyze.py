@@ -25,6 +25,13 @@ def touch(path):
     path.touch()
 
 
+def test_rows_are_those_of_the_network_the_widths_and_the_methods():
+    rows = [row(dataclasses.replace(TINY, methods=(name,))) for name in ("none", "kd", "cr")]
+    other = [row(dataclasses.replace(TINY, weight_bits=2)), {**rows[0], "model": "other"}]
+    assert analyze.chosen([*other, *rows], TINY.model, "W4A4", []) == rows
+    assert analyze.chosen([*other, *rows], TINY.model, "W4A4", ["cr", "none"]) == [rows[0], rows[2]]
+
+
 def test_subjects_are_teachers_once_and_the_students_that_were_kept(tmp_path):
     configs = [dataclasses.replace(TINY, methods=(name,)) for name in ("none", "kd", "cr")]
     other = dataclasses.replace(TINY, seed=1)
