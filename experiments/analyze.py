@@ -44,6 +44,11 @@ class Subject(NamedTuple):
     config: Config
     path: pathlib.Path
 
+    @property
+    def title(self) -> str:
+        """Its name in a picture: without a method it is that of the base quantizer."""
+        return self.config.quantizer.upper() if self.name == "none" else self.name
+
     def load(self) -> keras.Model:
         """The network."""
         return keras.models.load_model(self.path, compile=False)
@@ -144,7 +149,7 @@ def add_missing(
 def draw(found: Sequence[Subject], images: int, folder: pathlib.Path) -> None:
     """The pictures of one seed's networks."""
     dataset = pipeline.load(found[0].config)
-    hessians = {subject.name: hessian_of(subject, dataset, images) for subject in found}
+    hessians = {subject.title: hessian_of(subject, dataset, images) for subject in found}
     pictures.densities(
         {name: sharpness.spectral_density(h) for name, h in hessians.items()},
         folder / "density.png",
@@ -168,7 +173,7 @@ def follow(found: Sequence[Subject], images: int, probes: int, folder: pathlib.P
         config = dataclasses.replace(
             subject.config, teacher=str(next(s for s in found if s.name == "teacher").path)
         )
-        curves[subject.name] = pictures.Curves.of(*_followed(config, images, probes))
+        curves[subject.title] = pictures.Curves.of(*_followed(config, images, probes))
         keras.backend.clear_session()
     pictures.epochs(curves, folder / "epochs.png")
 

@@ -43,6 +43,7 @@ def test_subjects_are_teachers_once_and_the_students_that_were_kept(tmp_path):
     rows = [failed, chosen, *map(row, [*configs, other])]
     found = list(analyze.subjects(rows, tmp_path, "test", [0]))
     assert [subject.name for subject in found] == ["teacher", "none", "kd"]
+    assert [subject.title for subject in found] == ["teacher", "LSQ", "kd"]
     assert [s.name for s in analyze.subjects(rows, tmp_path, "test", [1, 0])][0] == "none"
     # One row for the teacher, whichever student named it.
     alone = {study.key(study.plain(analyze._of_teacher_alone(c))) for c in configs}
