@@ -6,10 +6,10 @@ from typing import Any
 
 from experiments import selection
 from experiments.config import Config
-from experiments.configs import recipe_search, settings
+from experiments.configs import recipe_search, recipe_search_w4a4, settings
 from experiments.study import Row
 
-# After LSQ, which is in every cell; and "recipe": what `recipe_search` found, once it has.
+# After LSQ, which is in every cell; and "recipe": see `_recipe`.
 METHOD_SETS: Mapping[str, Mapping[str, Any]] = {
     "kd": {"methods": ("kd",)},
     "fpq": {"methods": ("fpq",)},
@@ -46,7 +46,7 @@ def cell(
         return
     settled = [lsq]
     for name in sets:
-        changes = recipe_search.SEARCH.winner() if name == "recipe" else METHOD_SETS[name]
+        changes = _recipe(bits) if name == "recipe" else METHOD_SETS[name]
         if changes is None:
             continue
         runs, chosen = selection.settle_rate(dataclasses.replace(lsq, **changes), rows)
@@ -56,3 +56,11 @@ def cell(
     for seed in settings.SEEDS:
         for chosen in settled:
             yield dataclasses.replace(chosen, seed=seed)
+
+
+def _recipe(bits: tuple[int, int]) -> Mapping[str, Any] | None:
+    """What the search at these bits of the weights found, `tf_fpq.recipe(bits[0])`; None before it
+    has.
+    """
+    search = recipe_search.SEARCH if bits[0] == 2 else recipe_search_w4a4.SEARCH
+    return search.winner()

@@ -5,7 +5,8 @@
 Every candidate gets its own learning rate, as the methods of the tables do, at the weight decay
 that `interpolating.py` chose, over two seeds. Two seeds tell bad candidates from good ones, and no
 more: the best, and KD alone, run on six others as well. The one with the best validation accuracy
-over all eight is what the tables call `recipe`; it joins them when all have their rows.
+over all eight is the tables' `recipe` where weights have 2 bits; it joins them when all have their
+rows.
 
 What is searched: distillation of logits (temperature, weight, without the labels' loss, faded),
 CSD (weight, strong early and off late), distillation on the student's grid (SQuaT), noise (how
