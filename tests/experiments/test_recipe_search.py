@@ -72,9 +72,10 @@ def test_the_best_and_kd_alone_run_on_more_seeds_and_the_best_of_these_wins(sear
     assert search.winner() == recipe_search.CANDIDATES[-2]
 
 
-def test_the_librarys_recipe_is_what_the_search_found():
-    found = recipe_search.SEARCH.winner()
-    assert found == {"methods": presets.GROUPS["recipe"]}
-    ours = [method.get_config() for method in presets.recipe()]
+@pytest.mark.parametrize("search", [recipe_search.SEARCH, recipe_search_w4a4.SEARCH])
+def test_the_librarys_recipes_are_what_the_searches_found(search):
+    found = search.winner()
+    assert found is not None
+    ours = [method.get_config() for method in presets.recipe(search.bits[0])]
     theirs = [method.get_config() for method in Config(**found).make_methods()]
     assert ours == theirs

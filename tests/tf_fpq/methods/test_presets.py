@@ -26,13 +26,24 @@ def test_cr_preset_takes_the_arguments_of_its_method():
     assert (method.weight, method.ramp_up, method.decay) == (0.5, 0.15, 0.999)
 
 
-def test_the_recipe_is_distilled_logits_at_the_worst_nearby_weights():
-    sharpness, follow = presets.recipe(temperature=2.0, from_logits=False, rho=0.1)
-    assert (sharpness.name, sharpness.rho) == ("sam", 0.1)
+def test_the_recipe_of_2_bits_is_distilled_logits_at_the_worst_nearby_weights():
+    sharpness, follow = presets.recipe(2, temperature=2.0, from_logits=False)
+    assert (sharpness.name, sharpness.rho) == ("sam", 0.05)
     assert (follow.name, follow.temperature, follow.from_logits) == ("kd", 2.0, False)
-    assert [m.get_config() for m in presets.recipe()] == [
-        m.get_config() for m in presets.methods_from_names("recipe")
-    ]
+
+
+@pytest.mark.parametrize("weight_bits", [3, 4, 8])
+def test_the_recipe_of_more_bits_is_distilled_logits_noise_and_consistency(weight_bits):
+    noise, consistency, follow = presets.recipe(weight_bits, temperature=2.0, from_logits=False)
+    assert (noise.name, noise.probability) == ("sfp", 0.5)
+    assert (consistency.name, consistency.from_logits) == ("cr", False)
+    assert (follow.name, follow.temperature, follow.from_logits) == ("kd", 2.0, False)
+
+
+@pytest.mark.parametrize("weight_bits", [1, 9, 2.5, "W4A4"])
+def test_a_recipe_is_of_a_width(weight_bits):
+    with pytest.raises(ValueError, match="from 2 to 8. Received: weight_bits="):
+        presets.recipe(weight_bits)
 
 
 def test_names():
@@ -53,7 +64,12 @@ def test_names():
 
 @pytest.mark.parametrize(
     "names",
-    ["recipe", pytest.param("fpq,cr", marks=pytest.mark.slow), "fpq,kd,cr,sam,dampening,freezing"],
+    [
+        "sam,kd",
+        "sfp,cr,kd",
+        pytest.param("fpq,cr", marks=pytest.mark.slow),
+        "fpq,kd,cr,sam,dampening,freezing",
+    ],
 )
 def test_methods_compose_in_one_step(names):
     teacher, student = pair()
