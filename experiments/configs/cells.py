@@ -6,7 +6,12 @@ from typing import Any
 
 from experiments import selection
 from experiments.config import Config
-from experiments.configs import recipe_search, recipe_search_w4a4, settings
+from experiments.configs import (
+    recipe_search,
+    recipe_search_under_fitting,
+    recipe_search_w4a4,
+    settings,
+)
 from experiments.study import Row
 
 # After LSQ, which is in every cell; and "recipe": see `_recipe`.
@@ -46,7 +51,7 @@ def cell(
         return
     settled = [lsq]
     for name in sets:
-        changes = _recipe(bits) if name == "recipe" else METHOD_SETS[name]
+        changes = _recipe(base) if name == "recipe" else METHOD_SETS[name]
         if changes is None:
             continue
         runs, chosen = selection.settle_rate(dataclasses.replace(lsq, **changes), rows)
@@ -58,9 +63,12 @@ def cell(
             yield dataclasses.replace(chosen, seed=seed)
 
 
-def _recipe(bits: tuple[int, int]) -> Mapping[str, Any] | None:
-    """What the search at these bits of the weights found, `tf_fpq.recipe(bits[0])`; None before it
-    has.
+def _recipe(base: Config) -> Mapping[str, Any] | None:
+    """What the search for such a student found; None before it has.
+
+    That is `tf_fpq.recipe(base.weight_bits)` where images are few.
     """
-    search = recipe_search.SEARCH if bits[0] == 2 else recipe_search_w4a4.SEARCH
+    if base.train_examples == settings.UNDER_FITTING.train_examples:
+        return recipe_search_under_fitting.SEARCH.winner()
+    search = recipe_search.SEARCH if base.weight_bits == 2 else recipe_search_w4a4.SEARCH
     return search.winner()

@@ -64,30 +64,34 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     },
     {"methods": ("sfp", "sam", "kd"), "schedules": {"sfp.probability": ANNEALED}},
 )
-# How many of them, beside KD alone, are run on more seeds.
+# How many of them, beside the first, are run on more seeds.
 FINALISTS = 4
 FINAL_SEEDS = (*selection.SEEDS, *range(102, 108))
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Candidates at one pair of widths, on the resnet8 of `interpolating.py`.
+    """Candidates at one pair of widths, for one network on one number of images.
 
     Attributes:
       bits: Widths of weights and activations.
-      changes: What each candidate changes of plain LSQ; KD alone is the first.
+      changes: What each candidate changes of plain LSQ. The first is what the others must beat.
       results: File of the rows.
+      base: Data, network and length.
+      decays: File of the rows by which the weight decay was chosen.
     """
 
     bits: tuple[int, int]
     changes: Sequence[Mapping[str, Any]]
     results: str
+    base: Config = settings.INTERPOLATING
+    decays: str = settings.INTERPOLATING_RESULTS
 
     def candidates(self) -> list[Config]:
         """The candidates, before their rates are chosen; none before LSQ's weight decay is."""
-        rows = study.results_file(settings.INTERPOLATING_RESULTS).rows()
+        rows = study.results_file(self.decays).rows()
         base = dataclasses.replace(
-            settings.INTERPOLATING,
+            self.base,
             weight_bits=self.bits[0],
             activation_bits=self.bits[1],
             methods=("none",),
@@ -103,7 +107,7 @@ class Search:
         yield from selection.on_validation(known, FINAL_SEEDS)
 
     def finalists(self, rows: Sequence[Row]) -> list[tuple[Config, Mapping[str, Any]]]:
-        """KD alone and the best others, with their rates and what they change; none before all
+        """The first and the best others, with their rates and what they change; none before all
         candidates have rows.
         """
         settled = [selection.settle_rate(candidate, rows)[1] for candidate in self.candidates()]
@@ -128,7 +132,7 @@ class Search:
             claim=claim,
             source="the search of this project",
             results=self.results,
-            regime="interpolating",
+            regime="interpolating" if self.base == settings.INTERPOLATING else "under-fitting",
             runs=self.runs,
             hardware="CPU, one thread a process",
         )

@@ -25,5 +25,6 @@ UNDER_FITTING = dataclasses.replace(
 
 SEEDS = range(8)
 
-# Rows of `interpolating.py`, from which other studies read what was chosen.
+# Rows of `interpolating.py` and `under_fitting.py`: other studies read what was chosen.
 INTERPOLATING_RESULTS = "experiments/results/interpolating.jsonl"
+UNDER_FITTING_RESULTS = "experiments/results/under_fitting.jsonl"

@@ -23,7 +23,7 @@ STUDY = Study(
     claim="With 50,000 images and a narrow resnet8, noise, distillation or consistency is better"
     " than LSQ and LSQ with KD.",
     source="FPQ (arXiv 2503.11159) and CR (arXiv 2402.13497), on images and networks of this size",
-    results="experiments/results/under_fitting.jsonl",
+    results=settings.UNDER_FITTING_RESULTS,
     regime="under-fitting",
     runs=runs,
     hardware="CPU, one thread a process",

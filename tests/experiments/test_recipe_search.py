@@ -6,15 +6,22 @@ import pytest
 
 from experiments import selection, study
 from experiments.config import Config
-from experiments.configs import recipe_search, recipe_search_w4a4
+from experiments.configs import (
+    recipe_search,
+    recipe_search_under_fitting,
+    recipe_search_w4a4,
+)
 from tf_fpq.methods import presets
 
 
-@pytest.mark.parametrize("search", [recipe_search, recipe_search_w4a4])
-def test_every_candidate_is_a_configuration_and_no_two_are_the_same(search):
+@pytest.mark.parametrize(
+    ("search", "first"),
+    [(recipe_search, "kd"), (recipe_search_w4a4, "kd"), (recipe_search_under_fitting, "none")],
+)
+def test_every_candidate_is_a_configuration_and_no_two_are_the_same(search, first):
     keys = {study.key(study.plain(Config(**changes))) for changes in search.CANDIDATES}
     assert len(keys) == len(search.CANDIDATES)
-    assert search.CANDIDATES[0] == {"methods": ("kd",)}
+    assert search.CANDIDATES[0] == {"methods": (first,)}
 
 
 def test_everything_that_the_issue_names_is_searched():

@@ -125,7 +125,7 @@ def test_a_plot_is_drawn_of_two_pairs_or_more(tmp_path):
     "name",
     [
         *("interpolating", "under_fitting", "ablation", "lengths"),
-        *("recipe_search", "recipe_search_w4a4"),
+        *("recipe_search", "recipe_search_w4a4", "recipe_search_under_fitting"),
     ],
 )
 def test_our_studies_load_and_choose_on_validation_before_anything_else(
