@@ -1,6 +1,6 @@
-"""The search of `recipe_search.py` where a narrow network cannot learn its 50,000 images by heart.
+r"""The search of `recipe_search.py` where a narrow network cannot learn its 50,000 images by heart.
 
-    python -m experiments.sweep --workers=2 \\
+    python -m experiments.sweep --workers=2 \
         --config=experiments/configs/recipe_search_under_fitting.py
 
 There KD, and KD with SAM, are behind plain LSQ on the validation images of `under_fitting.py`: what
