@@ -1,18 +1,19 @@
 r"""Looks at the landscape of what a study trained: rows of sharpness, and pictures.
 
     python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0,1,2,3,4
-    python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0 --follow \
-        --methods=none,fpq --pictures=docs/img
+    python -m experiments.analyze --config=experiments/configs/interpolating.py --seeds=0,1,2 \
+        --methods=none,fpq --pictures=runs/pictures --follow
 
 Read are the students that experiments.sweep kept in --sweep_workdir, and their float teachers. For
 each, --results gets a row with the Hessian's trace and largest eigenvalue, on the same training
 images and with the same probes for all: plain cross entropy, inference mode, kernels only. Students
 without a row are measured; others are not measured again. --pictures draws, for the first seed,
-density.png, landscape.png, noise.png and features.png. --follow trains again and draws the trace
-and the share of oscillating weights over the epochs, epochs.png.
+density.png, landscape.png, noise.png and features.png. --follow trains again and measures the trace
+and the share of oscillating weights over the epochs: rows beside --results, in a file that ends in
+_epochs.jsonl, and epochs.png.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -46,12 +47,17 @@ class Subject(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Its name in a picture: without a method it is that of the base quantizer."""
-        return self.config.quantizer.upper() if self.name == "none" else self.name
+        """Its name in a picture."""
+        return title(self.name, self.config.quantizer)
 
     def load(self) -> keras.Model:
         """The network."""
         return keras.models.load_model(self.path, compile=False)
+
+
+def title(methods: str, quantizer: str) -> str:
+    """A student's name in a picture: without a method it is that of the base quantizer."""
+    return quantizer.upper() if methods == "none" else methods
 
 
 def chosen(rows: Sequence[Row], model: str, scheme: str, methods: Sequence[str]) -> list[Row]:
@@ -97,23 +103,16 @@ def _of_teacher_alone(config: Config) -> Config:
     )
 
 
-def measure(subject: Subject, dataset: Images, images: int, probes: int) -> Row:
+def measure(subject: Subject, images: int, probes: int) -> Row:
     """Trace and largest eigenvalue on the first training images."""
-    hessian = hessian_of(subject, dataset, images)
+    hessian = hessian_of(subject, pipeline.load(subject.config), images)
     trace = sharpness.hessian_trace(hessian, probes=probes, tolerance=0)
     (top,) = sharpness.top_eigenvalues(hessian)
-    config = subject.config
     return {
-        **grid_runs.labels(config, ""),
-        "methods": subject.name,
-        "images": images,
-        "probes": probes,
         "loss": hessian.loss(),
         "hessian_trace": trace.mean,
         "hessian_trace_error": trace.standard_error,
         "top_eigenvalue": top,
-        "commit": records.commit(),
-        "config": study.plain(config),
     }
 
 
@@ -131,17 +130,24 @@ def results_file(path: str) -> ResultsFile:
 
 
 def add_missing(
-    found: Sequence[Subject], results: ResultsFile, images: int, probes: int
+    found: Sequence[Subject],
+    results: ResultsFile,
+    images: int,
+    probes: int,
+    measured: Callable[[Subject, int, int], Row] = measure,
 ) -> list[Row]:
     """Measures what has no row yet; returns the rows of all."""
     wanted = []
     for subject in found:
-        row = {"methods": subject.name, "images": images, "probes": probes}
-        key = results.key({**row, "config": study.plain(subject.config)})
-        wanted.append(key)
-        if key not in results.keys():
-            dataset = pipeline.load(subject.config)
-            results.add(measure(subject, dataset, images, probes))
+        config = subject.config
+        row = {
+            **grid_runs.labels(config, ""),
+            **{"methods": subject.name, "images": images, "probes": probes},
+            **{"commit": records.commit(), "config": study.plain(config)},
+        }
+        wanted.append(results.key(row))
+        if results.key(row) not in results.keys():
+            results.add({**row, **measured(subject, images, probes)})
             keras.backend.clear_session()
     return [row for row in results.rows() if results.key(row) in wanted]
 
@@ -164,27 +170,14 @@ def draw(found: Sequence[Subject], images: int, folder: pathlib.Path) -> None:
     )
 
 
-def follow(found: Sequence[Subject], images: int, probes: int, folder: pathlib.Path) -> None:
-    """Trains the students again, and draws what the trace and the oscillation do meanwhile."""
-    curves = {}
-    for subject in found:
-        if subject.name == "teacher":
-            continue
-        config = dataclasses.replace(
-            subject.config, teacher=str(next(s for s in found if s.name == "teacher").path)
-        )
-        curves[subject.title] = pictures.Curves.of(*_followed(config, images, probes))
-        keras.backend.clear_session()
-    pictures.epochs(curves, folder / "epochs.png")
-
-
-def _followed(
-    config: Config, images: int, probes: int
-) -> tuple[sharpness.SharpnessTracker, dict[str, list[float]]]:
+def follow(subject: Subject, images: int, probes: int) -> Row:
+    """Trains a student again: what its trace and its oscillation do meanwhile."""
+    teacher = grid_runs.teacher_path(subject.config, subject.path.parent.parent)
+    config = dataclasses.replace(subject.config, teacher=str(teacher))
     pipeline.seed_everything(config)
     dataset = pipeline.load(config)
-    teacher, _ = pipeline.float_teacher(config, dataset, watch=False)
-    student = pipeline.quantized_student(config, teacher, dataset)
+    network, _ = pipeline.float_teacher(config, dataset, watch=False)
+    student = pipeline.quantized_student(config, network, dataset)
     tracker = sharpness.SharpnessTracker(
         *dataset.train_part(images),
         every=max(1, config.epochs // 20),
@@ -193,12 +186,26 @@ def _followed(
     history = pipeline.train_student(
         config,
         student,
-        teacher,
+        network,
         dataset,
         watch=False,
         callbacks=[callbacks.OscillationTracker(), tracker],
     )
-    return tracker, history
+    return {
+        "measured": [epoch + 1 for epoch, _, _ in tracker.history],
+        "traces": [trace for _, trace, _ in tracker.history],
+        "oscillating": history["oscillating"],
+    }
+
+
+def draw_epochs(rows: Sequence[Row], path: pathlib.Path) -> None:
+    """The picture of what `follow` saw, all seeds of a method in one colour."""
+    curves: dict[str, list[pictures.Curves]] = {}
+    for row in rows:
+        fields = (row[field.name] for field in dataclasses.fields(pictures.Curves))
+        name = title(row["methods"], row["quantizer"])
+        curves.setdefault(name, []).append(pictures.Curves(*fields))
+    pictures.epochs(curves, path)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -223,7 +230,11 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.pictures:
         draw(first, FLAGS.images, folder)
     if FLAGS.follow:
-        follow(first, FLAGS.images, FLAGS.probes, folder)
+        path = pathlib.Path(FLAGS.results)
+        over_epochs = results_file(str(path.with_stem(f"{path.stem}_epochs")))
+        students = [subject for subject in found if subject.name != "teacher"]
+        followed = add_missing(students, over_epochs, FLAGS.images, FLAGS.probes, follow)
+        draw_epochs(followed, folder / "epochs.png")
 
 
 def _define_flags() -> None:

@@ -1,6 +1,6 @@
 """Pictures of landscapes: density, surface, noise, features, and what happens over the epochs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -30,17 +30,6 @@ class Curves:
     measured: list[int]
     traces: list[float]
     oscillating: list[float]
-
-    @classmethod
-    def of(
-        cls, tracker: sharpness.SharpnessTracker, history: Mapping[str, list[float]]
-    ) -> "Curves":
-        """From a tracker and the history of the same training."""
-        return cls(
-            [epoch + 1 for epoch, _, _ in tracker.history],
-            [trace for _, trace, _ in tracker.history],
-            history["oscillating"],
-        )
 
 
 def densities(found: Mapping[str, sharpness.Density], path: pathlib.Path) -> None:
@@ -109,14 +98,22 @@ def middle_convolution(model: keras.Model) -> str:
     return names[len(names) // 2]
 
 
-def epochs(curves: Mapping[str, Curves], path: pathlib.Path) -> None:
-    """Trace and oscillation over the epochs of quantization-aware training."""
+def epochs(curves: Mapping[str, Sequence[Curves]], path: pathlib.Path) -> None:
+    """Trace and oscillation over the epochs of quantization-aware training.
+
+    A thin line is a seed, a thick one the mean.
+    """
     drawn = figure.Figure(figsize=(7, 6), layout="constrained")
     above, below = drawn.subplots(2, 1, sharex=True)
-    for name, curve in curves.items():
-        above.plot(curve.measured, curve.traces, "o-", label=name)
-        shares = [100 * share for share in curve.oscillating]
-        below.plot(range(1, len(shares) + 1), shares)
+    for number, (name, seeds) in enumerate(curves.items()):
+        color = f"C{number}"
+        traces = np.asarray([curve.traces for curve in seeds])
+        shares = 100 * np.asarray([curve.oscillating for curve in seeds])
+        numbers = range(1, shares.shape[1] + 1)
+        above.plot(seeds[0].measured, traces.T, color=color, linewidth=0.6, alpha=0.5)
+        below.plot(numbers, shares.T, color=color, linewidth=0.6, alpha=0.5)
+        above.plot(seeds[0].measured, traces.mean(0), "o-", color=color, label=name)
+        below.plot(numbers, shares.mean(0), color=color)
     above.set(ylabel="trace of the Hessian", yscale="log")
     below.set(ylabel="oscillating weights, %", xlabel="epoch")
     above.legend()

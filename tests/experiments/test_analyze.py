@@ -72,7 +72,8 @@ def test_pictures_are_drawn(tmp_path):
     pictures.landscapes({"a": surface, "b": surface}, tmp_path / "landscape.png")
     density = sharpness.Density(places, np.exp(-(places**2)), places, places)
     pictures.densities({"a": density}, tmp_path / "density.png")
-    pictures.epochs({"a": pictures.Curves([1, 2], [5.0, 3.0], [0.1, 0.2])}, tmp_path / "epochs.png")
+    seeds = [pictures.Curves([1, 2], [5.0, 3.0], [0.1, 0.2])] * 2
+    pictures.epochs({"a": seeds, "b": seeds[:1]}, tmp_path / "epochs.png")
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -104,6 +105,9 @@ def test_what_a_sweep_kept_is_measured_once_drawn_and_followed(tmp_path, data_di
     hessian = analyze.hessian_of(found[1], pipeline.load(grid[0]), 32)
     assert first[1]["loss"] == pytest.approx(hessian.loss())
     analyze.draw(found, 32, tmp_path / "pictures")
-    analyze.follow(found, 32, 2, tmp_path / "pictures")
+    over_epochs = analyze.results_file(str(tmp_path / "epochs.jsonl"))
+    followed = analyze.add_missing(found[1:], over_epochs, 32, 2, analyze.follow)
+    assert [(r["methods"], r["measured"]) for r in followed] == [("none", [1, 2]), ("sfp", [1, 2])]
+    analyze.draw_epochs(followed, tmp_path / "pictures/epochs.png")
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"density.png", "landscape.png", "noise.png", "features.png", "epochs.png"}
