@@ -2,9 +2,9 @@
 
 Every method in every cell gets its own learning rate out of `LEARNING_RATES`, by the mean over the
 two `SEEDS`, which no table has. In a cell of 2 bits the weight decay of all students is chosen
-first, with LSQ at its best rate: the usual one or a tenth of it. What is chosen follows from the
-rows alone, so the runs of a table can be named as soon as the rows of its choices are there, and by
-whoever looks at them.
+first, with LSQ at its best rate: the usual one or a tenth of it; of the lower one LSQ's rate is
+chosen again, as the others' are. What is chosen follows from the rows alone, so the runs of a table
+can be named as soon as the rows of its choices are there, and by whoever looks at them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ def settle_rate(config: Config, rows: Sequence[Row]) -> tuple[list[Config], Conf
 
 
 def settle_decay(config: Config, rows: Sequence[Row]) -> tuple[list[Config], Config | None]:
-    """The learning rate, and then with 2 bits the weight decay at that rate.
+    """The learning rate, with 2 bits the weight decay at that rate, and the rate at that decay.
 
     The teacher's decay stays as it is, so that the options share their teachers.
 
@@ -53,7 +53,11 @@ def settle_decay(config: Config, rows: Sequence[Row]) -> tuple[list[Config], Con
     lower = dataclasses.replace(
         found, weight_decay=LOWER_WEIGHT_DECAY, float_weight_decay=config.weight_decay
     )
-    return [*runs, *on_validation([lower])], best([found, lower], rows)
+    runs += on_validation([lower])
+    if best([found, lower], rows) != lower:
+        return runs, best([found, lower], rows)
+    again, found = settle_rate(lower, rows)
+    return runs + again, found
 
 
 def on_validation(options: Sequence[Config], seeds: Sequence[int] = SEEDS) -> Iterator[Config]:

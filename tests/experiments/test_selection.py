@@ -41,10 +41,27 @@ def test_then_the_lower_decay_at_the_best_rate_with_the_same_teacher():
     assert chosen is None and len(new) == 2
     assert all((c.learning_rate, c.weight_decay) == (0.03, 5e-4) for c in new)
     assert all(c.of_teacher().weight_decay == CELL.of_teacher().weight_decay for c in new)
-    for accuracy, decay in ((0.95, 5e-4), (0.85, 5e-3), (0.9, 5e-3)):
-        _, chosen = selection.settle_decay(CELL, rows + rows_of(new, lambda c, a=accuracy: a))
-        assert (chosen.learning_rate, chosen.weight_decay) == (0.03, decay)
+    for accuracy in (0.85, 0.9):
+        runs, chosen = selection.settle_decay(CELL, rows + rows_of(new, lambda c, a=accuracy: a))
+        assert len(runs) == 8 and (chosen.learning_rate, chosen.weight_decay) == (0.03, 5e-3)
     assert chosen.validation_examples == 0 and chosen.seed == CELL.seed
+
+
+@pytest.mark.parametrize("best", selection.LEARNING_RATES)
+def test_the_rate_is_chosen_again_at_the_lower_decay(best):
+    runs, _ = selection.settle_decay(CELL, [])
+    rows = rows_of(runs, lambda c: {0.01: 0.7, 0.03: 0.9, 0.1: 0.8}[c.learning_rate])
+    runs, _ = selection.settle_decay(CELL, rows)
+    rows += rows_of(runs[6:], lambda c: 0.95)
+    runs, chosen = selection.settle_decay(CELL, rows)
+    again = runs[8:]
+    assert chosen is None and len(again) == 6
+    assert {c.learning_rate for c in again} == set(selection.LEARNING_RATES)
+    assert all(c.weight_decay == 5e-4 for c in again)
+    new = [c for c in again if c.learning_rate != 0.03]
+    rows += rows_of(new, lambda c: 0.96 if c.learning_rate == best else 0.94)
+    _, chosen = selection.settle_decay(CELL, rows)
+    assert (chosen.learning_rate, chosen.weight_decay) == (best, 5e-4)
 
 
 def test_at_four_bits_the_rate_alone_is_chosen():
