@@ -20,6 +20,7 @@ WHOLE = 8
 NAMES = {
     **{"float": "float, goes on", "none": "LSQ", "kd": "LSQ + KD", "sam": "LSQ + SAM"},
     **{"sfp": "SFP", "csd": "CSD", "fpq": "FPQ", "cr": "CR", "fpq+cr": "FPQ + CR"},
+    **{"sam+kd": "KD + SAM", "sfp+cr+kd (noise_probability=0.5)": "KD + SFP + CR"},
 }
 
 _WIDTH, _TOP, _LINE, _BARS = 600, 112, 34, 428
