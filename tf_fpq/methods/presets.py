@@ -79,7 +79,7 @@ def recipe(weight_bits: int, *, temperature: float = 4.0, from_logits: bool = Tr
 
     Both are those with the best accuracy on validation images, resnet8 on 1,000 images of
     Fashion-MNIST, 8 paired seeds: out of 28 mixtures at W2A2, 0.30 +- 0.27 points above KD alone,
-    and out of 15 at W4A4, 0.57 +- 0.26 above it. At 2 bits noise and consistency cost accuracy;
+    and out of 15 at W4A4, 0.58 +- 0.25 above it. At 2 bits noise and consistency cost accuracy;
     where the student learns its images by heart, they keep it from doing so. The searches and
     their rows are in experiments/README.md.
 
