@@ -4,7 +4,7 @@ Accuracies are those of the deployed file on the split that the rows name, in %,
 says otherwise. Runs that failed are counted and have no accuracy.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import math
 import statistics
@@ -57,7 +57,8 @@ def cells(rows: Sequence[Row]) -> dict[Cell, list[Line]]:
     """Lines by dataset, regime, model and widths; the float network is in every cell of its model
     whose students have its weight decay.
 
-    Rows on validation images are left out: they choose, and are no result.
+    Rows on validation images are left out: they choose, and are no result. If a choice was made
+    again, the earlier lines of the same name have their rate in it.
     """
     tested = [row for row in rows if row["split"] == "test"]
     found: dict[Cell, dict[str, dict[int, Row]]] = {}
@@ -73,11 +74,22 @@ def cells(rows: Sequence[Row]) -> dict[Cell, list[Line]]:
                 lines.setdefault(_line_key(row), {})[row["seed"]] = row
     return {
         cell: sorted(
-            (Line(name_of(next(iter(by_seed.values()))), by_seed) for by_seed in lines.values()),
+            _named(lines.values()),
             key=lambda line: (line.name != "float", line.name != "none", line.name),
         )
         for cell, lines in found.items()
     }
+
+
+def _named(lines: Iterable[Mapping[int, Row]]) -> Iterator[Line]:
+    """Lines in the order of their rows; the last of a name has it alone."""
+    by_name: dict[str, list[Mapping[int, Row]]] = {}
+    for by_seed in lines:
+        by_name.setdefault(name_of(next(iter(by_seed.values()))), []).append(by_seed)
+    for name, (*earlier, last) in by_name.items():
+        yield Line(name, last)
+        for by_seed in earlier:
+            yield Line(f"{name}, rate {next(iter(by_seed.values()))['learning_rate']}", by_seed)
 
 
 def _cell(row: Row) -> Cell:

@@ -87,6 +87,16 @@ def test_arguments_that_are_not_the_defaults_make_a_line_of_their_own():
     }
 
 
+def test_a_choice_that_was_made_again_has_the_name_and_the_earlier_one_its_rate():
+    earlier = [row("none", seed, 0.7, learning_rate=0.1) for seed in range(2)]
+    later = [row("none", seed, 0.8, learning_rate=0.03) for seed in range(2)]
+    others = [row("kd", seed, 0.9 + 0.001 * seed) for seed in range(2)]
+    (lines,) = tables.cells([*earlier, *others, *later]).values()
+    assert [line.name for line in lines] == ["none", "kd", "none, rate 0.1"]
+    assert lines[0].scores() == pytest.approx({0: 80.0, 1: 80.0})
+    assert "| +10.05 ± 0.64 (n=2) |" in lines_of(tables.comparison(lines))["kd"].replace("**", "")
+
+
 def test_a_failed_run_is_named_and_has_no_accuracy():
     failed = dict(row("kd", 5, 0.0), failed="DivergenceError: step 3\nmore")
     del failed["accuracy_tflite"]
