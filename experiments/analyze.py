@@ -143,10 +143,11 @@ def add_missing(
         row = {
             **grid_runs.labels(config, ""),
             **{"methods": subject.name, "images": images, "probes": probes},
-            **{"commit": records.commit(), "config": study.plain(config)},
+            "config": study.plain(config),
         }
         wanted.append(results.key(row))
         if results.key(row) not in results.keys():
+            row["commit"] = records.commit()
             results.add({**row, **measured(subject, images, probes)})
             keras.backend.clear_session()
     return [row for row in results.rows() if results.key(row) in wanted]

@@ -328,8 +328,7 @@ class _Progress:
 
     def show(self, found: study.Study, rows: Sequence[study.Row]) -> list[Config]:
         """Shows how many of the known runs are done; returns those that are not."""
-        missing = found.missing(rows)
-        known = len(found.known(rows))
+        known, missing = found.progress(rows)
         if self._bar.total is None:
             self._bar.initial = self._bar.n = known - len(missing)
         self._bar.total = known

@@ -62,12 +62,11 @@ def section(
     found: study.Study, rows: Sequence[tables.Row], config: str, plot: pathlib.Path | None
 ) -> str:
     """The Markdown of a study: what was claimed, what was found, what is missing."""
-    known = found.known(rows)
-    missing = len(found.missing(rows))
+    known, missing = found.progress(rows)
     parts = [
         f"**{found.claim}** ({found.source})",
         f"    python -m experiments.sweep --config={config} --workers=2",
-        f"{len(known) - missing} of {len(known)} runs that are known so far are done; a row took"
+        f"{known - len(missing)} of {known} runs that are known so far are done; a row took"
         f" {_seconds(rows)} s of CPU (median). Hardware: {found.hardware or 'any'}."
         f"{' Time: ' + found.time + '.' if found.time else ''}",
     ]

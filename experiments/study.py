@@ -19,6 +19,7 @@ chosen by the program, and the runs that depend on the choice follow when it can
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import importlib.util
 import json
 import pathlib
@@ -75,8 +76,12 @@ class Study:
 
     def missing(self, rows: Sequence[Row]) -> list[Config]:
         """The runs that are known and have no row."""
-        done = {row_key(row) for row in rows}
-        return [config for name, config in self.known(rows).items() if name not in done]
+        return self.progress(rows)[1]
+
+    def progress(self, rows: Sequence[Row]) -> tuple[int, list[Config]]:
+        """How many runs are known, and those of them that have no row."""
+        done, known = {row_key(row) for row in rows}, self.known(rows)
+        return len(known), [config for name, config in known.items() if name not in done]
 
 
 def load(path: str) -> Study:
@@ -133,6 +138,8 @@ def results_file(path: str) -> ResultsFile:
     return ResultsFile(path, row_key)
 
 
+# Every key of every row asks for all of them. Nobody changes what is returned.
+@functools.cache
 def default(field: dataclasses.Field) -> Any:
     """The default of a field of `Config`, as JSON has it."""
     if field.default_factory is not dataclasses.MISSING:

@@ -79,12 +79,12 @@ def recipe(weight_bits: int, *, temperature: float = 4.0, from_logits: bool = Tr
 
     Both are those with the best accuracy on validation images, resnet8 on 1,000 images of
     Fashion-MNIST, 8 paired seeds: out of 28 mixtures at W2A2, 0.30 +- 0.27 points above KD alone,
-    and out of 15 at W4A4, 0.58 +- 0.25 above it. At 2 bits noise and consistency cost accuracy;
-    where the student learns its images by heart, they keep it from doing so. The searches and
-    their rows are in experiments/README.md.
+    and out of 15 at W4A4, 0.58 +- 0.25 above it. The searches and their rows are in
+    experiments/README.md.
 
-    Note: Where a network cannot learn its training images by heart neither was ahead of plain LSQ:
-    a resnet8 of width 4 on 50,000 images. docs/choose.md has the figures.
+    Note: Where a network cannot learn its training images by heart, a resnet8 of width 4 on 50,000
+    images, the recipe of 2 bits was behind plain LSQ on validation images; that of 4 bits was not
+    tried there. docs/choose.md has the figures of other methods.
 
     Note: A step has two forward and backward passes with SAM, and a third network with CR; either
     takes about twice the time. Where that is too much, `KnowledgeDistillation()` alone is next.
