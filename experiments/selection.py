@@ -87,13 +87,19 @@ def ranked(
     Returns:
       None if a row of an option is missing.
     """
-    found = {study.row_key(row): row for row in rows}
+    methods = {option.methods for option in options}
+    # A key costs more than a look at two fields.
+    found = {
+        study.row_key(row): score(row)
+        for row in rows
+        if row["config"]["seed"] in seeds and tuple(row["config"]["methods"]) in methods
+    }
     means = []
     for option in options:
         keys = [study.key(study.plain(config)) for config in on_validation([option], seeds)]
         if not all(key in found for key in keys):
             return None
-        means.append(sum(score(found[key]) for key in keys) / len(keys))
+        means.append(sum(found[key] for key in keys) / len(keys))
     return [options[i] for i in sorted(range(len(means)), key=lambda i: -means[i])]
 
 

@@ -18,6 +18,8 @@ last two join what was best when 16 candidates had their rows.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
+import pathlib
 from typing import Any
 
 from experiments import selection, study
@@ -69,7 +71,7 @@ FINALISTS = 4
 FINAL_SEEDS = (*selection.SEEDS, *range(102, 108))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Search:
     """Candidates at one pair of widths, for one network on one number of images.
 
@@ -120,11 +122,7 @@ class Search:
 
     def winner(self) -> Mapping[str, Any] | None:
         """What the best candidate changes; None as long as rows are missing."""
-        rows = study.results_file(self.results).rows()
-        known = self.finalists(rows)
-        configs = [config for config, _ in known]
-        best = selection.best(configs, rows, FINAL_SEEDS) if known else None
-        return next((changes for config, changes in known if config == best), None)
+        return _winner(self, *(_size(path) for path in (self.results, self.decays)))
 
     def study(self, claim: str) -> Study:
         """The study that does the search."""
@@ -136,6 +134,22 @@ class Search:
             runs=self.runs,
             hardware="CPU, one thread a process",
         )
+
+
+# Every cell of a grid asks, after each run. Files of rows only grow.
+@functools.cache
+def _winner(search: Search, *sizes: int) -> Mapping[str, Any] | None:
+    del sizes  # they tell whether there are new rows
+    rows = study.results_file(search.results).rows()
+    known = search.finalists(rows)
+    configs = [config for config, _ in known]
+    best = selection.best(configs, rows, FINAL_SEEDS) if known else None
+    return next((changes for config, changes in known if config == best), None)
+
+
+def _size(path: str) -> int:
+    file = pathlib.Path(path)
+    return file.stat().st_size if file.exists() else 0
 
 
 SEARCH = Search((2, 2), CANDIDATES, "experiments/results/recipe_search.jsonl")
