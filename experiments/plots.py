@@ -7,8 +7,8 @@ from matplotlib import figure
 
 from experiments import paired, records, tables
 
-# Inches of a line of the plot.
-_LINE = 0.28
+# Inches of a line of the plot: two lines of small print fit.
+_LINE = 0.32
 
 
 def differences(rows: Sequence[tables.Row], path: pathlib.Path) -> bool:
@@ -37,11 +37,14 @@ def differences(rows: Sequence[tables.Row], path: pathlib.Path) -> bool:
             axis.text(
                 1.01, place, f"n={found.count}", va="center", transform=axis.get_yaxis_transform()
             )
-        axis.set_yticks(range(len(panel)), [name for name, _, _ in panel])
+        names = [name.replace(" (", "\n(") for name, _, _ in panel]
+        axis.set_yticks(range(len(panel)), names, fontsize="small")
         axis.set_ylim(len(panel) - 0.5, -0.5)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{cell[2]}, {cell[3]} ({cell[1]})", loc="left", fontsize="medium")
-    axes[-1].set_xlabel("test accuracy minus LSQ's, points; mean and 95 % interval of the pairs")
+    drawn.supxlabel(
+        "test accuracy minus LSQ's, points; mean and 95 % interval of the pairs", fontsize="medium"
+    )
     records.write_whole(path, lambda temporary: drawn.savefig(temporary, dpi=110))
     return True
 
