@@ -65,7 +65,7 @@ def chosen(rows: Sequence[Row], model: str, scheme: str, methods: Sequence[str])
     return [
         row
         for row in rows
-        if (row["model"], f"W{row['weight_bits']}A{row['activation_bits']}") == (model, scheme)
+        if (row["model"], tables.scheme(row)) == (model, scheme)
         and (not methods or row["methods"] in methods)
     ]
 

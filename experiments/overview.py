@@ -92,7 +92,7 @@ def _traces(
 ) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for row in sharpness:
-        here = (row["model"], f"W{row['weight_bits']}A{row['activation_bits']}") == (model, scheme)
+        here = (row["model"], tables.scheme(row)) == (model, scheme)
         if here and row["split"] == "test":
             found.setdefault(row["methods"], {})[row["seed"]] = row["hessian_trace"]
     return found

@@ -93,8 +93,12 @@ def _named(lines: Iterable[Mapping[int, Row]]) -> Iterator[Line]:
 
 
 def _cell(row: Row) -> Cell:
-    scheme = f"W{row['weight_bits']}A{row['activation_bits']}"
-    return row["dataset"], row["regime"], row["model"], scheme
+    return row["dataset"], row["regime"], row["model"], scheme(row)
+
+
+def scheme(row: Row) -> str:
+    """Widths of a row, as "W4A4"."""
+    return f"W{row['weight_bits']}A{row['activation_bits']}"
 
 
 def _line_key(row: Row) -> str:
@@ -217,14 +221,13 @@ def means(rows: Sequence[Row]) -> str:
     """A line per quantizer and methods, a column per widths: mean and standard deviation."""
     groups: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        scheme = f"W{row['weight_bits']}A{row['activation_bits']}"
         name = f"{row['quantizer']}, {row['methods']}{_computed(row['config'])}"
-        groups.setdefault(name, {}).setdefault(scheme, []).append(row)
-    schemes = sorted({scheme for found in groups.values() for scheme in found}, reverse=True)
+        groups.setdefault(name, {}).setdefault(scheme(row), []).append(row)
+    schemes = sorted({widths for found in groups.values() for widths in found}, reverse=True)
     table = [["quantizer, methods", *schemes, "differing twin codes"], ["---"] * (len(schemes) + 2)]
     for name, found in groups.items():
         done = [row for group in found.values() for row in group if "failed" not in row]
-        texts = [_mean_text(found.get(scheme, [])) for scheme in schemes]
+        texts = [_mean_text(found.get(widths, [])) for widths in schemes]
         table.append([name, *texts, codes(done)])
     return markdown(table)
 
