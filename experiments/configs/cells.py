@@ -45,22 +45,34 @@ def cell(
     base = dataclasses.replace(
         base, weight_bits=bits[0], activation_bits=bits[1], methods=("none",)
     )
+    chosen = []
+    for runs, found in _choices(base, sets, rows):
+        yield from runs
+        chosen += [found] if found else []
+    for seed in settings.SEEDS:
+        for config in chosen:
+            yield dataclasses.replace(config, seed=seed)
+
+
+def settled(base: Config, sets: Sequence[str], rows: Sequence[Row]) -> Iterator[Config]:
+    """LSQ and the methods of a cell whose choices are made, with what was chosen."""
+    for _, found in _choices(base, sets, rows):
+        if found:
+            yield found
+
+
+def _choices(
+    base: Config, sets: Sequence[str], rows: Sequence[Row]
+) -> Iterator[tuple[list[Config], Config | None]]:
+    """The runs of each choice and what was chosen: LSQ first, and nothing else before it is."""
     runs, lsq = selection.settle_decay(base, rows)
-    yield from runs
+    yield runs, lsq
     if lsq is None:
         return
-    settled = [lsq]
     for name in sets:
         changes = _recipe(base) if name == "recipe" else METHOD_SETS[name]
-        if changes is None:
-            continue
-        runs, chosen = selection.settle_rate(dataclasses.replace(lsq, **changes), rows)
-        yield from runs
-        if chosen is not None:
-            settled.append(chosen)
-    for seed in settings.SEEDS:
-        for chosen in settled:
-            yield dataclasses.replace(chosen, seed=seed)
+        if changes is not None:
+            yield selection.settle_rate(dataclasses.replace(lsq, **changes), rows)
 
 
 def _recipe(base: Config) -> Mapping[str, Any] | None:

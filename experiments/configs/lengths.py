@@ -18,23 +18,31 @@ from experiments.study import Row, Study
 FACTORS = (0.5, 1, 2)
 
 
+def settled(setting: Config, results: str, *names: str) -> Iterator[Config]:
+    """LSQ and methods at W2A2 as the tables have them: with the rates that were chosen there."""
+    base = dataclasses.replace(setting, weight_bits=2, activation_bits=2, methods=("none",))
+    yield from cells.settled(base, names, study.results_file(results).rows())
+
+
+def longer(config: Config, factor: float) -> Config:
+    """The same student, trained `factor` times as long."""
+    return dataclasses.replace(config, epochs=int(factor * config.epochs))
+
+
+def longer_teacher(config: Config, factor: float) -> Config:
+    """The same student of a teacher that was trained `factor` times as long."""
+    return dataclasses.replace(config, float_epochs=int(factor * config.float_epochs))
+
+
 def runs(rows: Sequence[Row]) -> Iterator[Config]:
-    """LSQ and KD at W2A2, and the float network, students and teachers of each length."""
-    base = dataclasses.replace(
-        settings.INTERPOLATING, weight_bits=2, activation_bits=2, methods=("none",)
-    )
-    there = study.results_file(settings.INTERPOLATING_RESULTS).rows()
-    _, lsq = selection.settle_decay(base, there)
-    if lsq is None:
-        return
-    others = [dataclasses.replace(lsq, **cells.METHOD_SETS[name]) for name in ("kd", "float")]
-    settled = [lsq, *(selection.settle_rate(other, there)[1] for other in others)]
+    """LSQ, KD and the float network, students and teachers of each length."""
+    del rows
+    chosen = list(settled(settings.INTERPOLATING, settings.INTERPOLATING_RESULTS, "kd", "float"))
     for factor in FACTORS:
-        for chosen in filter(None, settled):
-            longer = dataclasses.replace(chosen, epochs=int(factor * chosen.epochs))
-            yield from selection.on_validation([longer])
-            teacher = int(factor * chosen.float_epochs)
-            yield from selection.on_validation([dataclasses.replace(longer, float_epochs=teacher)])
+        for config in chosen:
+            student = longer(config, factor)
+            yield from selection.on_validation([student])
+            yield from selection.on_validation([longer_teacher(student, factor)])
 
 
 STUDY = Study(

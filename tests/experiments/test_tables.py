@@ -134,7 +134,7 @@ def test_a_plot_is_drawn_of_two_pairs_or_more(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("interpolating", "under_fitting", "ablation", "lengths"),
+        *("interpolating", "under_fitting", "ablation", "lengths", "lengths_under_fitting"),
         *("recipe_search", "recipe_search_w4a4", "recipe_search_under_fitting"),
     ],
 )
