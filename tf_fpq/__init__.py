@@ -3,7 +3,7 @@
 The two agree code for code.
 """
 
-from tf_fpq import callbacks, quantizers, sharpness
+from tf_fpq import autograph, callbacks, quantizers, sharpness
 from tf_fpq.bit_allocation import Suggestion, suggest_rules
 from tf_fpq.calibration.grids_from_images import calibrate, start_weights
 from tf_fpq.conversion.loading import load_model
@@ -37,6 +37,9 @@ from tf_fpq.training.divergence_guard import DivergenceError
 from tf_fpq.training.mixup import mixup
 from tf_fpq.training.qat_model import QatModel
 from tf_fpq.training.two_views import two_views
+
+# Before anything is traced.
+autograph.leave_as_written()
 
 __all__ = [
     "ChannelStandardizedDistillation",

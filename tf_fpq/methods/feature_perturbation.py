@@ -13,6 +13,7 @@ import zlib
 import tensorflow as tf
 
 from tf_fpq import distributed
+from tf_fpq.autograph import translated
 from tf_fpq.graph import MakeCall
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods import forks
@@ -244,7 +245,8 @@ class PerturbedInput(keras.layers.Layer):
             *raw, quantized = inputs
             return self._chosen(raw, quantized) if training else quantized
         value = self._gated(inputs) if training else inputs
-        return self.quantize.quantizer(value, training, self.quantize.variables_of_quantizer)
+        variables = self.quantize.variables_of_quantizer
+        return translated(self.quantize.quantizer)(value, training, variables)
 
     def _gated(self, tensor: tf.Tensor) -> tf.Tensor:
         """`tensor` plus noise, or `tensor` itself where the draw says no.
@@ -285,7 +287,7 @@ class PerturbedInput(keras.layers.Layer):
             value = self._noisy(self.join(sources[: len(raw)]), key, step_size)
             weights = {**variables, **dict(zip(trained, sources[len(raw) :], strict=True))}
             # A quantizer that observes has seen the clean tensor in this step.
-            return quantizer(value, not quantizer.observes, weights)
+            return translated(quantizer)(value, not quantizer.observes, weights)
 
         @tf.custom_gradient
         def chosen(quantized: tf.Tensor, *sources: tf.Tensor):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_fpq import graph
+from tf_fpq.autograph import translated
 from tf_fpq.keras_compat import keras, register, untracked
 from tf_fpq.methods.base import Method, Step
 from tf_fpq.methods.checks import check_not_negative
@@ -49,7 +50,8 @@ def grid_distance(layer: QuantizeActivation, student: tf.Tensor, teacher: tf.Ten
         nor to the grid.
     """
     variables = layer.variables_of_quantizer
-    target = tf.stop_gradient(layer.quantizer(tf.cast(teacher, tf.float32), False, variables))
+    quantized = translated(layer.quantizer)(tf.cast(teacher, tf.float32), False, variables)
+    target = tf.stop_gradient(quantized)
     step_size = tf.stop_gradient(layer.quantizer.grid(variables)[0])
     spec = layer.quantizer.spec
     return tf.reduce_mean(tf.square((student - target) / (step_size * (spec.qmax - spec.qmin))))

@@ -62,8 +62,13 @@ class FixedQuantizer(GridQuantizer):
 
         With `in_training=False` it returns `inputs` as they are in training.
         """
-        if training and not self.in_training:
-            return inputs
+        if self.in_training:
+            return self._quantized(inputs, weights)
+        if tf.is_tensor(training):
+            return tf.cond(training, lambda: inputs, lambda: self._quantized(inputs, weights))
+        return inputs if training else self._quantized(inputs, weights)
+
+    def _quantized(self, inputs: tf.Tensor, weights: Variables) -> tf.Tensor:
         step_size, zero_point = self.grid(weights)
         return numerics.fake_quant(inputs, step_size, zero_point, self.spec.qmin, self.spec.qmax)
 

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_fpq import roles
+from tf_fpq.autograph import translated
 from tf_fpq.conversion.normalization import ChannelMean, ReciprocalRoot
 from tf_fpq.keras_compat import keras
 from tf_fpq.quantizers import numerics
@@ -102,7 +103,7 @@ class Operands:
 
     def function(self, x: tf.Tensor) -> tf.Tensor:
         """What the layer, one without weights, computes of another tensor."""
-        return x if self.y is self.x else roles.inner(self.layer).call(x)
+        return x if self.y is self.x else translated(roles.inner(self.layer).call)(x)
 
 
 # Returns the output, moved into the cells of the deployed codes.

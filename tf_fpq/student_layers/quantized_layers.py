@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
+from tf_fpq.autograph import translated
 from tf_fpq.keras_compat import deserialize, keras, register, serialize, switched
 from tf_fpq.quantizers.adopted import adopt
 from tf_fpq.quantizers.base import GridQuantizer, Variables
@@ -114,7 +115,7 @@ class QuantizeActivation(StudentLayer):
         """Returns `inputs` on the grid."""
         if self.observing or self.symbolic:
             return inputs
-        return self.quantizer(inputs, training, self.variables_of_quantizer)
+        return translated(self.quantizer)(inputs, training, self.variables_of_quantizer)
 
     @property
     def absorbs_relu(self) -> bool:
@@ -196,7 +197,7 @@ class QuantizedLayer(StudentLayer, tfmot.quantization.keras.QuantizeWrapperV2):
                 value = (
                     quantizer.unrounded(weight, variables)
                     if self.observing
-                    else quantizer(weight, training, variables)
+                    else translated(quantizer)(weight, training, variables)
                 )
                 stack.enter_context(switched([owner], **{name: value}))
             return self._call_inner(inputs, training, kwargs)
@@ -204,7 +205,7 @@ class QuantizedLayer(StudentLayer, tfmot.quantization.keras.QuantizeWrapperV2):
     def _call_inner(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
         if self.layer._expects_training_arg:
             kwargs = {**kwargs, "training": training}
-        return self.layer.call(inputs, **kwargs)
+        return translated(self.layer.call)(inputs, **kwargs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The inner layer's output shape."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_fpq import distributed, graph
+from tf_fpq import autograph, distributed, graph
 from tf_fpq.conversion import keras3
 from tf_fpq.conversion.prepare import prepare
 from tf_fpq.keras_compat import AnyModel, keras, register, untracked
@@ -318,11 +318,12 @@ class QatModel(keras.Model):
         batch, teacher = self._unpack(x)
         before = self._guard.remember()
         with tracing.training_step():
-            targets = {method.name: method.targets(batch) for method in self.methods}
+            targets = {m.name: autograph.translated(m.targets)(batch) for m in self.methods}
             step = Step(None, {}, teacher.get("predictions"), teacher.get("features", {}), targets)
             compute = functools.partial(self._gradients, batch, y, sample_weight, step)
             for method in self.methods:
-                compute = functools.partial(method.gradients, self.trainable_variables, compute)
+                passes = autograph.translated(method.gradients)
+                compute = functools.partial(passes, self.trainable_variables, compute)
             predictions, gradients = compute()
             seen = {"images": batch.images, "labels": y, "sample_weight": sample_weight}
             seen |= {"teacher": step.teacher_predictions, "predictions": predictions}
@@ -367,7 +368,7 @@ class QatModel(keras.Model):
             taps = feature_taps.latest_taps(self._graph, student["features"])
             step = dataclasses.replace(step, **student, taps=taps)
             for method in self.methods:
-                method.add_step_losses(step)
+                autograph.translated(method.add_step_losses)(step)
             predictions = tf.nest.map_structure(
                 lambda output: output[: batch.labeled], step.predictions
             )
@@ -388,7 +389,7 @@ class QatModel(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         distributed.assign(slow, optimizers.part_of_the_way(before, slow, factor))
         for method in self.methods:
-            method.after_update()
+            autograph.translated(method.after_update)()
 
     def _log_losses(self, loss: tf.Tensor) -> None:
         added = {method.name: tf.add_n(method.losses) for method in self.methods if method.has_loss}

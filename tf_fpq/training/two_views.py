@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_fpq.autograph import translated
 from tf_fpq.methods.base import Batch
 from tf_fpq.training.augmentation import StrongAugmentation, WeakAugmentation
 
@@ -91,10 +92,11 @@ def two_views(
     ) -> tuple[Any, ...]:
         numbers = tf.reshape(tf.bitcast(numbers, tf.int32), [-1])
         images, *rest = batch
-        result = {WEAK: weak(images, numbers[0:2]), STRONG: strong(images, numbers[2:4])}
+        weaken, strengthen = translated(weak), translated(strong)
+        result = {WEAK: weaken(images, numbers[0:2]), STRONG: strengthen(images, numbers[2:4])}
         if more is not None:
-            result[UNLABELED_WEAK] = weak(more, numbers[4:6])
-            result[UNLABELED_STRONG] = strong(more, numbers[6:8])
+            result[UNLABELED_WEAK] = weaken(more, numbers[4:6])
+            result[UNLABELED_STRONG] = strengthen(more, numbers[6:8])
         return result, *rest
 
     return (

@@ -21,7 +21,9 @@ def test_a_small_model_is_the_same_in_both():
     for way in parity_case.WAYS:
         assert row[way]["layers_ok"] == row[way]["layers"] > 80
         assert row[way]["float64"] < 1e-12
-        assert 0 < row[way]["layer_absolute"] <= 1e-5 * max(1.0, row[way]["layer_largest"])
+        # Equal to the bit where TensorFlow's kernels are not oneDNN's.
+        assert row[way]["layer_absolute"] <= 1e-5 * max(1.0, row[way]["layer_largest"])
+        assert row[way]["layer_largest"] > 0.1
     assert row["drawn"]["logits_largest"] > 0.1  # no vanished signal
     assert (keras.config.floatx(), keras.config.dtype_policy().name) == ("float32", "float32")
 

@@ -42,5 +42,6 @@ def test_the_grid_is_fixed_and_has_no_variables():
 def test_outputs_that_are_not_quantized_in_training_are_at_inference():
     quantizer = FixedQuantizer(4, step_size=0.5, zero_point=1, in_training=False)
     assert quantizer(X, True, {}) is X
-    for training in (False, None):
+    for training in (False, None, tf.constant(False)):
         assert quantizer(X, training, {}).numpy().tolist() == [-0.5, 0.0, 0.5, 7.0]
+    assert quantizer(X, tf.constant(True), {}) is X
