@@ -53,7 +53,7 @@ def _picture(rows: Sequence[tables.Row]) -> None:
     """Draws the cell of the flags."""
     measured = analyze.results_file(FLAGS.sharpness).rows()
     found = overview.lines(rows, measured, FLAGS.model, FLAGS.scheme)
-    title = f"{FLAGS.model} at {FLAGS.scheme}, test images"
+    title = f"{FLAGS.model} at {FLAGS.scheme}, test images, each at its own rate"
     if not overview.write(found, title, pathlib.Path(FLAGS.picture)):
         print(f"{FLAGS.picture} is not drawn: no pair of test rows of {title}.")
 
