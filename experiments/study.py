@@ -93,7 +93,9 @@ def load(path: str) -> Study:
     """
     file = pathlib.Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"config must be a Python file that exists. Received: config={path!r}.")
+        raise FileNotFoundError(
+            f"config must be a Python file that exists. Received: config={path!r}."
+        )
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"config must be a file of Python, *.py. Received: config={path!r}.")
