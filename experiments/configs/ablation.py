@@ -9,9 +9,9 @@ Learning rate and weight decay are those that `interpolating.py` chose for FPQ, 
 from collections.abc import Iterator, Sequence
 import dataclasses
 
-from experiments import selection, study
+from experiments import study
 from experiments.config import Config
-from experiments.configs import settings
+from experiments.configs import cells, settings
 from experiments.study import Row, Study
 
 BITS = (2, 2)
@@ -37,14 +37,11 @@ def runs(rows: Sequence[Row]) -> Iterator[Config]:
         settings.INTERPOLATING, methods=("none",), weight_bits=BITS[0], activation_bits=BITS[1]
     )
     there = study.results_file(settings.INTERPOLATING_RESULTS).rows()
-    _, lsq = selection.settle_decay(base, there)
-    if lsq is None:
-        return
-    _, chosen = selection.settle_rate(dataclasses.replace(lsq, methods=("fpq",)), there)
-    if chosen is None:
+    chosen = list(cells.settled(base, ["fpq"], there))
+    if len(chosen) < 2:  # LSQ comes first
         return
     for seed in settings.SEEDS:
-        for variant in variants(chosen):
+        for variant in variants(chosen[1]):
             yield dataclasses.replace(variant, seed=seed)
 
 
